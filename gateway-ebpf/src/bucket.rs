@@ -1,0 +1,57 @@
+//! The limiter: GCRA over two hashed cells of a plain array.
+//!
+//! Comes in: the arrival times of a source's two cells, the clock, a [`Pace`]. Goes out: admitted or refused. A source shares each of its cells with strangers, so the cell that has been used less is the better
+//! estimate and alone decides; both are raised. The state can't be flooded out as a table of sources could, and it
+//! errs one way only: a source never gets more than rate × time + burst, but may get less when both cells are shared.
+//!
+//! Source of the rule: ITU-T I.371, the virtual scheduling form of GCRA.
+
+use crate::layout::Pace;
+
+/// An arrival time further ahead than the pace can have put it, give or take this, was stored under a slower pace.
+const STALE_AFTER_NS: u64 = 1_000_000_000;
+
+/// Admits or refuses one packet; what is admitted is charged to both cells, what is refused to neither.
+#[inline(always)]
+pub fn admit(first_ns: &mut u64, second_ns: &mut u64, now_ns: u64, pace: Pace) -> bool {
+    let latest = now_ns + pace.tolerance_ns + pace.interval_ns + STALE_AFTER_NS;
+    let first = believed(*first_ns, latest);
+    let second = believed(*second_ns, latest);
+    let less_used = if first < second { first } else { second };
+    let start = if less_used > now_ns { less_used } else { now_ns };
+    if start - now_ns > pace.tolerance_ns {
+        return false;
+    }
+    let next = start + pace.interval_ns;
+    if first < next {
+        *first_ns = next;
+    }
+    if second < next {
+        *second_ns = next;
+    }
+    true
+}
+
+/// A live change from a slow pace to a fast one must not lock out for a day those who used up the slow one: what the
+/// pace at hand cannot have stored counts as unused.
+#[inline(always)]
+fn believed(arrival_ns: u64, latest_ns: u64) -> u64 {
+    if arrival_ns > latest_ns { 0 } else { arrival_ns }
+}
+
+/// The source's cells: an even index (first row) and an odd one (second row) out of one array.
+#[inline(always)]
+pub fn cells_of(source: u64, seed: u64, cell_mask: u32) -> (u32, u32) {
+    let hash = mix(source, seed);
+    let (low, high) = (hash as u32, (hash >> 32) as u32);
+    (low & cell_mask & !1, (high & cell_mask) | 1)
+}
+
+/// A seeded 64-bit mix (the finalizer of `MurmurHash3`): every bit of the source moves every bit of the result.
+#[inline(always)]
+fn mix(source: u64, seed: u64) -> u64 {
+    let mut hash = source ^ seed;
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}

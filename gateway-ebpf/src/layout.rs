@@ -1,0 +1,296 @@
+//! What lies in the filter's maps: `repr(C)`, without padding, shared by the program and user space.
+//!
+//! Times are nanoseconds of `CLOCK_MONOTONIC`. Addresses are in network byte order wherever they are keys, so that
+//! a key is the address's own octets. Nothing here is logic; the sizes are checked when this file compiles.
+
+/// Entries of [`CpuState::counts`]; a power of two, so that an index can be masked instead of checked.
+pub const REASONS_MAX: usize = 16;
+
+/// User space that has not stamped the clock for so long is taken for dead: the limits go off, blocks stay.
+pub const HEARTBEAT_TIMEOUT_NS: u64 = 5_000_000_000;
+
+/// Bytes of the ring buffer of samples: some 5 000 of them.
+pub const EVENTS_BYTES: usize = 1 << 18;
+
+/// Words of `PORTS`, one bit per port.
+pub const PORT_WORDS: usize = 65_536 / 64;
+
+/// Where a port's bit lies in `PORTS`: the word's index and the bit's number.
+#[inline(always)]
+pub const fn port_bit(port: u16) -> (u32, u32) {
+    ((port >> 6) as u32, (port & 63) as u32)
+}
+
+/// Why, until when and since when a source or a prefix is blocked. Value of `BANS4`, `BANS6`, `BLOCK4`, `BLOCK6`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ban {
+    /// The block is over from this time on; 0: it never ends (the configuration's own blocks).
+    pub expires_at_ns: u64,
+    /// When the offence was seen that led to the block.
+    pub offence_at_ns: u64,
+    /// When the program dropped its first packet; 0: not yet. Written by the program.
+    pub first_drop_at_ns: u64,
+    /// Packets dropped, approximately: CPUs add without a lock. Written by the program.
+    pub drops: u64,
+    /// How many blocks this source has earned within the escalation's memory.
+    pub strikes: u16,
+    /// What it did: a [`BanKind`].
+    pub kind: u8,
+    /// Who decided: a [`BanOrigin`].
+    pub origin: u8,
+    /// The prefix's own length in bits; a look-up that finds an expired prefix goes on above it.
+    pub prefix_bits: u8,
+    /// Always zero.
+    pub reserved: [u8; 3],
+}
+
+/// What a blocked source did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum BanKind {
+    /// An operator or the configuration said so.
+    #[default]
+    Manual = 0,
+    /// Too many 401 answers.
+    Unauthorized = 1,
+    /// Too many 403 answers.
+    Forbidden = 2,
+    /// Too many 429 answers.
+    Limited = 3,
+    /// Requests that were not HTTP.
+    Malformed = 4,
+    /// Too many 404 answers.
+    NotFound = 5,
+    /// Requests that the filters call an attack.
+    Attack = 6,
+}
+
+/// Who decided on a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum BanOrigin {
+    /// `portcullis bans add`
+    #[default]
+    Operator = 0,
+    /// `[escalation]`
+    Escalation = 1,
+    /// `prefilter.block`
+    Configuration = 2,
+}
+
+impl BanKind {
+    /// Every kind, in the order of its numbers.
+    pub const ALL: [Self; 7] = [
+        Self::Manual,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::Limited,
+        Self::Malformed,
+        Self::NotFound,
+        Self::Attack,
+    ];
+
+    /// The kind with this number; a number from a later version reads as `Manual`.
+    pub fn from_u8(number: u8) -> Self {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number).unwrap_or_default()
+    }
+
+    /// Its stable name in metrics, JSON and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Limited => "limited",
+            Self::Malformed => "malformed",
+            Self::NotFound => "not_found",
+            Self::Attack => "attack",
+        }
+    }
+}
+
+impl BanOrigin {
+    /// Every origin, in the order of its numbers.
+    pub const ALL: [Self; 3] = [Self::Operator, Self::Escalation, Self::Configuration];
+
+    /// The origin with this number; a number from a later version reads as `Operator`.
+    pub fn from_u8(number: u8) -> Self {
+        Self::ALL.into_iter().find(|origin| *origin as u8 == number).unwrap_or_default()
+    }
+
+    /// Its stable name in metrics, JSON and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Escalation => "escalation",
+            Self::Configuration => "configuration",
+        }
+    }
+}
+
+/// Key of `ALLOW4` and `BLOCK4`. Eight octets of address, the last four zero: the kernel puts the value right
+/// behind them, and a [`Ban`] wants to lie on an 8-byte boundary.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PrefixKey4 {
+    /// Bits that must match, at most 32.
+    pub prefix_bits: u32,
+    /// The address in network byte order, then zero.
+    pub address: [u32; 2],
+}
+
+/// Key of `ALLOW6` and `BLOCK6`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PrefixKey6 {
+    /// Bits that must match, at most 128.
+    pub prefix_bits: u32,
+    /// The address in network byte order.
+    pub address: [u32; 4],
+}
+
+/// A rate as the limiter wants it: GCRA with one arrival time per bucket.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Time that one packet uses up; 0: no limit.
+    pub interval_ns: u64,
+    /// How far ahead of the clock a source may run: (burst - 1) × interval.
+    pub tolerance_ns: u64,
+}
+
+/// What the program is told, whole. There are two banks of it: user space writes the one that is not active,
+/// then flips `ACTIVE`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// [`MODE_OFF`] or [`MODE_ON`].
+    pub mode: u32,
+    /// [`DRY_RUN`] | [`DROP_MALFORMED`] | [`HAS_ALLOW4`] | [`HAS_ALLOW6`].
+    pub flags: u32,
+    /// Cells of the limiter minus one; their number is a power of two.
+    pub cell_mask: u32,
+    /// Bits of an IPv4 address that make a source.
+    pub source_mask_v4: u32,
+    /// Bits of an IPv6 address's upper half that make a source.
+    pub source_mask_v6: u64,
+    /// Spreads sources over the cells; random per start of the maps, so that nobody can aim at another's cell.
+    pub seed: u64,
+    /// Packets per source.
+    pub packets: Pace,
+    /// TCP SYNs per source.
+    pub syns: Pace,
+    /// Samples of dropped packets per CPU; interval 0: none.
+    pub samples: Pace,
+}
+
+/// [`Settings::mode`]: everything passes, nothing is looked at.
+pub const MODE_OFF: u32 = 0;
+/// [`Settings::mode`]: the filter filters.
+pub const MODE_ON: u32 = 1;
+/// [`Settings::flags`]: count and sample drops, but pass the packets.
+pub const DRY_RUN: u32 = 1;
+/// [`Settings::flags`]: impossible packets are dropped.
+pub const DROP_MALFORMED: u32 = 2;
+
+/// [`Settings::flags`]: `ALLOW4` has entries; without it the look-up is spared.
+pub const HAS_ALLOW4: u32 = 4;
+/// [`Settings::flags`]: `ALLOW6` has entries; without it the look-up is spared.
+pub const HAS_ALLOW6: u32 = 8;
+
+/// One cell of the limiter: until when its sources have used up their rate. Two CPUs may write it at once; one of
+/// the two packets is then not counted, which is cheaper than a lock and forgives, never punishes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Theoretical arrival time of the next packet.
+    pub packets_ns: u64,
+    /// Theoretical arrival time of the next SYN.
+    pub syns_ns: u64,
+}
+
+/// Packets and bytes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// Everything that a CPU keeps for itself, in one value so that a packet costs one look-up.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuState {
+    /// By reason, then by verdict (0 passed, 1 dropped). A dry run counts what it would drop as passed.
+    pub counts: [[Count; 2]; REASONS_MAX],
+    /// Theoretical arrival time of the next sample.
+    pub samples_ns: u64,
+    /// Samples that found the ring buffer full.
+    pub samples_lost: u64,
+}
+
+/// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    /// When.
+    pub at_ns: u64,
+    /// Source address in network byte order; IPv4 as `::ffff:a.b.c.d`.
+    pub source: [u64; 2],
+    /// Bytes of the packet.
+    pub bytes: u32,
+    /// Interface it came in on.
+    pub ifindex: u32,
+    /// Destination port, host byte order; 0 when the packet was not read that far.
+    pub port: u16,
+    /// A [`crate::Reason`].
+    pub reason: u8,
+    /// 0 passed (dry run), 1 dropped.
+    pub verdict: u8,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// What led to a block, for `bans why`. The program never reads it; it lies in a map so that it outlives the
+/// process that wrote it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Note {
+    /// The route, UTF-8, zero-filled, cut to fit.
+    pub route: [u8; 40],
+    /// The id of the request that crossed the line, zero-filled.
+    pub request_id: [u8; 40],
+    /// Wall clock of the offence, seconds since the epoch.
+    pub at_unix_s: u64,
+    /// Offences counted when the line was crossed.
+    pub offences: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Key of `NOTES`: a prefix as it was blocked.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NoteKey {
+    /// The network address in network byte order; IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+    /// Bits of the prefix in that form: IPv4's count from 96.
+    pub prefix_bits: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Ban>() == 40 && align_of::<Ban>() == 8);
+    assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
+    assert!(size_of::<Pace>() == 16);
+    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Cell>() == 16);
+    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 16);
+    assert!(size_of::<Sample>() == 40);
+    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
+    assert!(REASONS_MAX.is_power_of_two());
+    // A per-CPU value must fit into a per-CPU allocation unit.
+    assert!(size_of::<CpuState>() <= 32 << 10);
+};

@@ -1,0 +1,337 @@
+//! What only the kernel has: packet pointers, maps, clocks.
+//!
+//! The program counts every packet at one exit, by reason and verdict. Its own diagnostics go through aya-log and
+//! only from paths that no healthy packet takes.
+
+use core::{arch::asm, ffi::c_void, ptr};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_F_NO_PREALLOC,
+        xdp_action::{XDP_DROP, XDP_PASS},
+    },
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len},
+    macros::{btf_map, xdp},
+    programs::XdpContext,
+};
+use aya_log_ebpf::{error, warn};
+use gateway_ebpf::{
+    Ban, Packet, Reason, Tables, Verdict, bucket, classify,
+    layout::{
+        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
+        Settings, port_bit,
+    },
+    verdict::{Clock, Outcome},
+};
+
+// Sizes that the configuration sets are placeholders here; the loader puts in `entries_max` and `sources_max`.
+
+/// Entries take memory when they are written, not when the map is made.
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The two banks of settings.
+#[btf_map]
+static SETTINGS: Array<Settings, 2> = Array::new();
+/// Which bank holds.
+#[btf_map]
+static ACTIVE: Array<u32, 1> = Array::new();
+/// When user space last said that it lives.
+#[btf_map]
+static HEARTBEAT: Array<u64, 1> = Array::new();
+/// One bit per destination port: the limits apply.
+#[btf_map]
+static PORTS: Array<u64, PORT_WORDS> = Array::new();
+/// Prefixes that win over every block.
+#[btf_map]
+static ALLOW4: LpmTrie<[u32; 2], u32, 65_536> = LpmTrie::new();
+/// As `ALLOW4`.
+#[btf_map]
+static ALLOW6: LpmTrie<[u32; 4], u32, 65_536> = LpmTrie::new();
+/// Blocked sources. Never an LRU: idle blocks would be flooded out. Not preallocated: only user space inserts, the
+/// look-up costs the same, and a million entries of room take 27 MB instead of 113.
+#[btf_map]
+static BANS4: HashMap<u32, Ban, 65_536, NO_PREALLOC> = HashMap::new();
+/// As `BANS4`.
+#[btf_map]
+static BANS6: HashMap<u64, Ban, 65_536, NO_PREALLOC> = HashMap::new();
+/// Blocked prefixes.
+#[btf_map]
+static BLOCK4: LpmTrie<[u32; 2], Ban, 65_536> = LpmTrie::new();
+/// As `BLOCK4`.
+#[btf_map]
+static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
+/// The limiter's two rows: even and odd indices.
+#[btf_map]
+static CELLS: Array<Cell, 65_536> = Array::new();
+/// Counters and the sampler's clock.
+#[btf_map]
+static STATE: PerCpuArray<CpuState, 1> = PerCpuArray::new();
+/// Sampled drops.
+#[btf_map]
+static EVENTS: RingBuf<Sample, EVENTS_BYTES> = RingBuf::new();
+/// What led to a block. Only user space reads and writes it.
+#[btf_map]
+static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
+
+/// The filter.
+#[xdp(frags)]
+fn portcullis(context: XdpContext) -> u32 {
+    let bank = ACTIVE.get(0).copied().unwrap_or_default();
+    // User space writes the other bank before it flips, so a program that still reads this one reads it whole.
+    let (Some(settings), Some(state)) = (SETTINGS.get(bank & 1), STATE.get_ptr_mut(0)) else {
+        error!(&context, "settings or counters are missing: every packet passes");
+        return XDP_PASS;
+    };
+    // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
+    let state = unsafe { &mut *state };
+    let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
+    let outcome = classify(&frame, settings, &mut Maps, &Kernel);
+    let verdict = outcome.reason.verdict(settings.flags);
+    let bytes = frame.counted_bytes();
+    count(state, outcome.reason, verdict, bytes);
+    if outcome.reason.refuses() {
+        sample(&context, settings, state, &outcome, verdict, bytes);
+    }
+    match verdict {
+        Verdict::Drop => XDP_DROP,
+        Verdict::Pass => XDP_PASS,
+    }
+}
+
+#[inline(always)]
+fn count(state: &mut CpuState, reason: Reason, verdict: Verdict, bytes: u64) {
+    let row = &mut state.counts[reason as usize & (REASONS_MAX - 1)];
+    let cell = &mut row[verdict as usize & 1];
+    cell.packets += 1;
+    cell.bytes += bytes;
+}
+
+#[inline(always)]
+fn sample(
+    context: &XdpContext,
+    settings: &Settings,
+    state: &mut CpuState,
+    outcome: &Outcome,
+    verdict: Verdict,
+    bytes: u64,
+) {
+    /// `BPF_RB_NO_WAKEUP`: user space looks on its own timer, a flood must not wake it.
+    const NO_WAKEUP: u64 = 1;
+    if settings.samples.interval_ns == 0 {
+        return;
+    }
+    let at_ns = Kernel.now_ns();
+    // One row is enough: this CPU shares its budget with nobody.
+    let mut unused_ns = state.samples_ns;
+    if !bucket::admit(&mut state.samples_ns, &mut unused_ns, at_ns, settings.samples) {
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve(0) else {
+        state.samples_lost += 1;
+        // Once is news, and the counter tells the rest.
+        if state.samples_lost == 1 {
+            warn!(context, "the ring buffer of samples is full");
+        }
+        return;
+    };
+    entry.write(Sample {
+        at_ns,
+        source: outcome.source.map(u64::to_be),
+        bytes: bytes as u32,
+        ifindex: context.ingress_ifindex() as u32,
+        port: outcome.port,
+        reason: outcome.reason as u8,
+        verdict: verdict as u8,
+        reserved: 0,
+    });
+    entry.submit(NO_WAKEUP);
+}
+
+/// The frame between the packet pointers.
+struct Frame<'a> {
+    start: usize,
+    end: usize,
+    context: &'a XdpContext,
+}
+
+impl Frame<'_> {
+    /// Where `bytes` bytes may be loaded.
+    #[inline(always)]
+    fn at(&self, offset: usize, bytes: usize) -> Option<usize> {
+        let at = self.start + offset;
+        if at + bytes > self.end { None } else { Some(at) }
+    }
+
+    /// As [`Self::bytes`], without asking the kernel about frames whose first buffer is shorter than any driver's that
+    /// splits frames: the question costs 9 ns, and floods are made of short frames.
+    #[inline(always)]
+    fn counted_bytes(&self) -> u64 {
+        const WHOLE_BELOW: usize = 256;
+        let bytes = self.end - self.start;
+        if bytes < WHOLE_BELOW { bytes as u64 } else { self.bytes() }
+    }
+
+    /// All bytes, those in further fragments of the buffer included.
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        // SAFETY: the helper only reads the context that the kernel gave us.
+        unsafe { bpf_xdp_get_buff_len(self.context.ctx) }
+    }
+}
+
+/// Loads an integer that the language calls misaligned and the instruction set does not mind: one instruction, where
+/// `read_unaligned` would assemble it byte by byte.
+macro_rules! load {
+    ($size:literal, $at:expr) => {{
+        let value: u64;
+        // SAFETY: the caller has compared the address with the end of the frame, and the verifier has seen it.
+        unsafe {
+            asm!(
+                concat!("{value} = *(", $size, " *)({at} + 0)"),
+                value = out(reg) value,
+                at = in(reg) $at,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        value
+    }};
+}
+
+impl Packet for Frame<'_> {
+    #[inline(always)]
+    fn be16(&self, offset: usize) -> Option<u16> {
+        let at = self.at(offset, 2)?;
+        Some(u16::from_be(load!("u16", at) as u16))
+    }
+
+    #[inline(always)]
+    fn be32(&self, offset: usize) -> Option<u32> {
+        let at = self.at(offset, 4)?;
+        Some(u32::from_be(load!("u32", at) as u32))
+    }
+
+    #[inline(always)]
+    fn be64(&self, offset: usize) -> Option<u64> {
+        let at = self.at(offset, 8)?;
+        Some(u64::from_be(load!("u64", at)))
+    }
+
+    #[inline(always)]
+    fn has(&self, bytes: usize) -> bool {
+        bytes <= self.end - self.start || bytes as u64 <= self.bytes()
+    }
+}
+
+/// The kernel's clocks.
+struct Kernel;
+
+impl Clock for Kernel {
+    #[inline(always)]
+    fn now_ns(&self) -> u64 {
+        // SAFETY: the helper takes nothing and only reads a clock.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn precise_now_ns(&self) -> u64 {
+        // SAFETY: the helper takes nothing and only reads a clock.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+/// The maps as [`Tables`].
+struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn allowed4(&self, key: &PrefixKey4) -> bool {
+        find(&ALLOW4, key).is_some()
+    }
+
+    #[inline(always)]
+    fn allowed6(&self, key: &PrefixKey6) -> bool {
+        find(&ALLOW6, key).is_some()
+    }
+
+    #[inline(always)]
+    fn ban4(&mut self, key: u32) -> Option<&mut Ban> {
+        find(&BANS4, &key)
+    }
+
+    #[inline(always)]
+    fn ban6(&mut self, key: u64) -> Option<&mut Ban> {
+        find(&BANS6, &key)
+    }
+
+    #[inline(always)]
+    fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban> {
+        find(&BLOCK4, key)
+    }
+
+    #[inline(always)]
+    fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
+        find(&BLOCK6, key)
+    }
+
+    #[inline(always)]
+    fn limited(&self, port: u16) -> bool {
+        let (word, bit) = port_bit(port);
+        PORTS.get(word).is_some_and(|bits| *bits >> bit & 1 == 1)
+    }
+
+    #[inline(always)]
+    fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)> {
+        let (first, second) = (CELLS.get_ptr_mut(even)?, CELLS.get_ptr_mut(odd)?);
+        // SAFETY: the map's values live as long as the program runs, and an even index is never an odd one.
+        Some(unsafe { (&mut *first, &mut *second) })
+    }
+
+    #[inline(always)]
+    fn heartbeat_ns(&self) -> u64 {
+        HEARTBEAT.get(0).copied().unwrap_or_default()
+    }
+}
+
+/// A map whose keys look like `K`, as user space writes them.
+trait Keyed<K> {
+    /// What it holds.
+    type Value: 'static;
+}
+
+impl<const N: usize> Keyed<PrefixKey4> for LpmTrie<[u32; 2], u32, N> {
+    type Value = u32;
+}
+impl<const N: usize> Keyed<PrefixKey6> for LpmTrie<[u32; 4], u32, N> {
+    type Value = u32;
+}
+impl<const N: usize> Keyed<PrefixKey4> for LpmTrie<[u32; 2], Ban, N> {
+    type Value = Ban;
+}
+impl<const N: usize> Keyed<PrefixKey6> for LpmTrie<[u32; 4], Ban, N> {
+    type Value = Ban;
+}
+impl<K, V: 'static, const N: usize, const FLAGS: usize> Keyed<K> for HashMap<K, V, N, FLAGS> {
+    type Value = V;
+}
+
+/// Looks a key up. aya's own look-up in a trie takes a packed key, which is written byte by byte onto the stack, and
+/// gives no way to write what it finds.
+#[inline(always)]
+fn find<M: Keyed<K>, K>(map: &'static M, key: &K) -> Option<&'static mut M::Value> {
+    let map = ptr::from_ref(map).cast_mut().cast::<c_void>();
+    // SAFETY: the loader has put the map's address here; `Keyed` ties the key's and the value's type to the map; a
+    // value found stays readable until the program ends, and other CPUs' stores to it are words that may win or lose.
+    unsafe { bpf_map_lookup_elem(map, ptr::from_ref(key).cast()).cast::<M::Value>().as_mut() }
+}
+
+/// The license that the kernel's helpers ask for.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// The verifier proves that nothing here panics; the language wants a handler nevertheless.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,0 +1,557 @@
+//! What becomes of a packet, and why.
+//!
+//! Comes in: a [`Packet`], the [`Settings`] and the [`Tables`]. Goes out: an [`Outcome`] whose [`Reason`] is counted
+//! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks →
+//! impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
+//! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
+
+use crate::{
+    bucket,
+    layout::{
+        Ban, Cell, DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, MODE_OFF,
+        PrefixKey4, PrefixKey6, REASONS_MAX, Settings,
+    },
+    packet::{
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
+    },
+};
+
+/// Why a packet passed or was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Reason {
+    /// The filter is switched off.
+    Off = 0,
+    /// Neither IPv4 nor IPv6: ARP, LLDP, too short to tell.
+    NotIp = 1,
+    /// Neighbour discovery, or a link-local source.
+    Neighbour = 2,
+    /// The source is in an allow prefix.
+    Allowed = 3,
+    /// A port or protocol without limits, or a packet that was not understood.
+    NotLimited = 4,
+    /// A limited port, and the source is within its limits.
+    WithinLimits = 5,
+    /// The source itself is blocked.
+    BlockedSource = 6,
+    /// The source is in a blocked prefix.
+    BlockedPrefix = 7,
+    /// Header lengths that contradict each other or the packet.
+    BadLength = 8,
+    /// TCP flags that no TCP sends.
+    BadFlags = 9,
+    /// Source and destination are the same address.
+    SameAddress = 10,
+    /// A fragment of TCP to a limited port, or one that does not show its port.
+    Fragment = 11,
+    /// More SYNs than the source may send.
+    SynRate = 12,
+    /// More packets than the source may send.
+    PacketRate = 13,
+}
+
+/// What the network driver is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// On to the kernel.
+    Pass = 0,
+    /// Gone.
+    Drop = 1,
+}
+
+impl Verdict {
+    /// Its stable name in metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+        }
+    }
+}
+
+impl Reason {
+    /// Every reason, in the order of its numbers.
+    pub const ALL: [Self; 14] = [
+        Self::Off,
+        Self::NotIp,
+        Self::Neighbour,
+        Self::Allowed,
+        Self::NotLimited,
+        Self::WithinLimits,
+        Self::BlockedSource,
+        Self::BlockedPrefix,
+        Self::BadLength,
+        Self::BadFlags,
+        Self::SameAddress,
+        Self::Fragment,
+        Self::SynRate,
+        Self::PacketRate,
+    ];
+
+    /// The reason with this number.
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| *reason as u8 == number)
+    }
+
+    /// Its stable name in metrics and JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::NotIp => "not_ip",
+            Self::Neighbour => "neighbour",
+            Self::Allowed => "allowed",
+            Self::NotLimited => "not_limited",
+            Self::WithinLimits => "within_limits",
+            Self::BlockedSource => "blocked_source",
+            Self::BlockedPrefix => "blocked_prefix",
+            Self::BadLength => "bad_length",
+            Self::BadFlags => "bad_flags",
+            Self::SameAddress => "same_address",
+            Self::Fragment => "fragment",
+            Self::SynRate => "syn_rate",
+            Self::PacketRate => "packet_rate",
+        }
+    }
+
+    /// Whether the packet is one that should not arrive: dropped, or in a dry run counted and passed.
+    #[inline(always)]
+    pub const fn refuses(self) -> bool {
+        self as u8 >= Self::BlockedSource as u8
+    }
+
+    /// What the driver is told under these [`Settings::flags`].
+    #[inline(always)]
+    pub const fn verdict(self, flags: u32) -> Verdict {
+        if self.refuses() && flags & DRY_RUN == 0 { Verdict::Drop } else { Verdict::Pass }
+    }
+}
+
+const _: () = assert!(Reason::ALL.len() <= REASONS_MAX);
+
+/// Where a packet says it comes from: the upper and the lower half, host byte order. IPv4 is `::ffff:a.b.c.d`; the
+/// unspecified address stands for "not read". Not an enum: what a variant leaves unset the compiler leaves undefined
+/// in a register, and the verifier refuses to see it copied.
+pub type Source = [u64; 2];
+
+/// No address was read.
+pub const UNREAD: Source = [0, 0];
+
+/// RFC 4291 §2.5.5.2.
+#[inline(always)]
+const fn mapped(address: u32) -> Source {
+    [0, 0xffff_0000_0000 | address as u64]
+}
+
+/// The verdict's reason, and what a sample tells about the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why.
+    pub reason: Reason,
+    /// Whose.
+    pub source: Source,
+    /// Destination port; 0 when the packet was not read that far.
+    pub port: u16,
+}
+
+/// The maps, as the verdict sees them.
+///
+/// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
+/// counted, so a value torn between two writers costs at most one packet's verdict.
+pub trait Tables {
+    /// Is the source in an allow prefix?
+    fn allowed4(&self, key: &PrefixKey4) -> bool;
+    /// Is the source in an allow prefix?
+    fn allowed6(&self, key: &PrefixKey6) -> bool;
+    /// The block of this source; `key` is its masked address in network byte order.
+    fn ban4(&mut self, key: u32) -> Option<&mut Ban>;
+    /// The block of this source; `key` is its masked upper half in network byte order.
+    fn ban6(&mut self, key: u64) -> Option<&mut Ban>;
+    /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
+    fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban>;
+    /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
+    fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban>;
+    /// Do the limits apply to this destination port?
+    fn limited(&self, port: u16) -> bool;
+    /// Two different cells of the limiter.
+    fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)>;
+    /// When user space last said that it lives.
+    fn heartbeat_ns(&self) -> u64;
+}
+
+/// `CLOCK_MONOTONIC`; read only by packets that hit a block or a limit.
+pub trait Clock {
+    /// To the tick, which is enough for expiry and rates.
+    fn now_ns(&self) -> u64;
+    /// To the nanosecond; read at the first drop of a block.
+    fn precise_now_ns(&self) -> u64;
+}
+
+/// How many expired prefixes are looked past for a live one that holds them. A janitor frees expired entries, so
+/// deeper nests of them do not last; the bound is the verifier's and the attacker's.
+const EXPIRED_PREFIXES_MAX: u32 = 4;
+
+/// Bytes of an IPv6 header without extensions.
+const IPV6_HEADER_BYTES: usize = 40;
+/// IPv6 extension headers that are read before a packet counts as not understood.
+const EXTENSION_HEADERS_MAX: u32 = 6;
+/// Where the transport header starts at the latest, from the IPv6 header on.
+const EXTENSION_BYTES_MAX: usize = 512;
+
+/// Decides on one packet.
+#[inline(always)]
+pub fn classify<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    settings: &Settings,
+    tables: &mut T,
+    clock: &C,
+) -> Outcome {
+    let mut outcome = Outcome { reason: Reason::Off, source: UNREAD, port: 0 };
+    if settings.mode == MODE_OFF {
+        return outcome;
+    }
+    let mut rules = Rules { settings, tables, clock };
+    outcome.reason = match network_layer(packet) {
+        Some((ETHERTYPE_IPV4, start)) => ipv4(packet, start, &mut rules, &mut outcome),
+        Some((ETHERTYPE_IPV6, start)) => ipv6(packet, start, &mut rules, &mut outcome),
+        _ => Some(Reason::NotIp),
+    }
+    .unwrap_or(rules.too_short());
+    outcome
+}
+
+/// What a packet is judged by.
+struct Rules<'a, T, C> {
+    settings: &'a Settings,
+    tables: &'a mut T,
+    clock: &'a C,
+}
+
+/// RFC 791 §3.1. `None`: the packet ends before its header does.
+#[inline(always)]
+fn ipv4<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    start: usize,
+    rules: &mut Rules<'_, T, C>,
+    seen: &mut Outcome,
+) -> Option<Reason> {
+    let source = packet.be32(start + 12)?;
+    let destination = packet.be32(start + 16)?;
+    seen.source = mapped(source);
+    if let Some(reason) = rules.source4(source) {
+        return Some(reason);
+    }
+
+    let version_and_length = packet.be16(start)?;
+    let total_bytes = usize::from(packet.be16(start + 2)?);
+    let fragment = packet.be16(start + 6)?;
+    let time_and_protocol = packet.be16(start + 8)?;
+    let header_bytes = usize::from(version_and_length >> 8 & 0xf) * 4;
+    if version_and_length >> 12 != 4 || header_bytes < 20 {
+        return Some(rules.too_short());
+    }
+    if rules.drop_malformed() {
+        if total_bytes < header_bytes || !packet.has(start + total_bytes) {
+            return Some(Reason::BadLength);
+        }
+        if source == destination {
+            return Some(Reason::SameAddress);
+        }
+    }
+    let transport = Transport {
+        protocol: time_and_protocol as u8,
+        bucket_key: u64::from(source & rules.settings.source_mask_v4),
+        start: start + header_bytes,
+        bytes: total_bytes.saturating_sub(header_bytes),
+        first_fragment: fragment & 0x3fff == 0x2000,
+        later_fragment: fragment & 0x1fff != 0,
+    };
+    transport_layer(packet, &transport, rules, seen)
+}
+
+/// RFC 8200 §3 and §4. `None`: the packet ends before its headers do.
+#[inline(always)]
+fn ipv6<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    start: usize,
+    rules: &mut Rules<'_, T, C>,
+    seen: &mut Outcome,
+) -> Option<Reason> {
+    let lengths = packet.be32(start + 4)?;
+    let upper = packet.be64(start + 8)?;
+    let lower = packet.be64(start + 16)?;
+    let to_upper = packet.be64(start + 24)?;
+    let to_lower = packet.be64(start + 32)?;
+    seen.source = [upper, lower];
+    let payload_bytes = (lengths >> 16) as usize;
+    let mut next = (lengths >> 8) as u8;
+    let hop_limit = lengths as u8;
+    // A hop limit of 255 proves that the packet was sent on this link (RFC 4861 §3.1), and no router forwards a
+    // link-local source (RFC 4291 §2.5.6).
+    let discovery = next == PROTOCOL_ICMPV6
+        && hop_limit == 255
+        && packet.be16(start + 40).is_some_and(|kind_and_code| matches!(kind_and_code >> 8, 133..=137));
+    if discovery || upper >> 54 == 0xfe80 >> 6 {
+        return Some(Reason::Neighbour);
+    }
+    if let Some(reason) = rules.source6(upper, lower) {
+        return Some(reason);
+    }
+
+    if packet.be16(start)? >> 12 != 6 {
+        return Some(rules.too_short());
+    }
+    // A payload length of zero belongs to a jumbogram (RFC 2675), also to one that the kernel has merged.
+    let jumbogram = payload_bytes == 0;
+    if rules.drop_malformed() {
+        if !jumbogram && !packet.has(start + IPV6_HEADER_BYTES + payload_bytes) {
+            return Some(Reason::BadLength);
+        }
+        if upper == to_upper && lower == to_lower {
+            return Some(Reason::SameAddress);
+        }
+    }
+
+    let mut offset = IPV6_HEADER_BYTES;
+    let mut first_fragment = false;
+    let mut later_fragment = false;
+    for _ in 0..EXTENSION_HEADERS_MAX {
+        match next {
+            // Hop-by-hop options, routing, destination options.
+            0 | 43 | 60 => {
+                let next_and_length = packet.be16(start + offset)?;
+                next = (next_and_length >> 8) as u8;
+                offset += (usize::from(next_and_length & 0xff) + 1) * 8;
+            }
+            // Fragment.
+            44 => {
+                let header = packet.be32(start + offset)?;
+                next = (header >> 24) as u8;
+                offset += 8;
+                later_fragment = header & 0xfff8 != 0;
+                first_fragment = header & 0xfff9 == 1;
+            }
+            _ => break,
+        }
+        // Behind the fragment header of a later fragment comes payload, whatever `next` says.
+        if later_fragment || offset > EXTENSION_BYTES_MAX {
+            break;
+        }
+    }
+    if offset > EXTENSION_BYTES_MAX {
+        return Some(Reason::NotLimited);
+    }
+    let transport = Transport {
+        protocol: next,
+        bucket_key: upper & rules.settings.source_mask_v6,
+        start: start + offset,
+        bytes: if jumbogram {
+            usize::MAX
+        } else {
+            (IPV6_HEADER_BYTES + payload_bytes).saturating_sub(offset)
+        },
+        first_fragment,
+        later_fragment,
+    };
+    transport_layer(packet, &transport, rules, seen)
+}
+
+/// The transport header, as the network layer announces it.
+struct Transport {
+    protocol: u8,
+    /// Whose bucket: the masked address.
+    bucket_key: u64,
+    /// Offset from the start of the packet.
+    start: usize,
+    /// Header and payload, in this fragment.
+    bytes: usize,
+    /// More fragments follow this first one.
+    first_fragment: bool,
+    /// No header here: the middle or the end of a packet.
+    later_fragment: bool,
+}
+
+#[inline(always)]
+fn transport_layer<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    transport: &Transport,
+    rules: &mut Rules<'_, T, C>,
+    seen: &mut Outcome,
+) -> Option<Reason> {
+    match transport.protocol {
+        PROTOCOL_TCP if transport.later_fragment && rules.drop_malformed() => Some(Reason::Fragment),
+        _ if transport.later_fragment => Some(Reason::NotLimited),
+        PROTOCOL_TCP => tcp(packet, transport, rules, seen),
+        PROTOCOL_UDP => udp(packet, transport, rules, seen),
+        _ => Some(Reason::NotLimited),
+    }
+}
+
+/// RFC 9293 §3.1. `None`: the packet ends before its header does.
+#[inline(always)]
+fn tcp<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    transport: &Transport,
+    rules: &mut Rules<'_, T, C>,
+    seen: &mut Outcome,
+) -> Option<Reason> {
+    let port = packet.be16(transport.start + 2)?;
+    let offset_and_flags = packet.be16(transport.start + 12)?;
+    seen.port = port;
+    let limited = rules.tables.limited(port);
+    if rules.drop_malformed() {
+        let header_bytes = usize::from(offset_and_flags >> 12) * 4;
+        if header_bytes < 20 || header_bytes > transport.bytes || !packet.has(transport.start + header_bytes)
+        {
+            return Some(Reason::BadLength);
+        }
+        if impossible_flags(offset_and_flags) {
+            return Some(Reason::BadFlags);
+        }
+        if transport.first_fragment && limited {
+            return Some(Reason::Fragment);
+        }
+    }
+    if !limited {
+        return Some(Reason::NotLimited);
+    }
+    Some(rules.limits(transport.bucket_key, offset_and_flags & (SYN | ACK) == SYN))
+}
+
+/// RFC 768. `None`: the packet ends before its header does.
+#[inline(always)]
+fn udp<P: Packet, T: Tables, C: Clock>(
+    packet: &P,
+    transport: &Transport,
+    rules: &mut Rules<'_, T, C>,
+    seen: &mut Outcome,
+) -> Option<Reason> {
+    let port = packet.be16(transport.start + 2)?;
+    let datagram_bytes = usize::from(packet.be16(transport.start + 4)?);
+    seen.port = port;
+    // A length of zero belongs to a jumbogram (RFC 2675); of a fragmented datagram only the first part is here.
+    let too_short = datagram_bytes != 0 && datagram_bytes < 8;
+    let too_long = datagram_bytes > transport.bytes && !transport.first_fragment;
+    if rules.drop_malformed() && (too_short || too_long) {
+        return Some(Reason::BadLength);
+    }
+    if !rules.tables.limited(port) {
+        return Some(Reason::NotLimited);
+    }
+    Some(rules.limits(transport.bucket_key, false))
+}
+
+const FIN: u16 = 0x01;
+const SYN: u16 = 0x02;
+const RST: u16 = 0x04;
+const ACK: u16 = 0x10;
+/// All but the two of ECN (RFC 3168).
+const FLAGS: u16 = 0x3f;
+
+/// No TCP sends these: nothing at all, two of SYN, FIN and RST at once, FIN without ACK ("Xmas tree" included).
+#[inline(always)]
+fn impossible_flags(flags: u16) -> bool {
+    flags & FLAGS == 0
+        || flags & (SYN | FIN) == SYN | FIN
+        || flags & (SYN | RST) == SYN | RST
+        || flags & (FIN | RST) == FIN | RST
+        || flags & (FIN | ACK) == FIN
+}
+
+impl<T: Tables, C: Clock> Rules<'_, T, C> {
+    /// Allow wins over every block; the exact block is looked up before the prefixes.
+    #[inline(always)]
+    fn source4(&mut self, source: u32) -> Option<Reason> {
+        let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
+        if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
+            return Some(Reason::Allowed);
+        }
+        if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
+            && blocks(ban, self.clock)
+        {
+            return Some(Reason::BlockedSource);
+        }
+        for _ in 0..=EXPIRED_PREFIXES_MAX {
+            let ban = self.tables.block4(&key)?;
+            if blocks(ban, self.clock) {
+                return Some(Reason::BlockedPrefix);
+            }
+            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
+        }
+        None
+    }
+
+    /// As [`Self::source4`].
+    #[inline(always)]
+    fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
+        let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
+        let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
+        let mut key = PrefixKey6 { prefix_bits: 128, address };
+        if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
+            return Some(Reason::Allowed);
+        }
+        if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
+            && blocks(ban, self.clock)
+        {
+            return Some(Reason::BlockedSource);
+        }
+        for _ in 0..=EXPIRED_PREFIXES_MAX {
+            let ban = self.tables.block6(&key)?;
+            if blocks(ban, self.clock) {
+                return Some(Reason::BlockedPrefix);
+            }
+            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
+        }
+        None
+    }
+
+    /// The limits of one packet to a limited port. They need living user space: it alone can tell when they are
+    /// wrong.
+    #[inline(always)]
+    fn limits(&mut self, bucket_key: u64, syn: bool) -> Reason {
+        let (packets, syns) = (self.settings.packets, self.settings.syns);
+        let (count_syn, count_packet) = (syn && syns.interval_ns != 0, packets.interval_ns != 0);
+        if !count_syn && !count_packet {
+            return Reason::NotLimited;
+        }
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
+            return Reason::NotLimited;
+        }
+        let (even, odd) = bucket::cells_of(bucket_key, self.settings.seed, self.settings.cell_mask);
+        let Some((first, second)) = self.tables.cells(even, odd) else {
+            return Reason::NotLimited;
+        };
+        if count_syn && !bucket::admit(&mut first.syns_ns, &mut second.syns_ns, now_ns, syns) {
+            return Reason::SynRate;
+        }
+        if count_packet && !bucket::admit(&mut first.packets_ns, &mut second.packets_ns, now_ns, packets) {
+            return Reason::PacketRate;
+        }
+        Reason::WithinLimits
+    }
+
+    #[inline(always)]
+    fn drop_malformed(&self) -> bool {
+        self.settings.flags & DROP_MALFORMED != 0
+    }
+
+    /// A packet that can't be read: refused, or passed as not understood where the configuration says so.
+    #[inline(always)]
+    fn too_short(&self) -> Reason {
+        if self.drop_malformed() { Reason::BadLength } else { Reason::NotLimited }
+    }
+}
+
+/// Whether the block still holds; if so, the drop is noted in it.
+#[inline(always)]
+fn blocks(ban: &mut Ban, clock: &impl Clock) -> bool {
+    if ban.expires_at_ns != 0 && ban.expires_at_ns <= clock.now_ns() {
+        return false;
+    }
+    ban.drops = ban.drops.wrapping_add(1);
+    if ban.first_drop_at_ns == 0 {
+        ban.first_drop_at_ns = clock.precise_now_ns();
+    }
+    true
+}

@@ -1,0 +1,229 @@
+//! Start and end: sockets, filter, workers, control thread; then drain and go.
+//!
+//! Everything that can be refused is refused before the first connection is accepted, with what to do about it.
+
+use std::{
+    collections::hash_map::RandomState,
+    io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::AtomicBool,
+        mpsc::{Sender, channel},
+    },
+    thread::JoinHandle,
+};
+
+use aws_lc_rs::rand;
+use core_affinity::CoreId;
+use rustls::ServerConfig;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::{
+    accept::{self, BindError, TlsError},
+    config::{self, Config, Workers},
+    control::{self, Publisher, SnapshotError, listener_ports},
+    decide::limit,
+    net::{self, RingError},
+    nic::{Filter, NicError},
+    serve::{self, Door},
+    telemetry::{Cells, access_log},
+};
+
+/// Why the gateway does not start, or ends.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// See [`BindError`].
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A listener's TLS.
+    #[error("listeners.{0}.tls: {1}")]
+    Tls(Arc<str>, TlsError),
+    /// The filter, and the configuration wants it.
+    #[error("prefilter: {0}; `on_failure = \"continue\"` starts without the filter")]
+    Filter(NicError),
+    /// The configuration makes no policy.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A CPU that `runtime.workers` names is not there.
+    #[error("runtime.workers: this process may not run on CPU {0}; it may on {1:?}")]
+    NoSuchCpu(usize, Vec<usize>),
+    /// See [`RingError`].
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A file, a socket of the admin listener, a thread.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
+pub fn check(config: &Config) -> Result<(), BootError> {
+    tls_settings(config).map(drop)
+}
+
+/// Serves until SIGTERM or SIGINT, then drains.
+pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
+    start_log(config.log.level);
+    raise_descriptor_limit();
+    let cpus = worker_cpus(&config.runtime.workers)?;
+    let tls = tls_settings(&config)?;
+    let doors = open_doors(&config, &tls, &cpus)?;
+    let filter = open_filter(&config)?;
+    let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
+    let (access_ends, access) = access_log(&config.log.access, &cells)?;
+    let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
+    let draining = Arc::new(AtomicBool::new(false));
+    let runtime = config.runtime.clone();
+    let publisher = Publisher::new(config)?;
+
+    let (started_sender, started) = channel();
+    let mut workers = Vec::new();
+    for (index, ((&cpu, access), doors)) in cpus.iter().zip(access_ends).zip(doors).enumerate() {
+        let equipment = serve::Equipment {
+            index,
+            snapshot: publisher.published(),
+            limiter: Arc::clone(&limiter),
+            cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
+            offences: offence_sender.clone(),
+            access,
+            id_prefix: random_u64(),
+            connections_max: runtime.connections_max,
+            draining: Arc::clone(&draining),
+            drain_timeout: runtime.drain_timeout,
+        };
+        workers.push(spawn_worker(equipment, doors, cpu, started_sender.clone())?);
+    }
+    drop(offence_sender);
+    for _ in &workers {
+        // Each tells once; one that could not is a thread that is no more.
+        started.recv().map_err(io::Error::other)??;
+    }
+    log::info!("{} workers on CPUs {cpus:?}", workers.len());
+
+    control::run(control::Equipment {
+        config_file: config_file.to_owned(),
+        publisher,
+        filter,
+        offences,
+        cells,
+        limiter,
+        access,
+        draining,
+        workers,
+    })?;
+    log::info!("drained");
+    Ok(())
+}
+
+fn start_log(level: log::LevelFilter) {
+    // A second start in one process (tests) keeps the first log.
+    let _ = env_logger::Builder::new()
+        .filter_level(level)
+        .filter_module("axum", log::LevelFilter::Warn.min(level))
+        .target(env_logger::Target::Stderr)
+        .try_init();
+}
+
+/// A descriptor per client and one per server connection: as many as the hard limit allows.
+fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a pointer to a local of the right type.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
+}
+
+fn worker_cpus(workers: &Workers) -> Result<Vec<usize>, BootError> {
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    match workers {
+        Workers::Auto => Ok(allowed),
+        // More workers than CPUs share them in turn.
+        Workers::Count(count) => Ok(allowed.iter().copied().cycle().take(*count).collect()),
+        Workers::Cpus(cpus) => match cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+            Some(missing) => Err(BootError::NoSuchCpu(*missing, allowed)),
+            None => Ok(cpus.clone()),
+        },
+    }
+}
+
+fn tls_settings(config: &Config) -> Result<Vec<Option<Arc<ServerConfig>>>, BootError> {
+    let settings = |listener: &config::Listener| {
+        listener
+            .tls
+            .as_ref()
+            .map(accept::server_config)
+            .transpose()
+            .map_err(|error| BootError::Tls(Arc::clone(&listener.name), error))
+    };
+    config.listeners.iter().map(settings).collect()
+}
+
+/// Per worker, its socket of every listener.
+fn open_doors(
+    config: &Config,
+    tls: &[Option<Arc<ServerConfig>>],
+    cpus: &[usize],
+) -> Result<Vec<Vec<Door>>, BootError> {
+    let mut doors: Vec<Vec<Door>> = cpus.iter().map(|_| Vec::new()).collect();
+    for (settings, tls) in config.listeners.iter().zip(tls) {
+        for (socket, of_worker) in accept::bind(settings.address, cpus)?.into_iter().zip(&mut doors) {
+            of_worker.push(Door { socket, settings: settings.clone(), tls: tls.clone() });
+        }
+    }
+    Ok(doors)
+}
+
+fn open_filter(config: &Config) -> Result<Option<Filter>, BootError> {
+    if config.prefilter.interfaces.is_empty() {
+        return Ok(None);
+    }
+    match Filter::open(&config.prefilter, &listener_ports(config)) {
+        Ok(filter) => {
+            for (interface, mode) in filter.attached() {
+                log::info!("filtering on {interface} ({mode:?} mode)");
+            }
+            Ok(Some(filter))
+        }
+        Err(error) if config.prefilter.required => Err(BootError::Filter(error)),
+        Err(error) => {
+            log::error!("NOT FILTERING AT THE NIC: {error}");
+            Ok(None)
+        }
+    }
+}
+
+fn spawn_worker(
+    equipment: serve::Equipment,
+    doors: Vec<Door>,
+    cpu: usize,
+    started: Sender<Result<(), RingError>>,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("worker-{}", equipment.index)).spawn(move || {
+        if !core_affinity::set_for_current(CoreId { id: cpu }) {
+            log::warn!("worker {} is not pinned to CPU {cpu}", equipment.index);
+        }
+        let told = started.clone();
+        let serving = net::run_on_ring(async move {
+            // Whoever waits for this is gone only if another worker has failed already.
+            let _ = told.send(Ok(()));
+            drop(told);
+            serve::run(equipment, doors).await;
+        });
+        if let Err(error) = serving {
+            let _ = started.send(Err(error));
+        }
+    })
+}
+
+#[expect(clippy::expect_used, reason = "request ids and balancing need randomness, as TLS does")]
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).expect("the kernel has randomness");
+    u64::from_ne_bytes(bytes)
+}

@@ -1,0 +1,212 @@
+//! `portcullis bans`: works on the pinned maps, so it answers while the gateway is down as well.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use portcullis::nic::{self, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError};
+
+use super::{CONFIG_DEFAULT, Told, pin_dir};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bans {
+    /// Who is blocked, why, by whom and for how long
+    List {
+        #[command(flatten)]
+        pins: Pins,
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Block an address or a prefix for a while
+    Add {
+        #[command(flatten)]
+        pins: Pins,
+        /// Address or prefix
+        #[arg(value_parser = prefix)]
+        source: IpNet,
+        /// How long, such as 90s, 10m, 24h
+        #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+        lasts: Duration,
+    },
+    /// End the block of an address or a prefix
+    Del {
+        #[command(flatten)]
+        pins: Pins,
+        /// Address or prefix, as `list` shows it
+        #[arg(value_parser = prefix)]
+        source: IpNet,
+    },
+    /// Everything that the filter holds about an address, and what wins
+    Why {
+        #[command(flatten)]
+        pins: Pins,
+        /// Address
+        address: IpAddr,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Pins {
+    /// The configuration, which says where the filter is pinned
+    #[arg(long, value_name = "FILE", default_value = CONFIG_DEFAULT)]
+    config: PathBuf,
+    /// Where the filter is pinned, instead of what a configuration says
+    #[arg(long, value_name = "DIRECTORY")]
+    pin_dir: Option<PathBuf>,
+}
+
+impl Pins {
+    fn open(&self) -> Told<nic::Bans> {
+        let directory = match &self.pin_dir {
+            Some(directory) => directory.clone(),
+            None => pin_dir(&self.config)?,
+        };
+        nic::Bans::open_pinned(&directory).map_err(told)
+    }
+}
+
+impl Bans {
+    pub(crate) fn run(self) -> Told<()> {
+        let now_ns = nic::monotonic_ns();
+        match self {
+            Self::List { pins, json } => {
+                let records = pins.open()?.list(now_ns).map_err(told)?;
+                if json {
+                    let list: serde_json::Value = records.iter().map(BanRecord::to_json).collect();
+                    println!("{list}");
+                } else {
+                    print_table(&records);
+                }
+            }
+            Self::Add { pins, source, lasts } => {
+                let mut bans = pins.open()?;
+                let allowed = bans.why(source.addr(), now_ns).map_err(told)?.allowed_by;
+                if let Some(allow) = allowed.first() {
+                    return Err(format!(
+                        "{source} lies in {allow}, which prefilter.allow lets through: nothing changed"
+                    ));
+                }
+                bans.add(source, &operator_entry(now_ns, lasts)).map_err(told)?;
+                println!("{source} is blocked for {}", words(lasts));
+            }
+            Self::Del { pins, source } => {
+                if !pins.open()?.remove(source).map_err(told)? {
+                    return Err(format!(
+                        "{source} is not blocked; `portcullis bans why` tells what holds an address"
+                    ));
+                }
+                println!("{source} is no longer blocked");
+            }
+            Self::Why { pins, address, json } => {
+                let explanation = pins.open()?.why(address, now_ns).map_err(told)?;
+                if json {
+                    println!("{}", explanation.to_json(address));
+                } else {
+                    print_explanation(address, &explanation);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn operator_entry(now_ns: u64, lasts: Duration) -> BanEntry {
+    BanEntry {
+        expires_at_ns: now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)),
+        offence_at_ns: now_ns,
+        strikes: 0,
+        kind: BanKind::Manual,
+        origin: BanOrigin::Operator,
+        note: None,
+    }
+}
+
+fn print_table(records: &[BanRecord]) {
+    if records.is_empty() {
+        println!("nobody is blocked");
+        return;
+    }
+    println!(
+        "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
+        "SOURCE", "REASON", "BY", "STRIKES", "DROPS", "ENDS IN"
+    );
+    for record in records {
+        println!(
+            "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
+            record.prefix.to_string(),
+            record.kind.name(),
+            record.origin.name(),
+            record.strikes,
+            record.drops,
+            record.expires_in.map_or("-".to_owned(), words),
+        );
+    }
+}
+
+fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
+    for allow in &explanation.allowed_by {
+        println!("allowed by {allow}, which wins over every block");
+    }
+    for record in &explanation.blocked_by {
+        println!("blocked: {}", sentence(record));
+    }
+    match (explanation.blocked(), explanation.allowed_by.is_empty()) {
+        (true, _) => println!("packets from {address} are dropped"),
+        (false, false) => println!("packets from {address} pass"),
+        (false, true) => println!("no rule holds {address}: its packets pass, within the limits"),
+    }
+}
+
+fn sentence(record: &BanRecord) -> String {
+    let mut parts = vec![format!("{} for {} ({})", record.prefix, record.kind.name(), record.origin.name())];
+    if let Some(BanNote { route, request_id, offences, .. }) = &record.note {
+        parts.push(format!("{offences} offences, the last on route {route:?} as request {request_id}"));
+    }
+    if record.strikes > 1 {
+        parts.push(format!("block number {}", record.strikes));
+    }
+    parts.push(match record.expires_in {
+        Some(rest) => format!("ends in {}", words(rest)),
+        None => "until prefilter.block changes".to_owned(),
+    });
+    parts.push(format!("{} packets dropped", record.drops));
+    parts.join(", ")
+}
+
+/// Without fractions that nobody asked for.
+fn words(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{}ms", duration.as_millis()),
+        1..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m{}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{}m", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+fn prefix(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "not an address or prefix such as 203.0.113.7 or 2001:db8::/32".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    portcullis::config::duration(text)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "not a duration such as 90s, 10m or 24h".to_owned())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
+fn told(error: NicError) -> String {
+    match &error {
+        NicError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            format!("{error} (the block list belongs to root: try sudo)")
+        }
+        _ => error.to_string(),
+    }
+}

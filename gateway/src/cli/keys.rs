@@ -1,0 +1,97 @@
+//! `portcullis keys`: makes an API key, shows it once and stores its hash.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use aws_lc_rs::rand;
+use clap::Subcommand;
+use portcullis::{
+    config::{KeyStore, keys::NewKey},
+    decide::api_key,
+};
+use zeroize::Zeroizing;
+
+use super::Told;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Make a key, print it (this once) and put its hash into a store
+    Create {
+        /// The store; made when it is not there
+        #[arg(long, value_name = "FILE")]
+        store: PathBuf,
+        /// Who will hold it
+        #[arg(long, value_name = "NAME")]
+        consumer: String,
+        /// A role that it carries; may be given several times
+        #[arg(long = "role", value_name = "NAME")]
+        roles: Vec<String>,
+        /// For people
+        #[arg(long)]
+        note: Option<String>,
+    },
+}
+
+impl Keys {
+    pub(crate) fn run(self) -> Told<()> {
+        let Self::Create { store, consumer, roles, note } = self;
+        let text = current_text(&store)?;
+        // What was there must be a store, or the new key would be lost in it.
+        let hash_key = hash_key(&store)?;
+        let minted = api_key::mint(&mut |bytes| fill(bytes));
+        let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
+        let new = NewKey {
+            id: &minted.id,
+            consumer: &consumer,
+            roles: &roles,
+            hash: api_key::hash_of(&hash_key, &minted.secret),
+            expires_at_s: None,
+            note: note.as_deref(),
+        };
+        replace(&store, &KeyStore::append(&text, &new))
+            .map_err(|error| format!("{}: {error}", store.display()))?;
+        println!("{}", *minted.text);
+        Ok(())
+    }
+}
+
+/// The store's text; a new store where there is none.
+fn current_text(store: &Path) -> Told<Zeroizing<String>> {
+    match fs::read_to_string(store) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut hash_key = Zeroizing::new([0; 32]);
+            fill(&mut *hash_key);
+            let text = KeyStore::create(&hash_key);
+            replace(store, &text).map_err(|error| format!("{}: {error}", store.display()))?;
+            Ok(text)
+        }
+        Err(error) => Err(format!("{}: {error}", store.display())),
+    }
+}
+
+fn hash_key(store: &Path) -> Told<portcullis::config::Secret> {
+    let read = KeyStore::read(store)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
+    Ok(read.hash_key)
+}
+
+/// Writes a whole new file beside the store and moves it there: a reader sees the old text or the new one.
+fn replace(store: &Path, text: &str) -> io::Result<()> {
+    let beside = store.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&beside, store)).inspect_err(|_| {
+        // The error that is told is the first one.
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+#[expect(clippy::expect_used, reason = "without randomness there must be no key")]
+fn fill(bytes: &mut [u8]) {
+    rand::fill(bytes).expect("the kernel has randomness");
+}

@@ -1,0 +1,35 @@
+//! HTTP/1.1 without sockets: bytes in, events and bytes out (RFC 9110, RFC 9112).
+//!
+//! In request order: [`head`] reads a request head ([`target`], [`path`] and [`framing`] are its parts), [`body`]
+//! finds the payload inside a body, [`response`] reads what the upstream answers, [`encode`] writes both onwards,
+//! remade: what one side sent is never relayed as it came, so that both sides see one message in one way; [`date`] is
+//! what our own answers say of the time.
+//!
+//! It never reads a clock, opens a socket, holds unsafe code or keeps a byte that it did not bound. The common
+//! request (canonical path, no trailers) is read and written without an allocation.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod head;
+pub mod fields;
+pub mod target;
+pub mod path;
+pub mod framing;
+pub mod body;
+pub mod response;
+pub mod encode;
+pub mod date;
+#[cfg(test)]
+mod tests;
+
+pub use body::{BodyDecoder, BodyError, Decoded};
+pub use date::HttpDate;
+pub use encode::{
+    CHUNK_END, CHUNK_HEAD_BYTES_MAX, CONTINUE, RequestEdit, ResponseEdit, Telling, chunk_head,
+    client_framing, client_response, last_chunk, last_chunk_without, simple_response, upstream_request,
+};
+pub use fields::{Fields, HEADERS_MAX, HeaderSlots};
+pub use framing::{BodyLength, FramingError};
+pub use head::{HeadLimits, RequestError, RequestHead, Version, is_worth_a_try, request_head};
+pub use path::PathError;
+pub use response::{ResponseError, ResponseHead, response_head};

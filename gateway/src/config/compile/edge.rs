@@ -1,0 +1,356 @@
+//! `[runtime]`, `[prefilter]`, `[escalation]` and `[log]`: the sections that stand once.
+
+use std::{path::PathBuf, time::Duration};
+
+use toml::Spanned;
+
+use crate::config::{
+    raw::{
+        Field, RawAccessFile, RawBucket, RawEscalation, RawLog, RawPorts, RawPrefilter, RawRuntime,
+        RawThreshold, RawWorkers,
+    },
+    report::{
+        Choice::{self, Works},
+        Report, Scope,
+    },
+    types::{AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, Threshold, Workers, XdpMode},
+    values::{OrOff, TextOr},
+};
+
+/// More workers or a higher CPU id than this is a typing error.
+const CPUS_MAX: u64 = 1024;
+
+/// Entries of one BPF map; 16 Mi of them take a gigabyte of kernel memory.
+const ENTRIES_MAX: u32 = 1 << 24;
+
+/// Tokens that a bucket may hold.
+const BURST_MAX: u64 = 1 << 32;
+
+/// The longest name of a network interface, without its NUL (linux/if.h, IFNAMSIZ).
+const INTERFACE_NAME_BYTES_MAX: usize = 15;
+
+pub(super) fn runtime(report: &mut Report, section: Option<(Scope, RawRuntime)>) -> Runtime {
+    let (at, raw) = section.unwrap_or_else(|| absent("runtime"));
+    Runtime {
+        workers: raw.workers.map_or(Workers::Auto, |w| workers(report, &at, w)),
+        connections_max: report.count(
+            &at,
+            "connections_max",
+            raw.connections_max.as_ref(),
+            65_536,
+            1..=1 << 24,
+        ),
+        drain_timeout: report.duration(
+            &at,
+            "drain_timeout",
+            raw.drain_timeout.as_ref(),
+            Duration::from_secs(30),
+        ),
+    }
+}
+
+fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers {
+    let place = at.at(&raw);
+    match raw.into_inner() {
+        RawWorkers::Word(_) => Workers::Auto,
+        RawWorkers::Count(count) => {
+            if !(1..=CPUS_MAX).contains(&count) {
+                report.error(place, format!("`runtime.workers` is {count}, not 1 to {CPUS_MAX}"));
+            }
+            Workers::Count(usize::try_from(count).unwrap_or(usize::MAX))
+        }
+        RawWorkers::Cpus(cpus) => {
+            let mut sorted = cpus.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            if cpus.is_empty() || sorted.len() != cpus.len() || cpus.iter().any(|cpu| *cpu >= CPUS_MAX) {
+                report.error(
+                    place,
+                    format!("`runtime.workers` lists CPU ids below {CPUS_MAX}, at least one, each once"),
+                );
+            }
+            Workers::Cpus(cpus.into_iter().map(|cpu| usize::try_from(cpu).unwrap_or(usize::MAX)).collect())
+        }
+    }
+}
+
+pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
+    let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
+    report.later(&at, &[("bytes", &raw.bytes), ("syn_cookies", &raw.syn_cookies), ("feeds", &raw.feeds)]);
+    let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
+    let interfaces = interfaces(report, &at, raw.interfaces);
+    let allow = report.prefixes(&at, "allow", raw.allow);
+    if let Some(place) = interfaces_place
+        && !interfaces.is_empty()
+        && allow.is_empty()
+    {
+        let hint = "list the addresses that you administer this host from";
+        report.warn(
+            place,
+            "`prefilter.allow` is empty: nothing keeps you from being blocked",
+            Some(hint.to_owned()),
+        );
+    }
+    let modes = [
+        ("auto", Works(XdpMode::Auto)),
+        ("native", Works(XdpMode::Native)),
+        ("generic", Works(XdpMode::Generic)),
+    ];
+    let on_failure = [("refuse", Works(true)), ("continue", Works(false))];
+    let malformed = [("drop", Works(true)), ("pass", Works(false))];
+    Prefilter {
+        interfaces,
+        mode: choose_or(report, &at, "mode", raw.mode, &modes, XdpMode::Auto),
+        required: choose_or(report, &at, "on_failure", raw.on_failure, &on_failure, true),
+        dry_run: raw.dry_run.is_some_and(Spanned::into_inner),
+        pin_dir: raw
+            .pin_dir
+            .map_or_else(|| PathBuf::from("/sys/fs/bpf/portcullis"), |dir| absolute(report, &at, &dir)),
+        ports: raw.ports.map_or(FilterPorts::Listeners, |p| ports(report, &at, p)),
+        allow,
+        block: report.prefixes(&at, "block", raw.block),
+        entries_max: report.number_u32(
+            &at,
+            "entries_max",
+            raw.entries_max.as_ref(),
+            1_000_000,
+            1..=ENTRIES_MAX,
+        ),
+        sources_max: report.number_u32(
+            &at,
+            "sources_max",
+            raw.sources_max.as_ref(),
+            1_000_000,
+            1..=ENTRIES_MAX,
+        ),
+        source_prefix_v4: prefix_len(
+            report,
+            &at,
+            "source_prefix_v4",
+            raw.source_prefix_v4.as_ref(),
+            32,
+            8..=32,
+        ),
+        source_prefix_v6: prefix_len(
+            report,
+            &at,
+            "source_prefix_v6",
+            raw.source_prefix_v6.as_ref(),
+            64,
+            16..=64,
+        ),
+        packets: bucket_or_off(report, &at, "packets", raw.packets, Rate { per_s: 20_000.0, burst: 40_000 }),
+        syns: bucket_or_off(report, &at, "syns", raw.syns, Rate { per_s: 200.0, burst: 400 }),
+        drop_malformed: choose_or(report, &at, "malformed", raw.malformed, &malformed, true),
+        samples_per_s: match raw.sample.map(Spanned::into_inner) {
+            None => 100,
+            Some(OrOff::Off) => 0,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a rate's count is a u32"
+            )]
+            Some(OrOff::On(rate)) => rate.0.ceil() as u32,
+        },
+    }
+}
+
+fn interfaces(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<String> {
+    let mut interfaces: Vec<String> = Vec::new();
+    for name in list.map(Spanned::into_inner).unwrap_or_default() {
+        let text = name.get_ref();
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        if text.is_empty() || text.len() > INTERFACE_NAME_BYTES_MAX || text.contains(odd) {
+            report.error(at.at(&name), format!("{text:?} cannot be the name of a network interface"));
+        } else if interfaces.contains(text) {
+            report.error(at.at(&name), format!("`prefilter.interfaces` names `{text}` twice"));
+        } else {
+            interfaces.push(name.into_inner());
+        }
+    }
+    interfaces
+}
+
+fn absolute(report: &mut Report, at: &Scope, dir: &Spanned<String>) -> PathBuf {
+    let path = PathBuf::from(dir.get_ref());
+    if !path.is_absolute() {
+        report.error(at.at(dir), "`prefilter.pin_dir` must be an absolute path in a BPF file system");
+    }
+    path
+}
+
+fn ports(report: &mut Report, at: &Scope, raw: Spanned<RawPorts>) -> FilterPorts {
+    let place = at.at(&raw);
+    match raw.into_inner() {
+        RawPorts::Word(_) => FilterPorts::Listeners,
+        RawPorts::Ports(mut ports) => {
+            if ports.contains(&0) {
+                report.error(place, "`prefilter.ports` holds 0, which is not a port");
+            }
+            ports.sort_unstable();
+            ports.dedup();
+            FilterPorts::Ports(ports)
+        }
+    }
+}
+
+fn prefix_len(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    value: Option<&Spanned<u64>>,
+    default: u32,
+    bounds: std::ops::RangeInclusive<u32>,
+) -> u8 {
+    let length = report.number_u32(at, key, value, default, bounds);
+    u8::try_from(length).unwrap_or(u8::MAX)
+}
+
+fn bucket_or_off(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    value: Field<OrOff<RawBucket>>,
+    default: Rate,
+) -> Option<Rate> {
+    let Some(value) = value else { return Some(default) };
+    let inner = at.inner(key, &value);
+    match value.into_inner() {
+        OrOff::Off => None,
+        OrOff::On(bucket) => bucket_of(
+            report,
+            &inner,
+            bucket.rate.map(|r| (r.span(), r.into_inner().0)),
+            bucket.burst.as_ref(),
+        ),
+    }
+}
+
+/// A bucket of `rate` and `burst`; without a burst, what the rate gives in one second, and at least one.
+pub(super) fn bucket_of(
+    report: &mut Report,
+    at: &Scope,
+    rate: Option<(std::ops::Range<usize>, f64)>,
+    burst: Option<&Spanned<u64>>,
+) -> Option<Rate> {
+    let Some((span, per_s)) = rate else {
+        report.missing(at, "rate", "\"100/s\"");
+        return None;
+    };
+    if per_s <= 0.0 {
+        let place = report.place(at.source, span);
+        report.error(place, format!("`{}.rate` must be above zero", at.path));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate's count is a u32")]
+    let one_second = (per_s.ceil() as u64).max(1);
+    let burst = report.number(at, "burst", burst, one_second, 1..=BURST_MAX);
+    Some(Rate { per_s, burst })
+}
+
+pub(super) fn escalation(report: &mut Report, section: Option<(Scope, RawEscalation)>) -> Escalation {
+    let (at, raw) = section.unwrap_or_else(|| absent("escalation"));
+    report.later(&at, &[("attack", &raw.attack)]);
+    let block_for = report.duration(&at, "block_for", raw.block_for.as_ref(), Duration::from_mins(1));
+    let block_max = report.duration(&at, "block_max", raw.block_max.as_ref(), Duration::from_hours(24));
+    if block_for > block_max {
+        let place =
+            raw.block_max.as_ref().or(raw.block_for.as_ref()).map_or_else(|| at.here(), |value| at.at(value));
+        report.error(place, "`escalation.block_max` is shorter than `escalation.block_for`");
+    }
+    Escalation {
+        dry_run: raw.dry_run.is_some_and(Spanned::into_inner),
+        block_for,
+        block_max,
+        memory: report.duration(&at, "memory", raw.memory.as_ref(), Duration::from_hours(24)),
+        exempt: report.prefixes(&at, "exempt", raw.exempt),
+        unauthorized: threshold(report, &at, "unauthorized", raw.unauthorized, (20, 10)),
+        forbidden: threshold(report, &at, "forbidden", raw.forbidden, (50, 10)),
+        limited: threshold(report, &at, "limited", raw.limited, (100, 10)),
+        malformed: threshold(report, &at, "malformed", raw.malformed, (5, 10)),
+        not_found: threshold(report, &at, "not_found", raw.not_found, (100, 60)),
+    }
+}
+
+fn threshold(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    value: Field<OrOff<RawThreshold>>,
+    (count, within_s): (u32, u64),
+) -> Option<Threshold> {
+    let within = Duration::from_secs(within_s);
+    let Some(value) = value else { return Some(Threshold { count, within }) };
+    let inner = at.inner(key, &value);
+    match value.into_inner() {
+        OrOff::Off => None,
+        OrOff::On(raw) => Some(Threshold {
+            count: report.number_u32(&inner, "count", raw.count.as_ref(), count, 1..=1_000_000),
+            within: report.duration(&inner, "within", raw.within.as_ref(), within),
+        }),
+    }
+}
+
+pub(super) fn log(report: &mut Report, section: Option<(Scope, RawLog)>) -> Log {
+    use log::LevelFilter;
+    let (at, raw) = section.unwrap_or_else(|| absent("log"));
+    report.later(&at, &[("audit", &raw.audit)]);
+    let levels = [
+        ("off", Works(LevelFilter::Off)),
+        ("error", Works(LevelFilter::Error)),
+        ("warn", Works(LevelFilter::Warn)),
+        ("info", Works(LevelFilter::Info)),
+        ("debug", Works(LevelFilter::Debug)),
+        ("trace", Works(LevelFilter::Trace)),
+    ];
+    Log {
+        level: choose_or(report, &at, "level", raw.level, &levels, LevelFilter::Info),
+        access: access_log(report, &at, raw.access),
+    }
+}
+
+fn access_log(report: &mut Report, at: &Scope, value: Field<TextOr<RawAccessFile>>) -> AccessLog {
+    let Some(value) = value else { return AccessLog::Off };
+    let inner = at.inner("access", &value);
+    let span = value.span();
+    match value.into_inner() {
+        TextOr::Text(word) => {
+            let stdout = [("off", Works(AccessTo::Nothing)), ("stdout", Works(AccessTo::Stdout))];
+            match report.choose(at, "access", &Spanned::new(span, word), &stdout) {
+                Some(AccessTo::Stdout) => AccessLog::Stdout,
+                Some(AccessTo::Nothing) | None => AccessLog::Off,
+            }
+        }
+        TextOr::More(raw) => {
+            report.later(&inner, &[("fields", &raw.fields), ("sample", &raw.sample)]);
+            let Some(file) = raw.file else {
+                report.missing(&inner, "file", "\"access.jsonl\"");
+                return AccessLog::Off;
+            };
+            AccessLog::File(report.resolve_path(at.source, file.get_ref()))
+        }
+    }
+}
+
+/// The words that `log.access` may be.
+#[derive(Debug, Clone, Copy)]
+enum AccessTo {
+    Nothing,
+    Stdout,
+}
+
+/// The value of a choice, or its default.
+pub(super) fn choose_or<T: Copy>(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    word: Field<String>,
+    choices: &[(&str, Choice<T>)],
+    default: T,
+) -> T {
+    word.and_then(|word| report.choose(at, key, &word, choices)).unwrap_or(default)
+}
+
+/// A section that nobody wrote: all of it is default, so that its place is never shown.
+fn absent<T: Default>(section: &str) -> (Scope, T) {
+    (Scope { source: 0, span: 0..0, path: section.to_owned() }, T::default())
+}

@@ -1,0 +1,178 @@
+//! `[upstreams.*]`: where requests go.
+
+use std::{net::SocketAddr, time::Duration};
+
+use toml::Spanned;
+
+use crate::config::{
+    raw::{Field, RawHealth, RawRetry, RawServer, RawUpstream},
+    report::{
+        Choice::{Later, Works},
+        Report, Scope,
+    },
+    types::{Balance, Health, Server, Upstream},
+    values::{Later as LaterValue, OrOff, TextOr},
+};
+
+/// A weight repeats a server in a table.
+const WEIGHT_MAX: u32 = 256;
+
+/// What `retry.on` is when nobody says otherwise.
+const RETRY_ON: [&str; 2] = ["connect", "reset_before_head"];
+
+pub(super) fn upstreams(report: &mut Report, raw: Vec<(Scope, RawUpstream)>) -> Vec<Upstream> {
+    raw.into_iter().map(|(at, raw)| upstream(report, &at, raw)).collect()
+}
+
+fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream) -> Upstream {
+    let later = [
+        ("tls", &raw.tls),
+        ("outlier", &raw.outlier),
+        ("breaker", &raw.breaker),
+        ("slow_start", &raw.slow_start),
+        ("proxy_protocol", &raw.proxy_protocol),
+    ];
+    report.later(at, &later);
+    if let Some(protocol) = raw.protocol {
+        report.choose(at, "protocol", &protocol, &[("http/1.1", Works(())), ("h2", Later)]);
+    }
+    let balance = balance(report, at, raw.balance);
+    let servers = servers(report, at, raw.servers);
+
+    let timeouts_at = raw.timeouts.as_ref().map_or_else(|| at.clone(), |table| at.inner("timeouts", table));
+    let timeouts = raw.timeouts.map(Spanned::into_inner).unwrap_or_default();
+    let mut timeout =
+        |key, value, default_s| report.duration(&timeouts_at, key, value, Duration::from_secs(default_s));
+    let connect_timeout = timeout("connect", timeouts.connect.as_ref(), 1);
+    let head_timeout = timeout("head", timeouts.head.as_ref(), 30);
+    let idle_timeout = timeout("idle", timeouts.idle.as_ref(), 60);
+
+    let connections_at = raw.connections.as_ref().map_or_else(|| at.clone(), |t| at.inner("connections", t));
+    let connections = raw.connections.map(Spanned::into_inner).unwrap_or_default();
+    report.later(&connections_at, &[("pending", &connections.pending)]);
+    let per_worker = connections.per_worker.as_ref();
+    let idle_per_worker = connections.idle_per_worker.as_ref();
+    Upstream {
+        name: at.name().into(),
+        servers,
+        balance,
+        connect_timeout,
+        head_timeout,
+        idle_timeout,
+        connections_per_worker: report.count(&connections_at, "per_worker", per_worker, 256, 1..=65_536),
+        idle_per_worker: report.count(&connections_at, "idle_per_worker", idle_per_worker, 64, 0..=65_536),
+        retry_attempts: retry(report, at, raw.retry),
+        health: health(report, at, raw.health),
+    }
+}
+
+fn balance(report: &mut Report, at: &Scope, value: Field<TextOr<LaterValue>>) -> Balance {
+    let Some(value) = value else { return Balance::LeastRequests };
+    let span = value.span();
+    let choices = [
+        ("round_robin", Works(Balance::RoundRobin)),
+        ("random", Works(Balance::Random)),
+        ("least_requests", Works(Balance::LeastRequests)),
+        ("ewma", Later),
+    ];
+    match value.into_inner() {
+        TextOr::Text(word) => report.choose(at, "balance", &Spanned::new(span, word), &choices),
+        TextOr::More(_) => {
+            let place = report.place(at.source, span);
+            report.error(place, format!("`{}.balance` by hash is not supported yet", at.path));
+            None
+        }
+    }
+    .unwrap_or(Balance::LeastRequests)
+}
+
+fn servers(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<TextOr<RawServer>>>>) -> Vec<Server> {
+    if list.as_ref().is_none_or(|list| list.get_ref().is_empty()) {
+        report.missing(at, "servers", "[\"192.0.2.10:8080\"]");
+    }
+    let mut servers: Vec<Server> = Vec::new();
+    for (i, value) in list.map(Spanned::into_inner).unwrap_or_default().into_iter().enumerate() {
+        let span = value.span();
+        let inner = at.inner(&format!("servers[{i}]"), &value);
+        let (address, weight) = match value.into_inner() {
+            TextOr::Text(address) => (Some(Spanned::new(span, address)), 1),
+            TextOr::More(raw) => {
+                let weight = report.number_u32(&inner, "weight", raw.weight.as_ref(), 1, 1..=WEIGHT_MAX);
+                (raw.address, weight)
+            }
+        };
+        let Some(address) = address else {
+            report.missing(&inner, "address", "\"192.0.2.10:8080\"");
+            continue;
+        };
+        match server_address(address.get_ref()) {
+            Ok(parsed) if servers.iter().any(|s| s.address == parsed) => {
+                report.error(at.at(&address), format!("`{}` names the server {parsed} twice", at.path));
+            }
+            Ok(parsed) => servers.push(Server { address: parsed, weight }),
+            Err(problem) => {
+                report.error(
+                    at.at(&address),
+                    format!("`{}` is {:?}: {problem}", inner.path, address.get_ref()),
+                );
+            }
+        }
+    }
+    servers
+}
+
+fn server_address(text: &str) -> Result<SocketAddr, &'static str> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let usable = address.port() != 0 && !address.ip().is_unspecified();
+        return usable.then_some(address).ok_or("nothing can be reached there");
+    }
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    let is_name = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':');
+    if text.contains("://") {
+        Err("write an IP address and a port only, such as \"192.0.2.10:8080\"")
+    } else if is_name {
+        Err("names are not supported yet: use an IP address and port")
+    } else {
+        Err("write an IP address and a port, such as \"192.0.2.10:8080\" or \"[2001:db8::10]:8080\"")
+    }
+}
+
+fn retry(report: &mut Report, at: &Scope, value: Field<RawRetry>) -> u32 {
+    let Some(value) = value else { return 1 };
+    let at = at.inner("retry", &value);
+    let raw = value.into_inner();
+    report.later(&at, &[("budget", &raw.budget)]);
+    if let Some(on) = raw.on {
+        let mut words: Vec<&str> = on.get_ref().iter().map(|word| word.get_ref().as_str()).collect();
+        words.sort_unstable();
+        if words != RETRY_ON {
+            let message = format!("`{}.on` other than {RETRY_ON:?} is not supported yet", at.path);
+            report.error(at.at(&on), message);
+        }
+    }
+    report.number_u32(&at, "attempts", raw.attempts.as_ref(), 1, 0..=10)
+}
+
+fn health(report: &mut Report, at: &Scope, value: Field<OrOff<RawHealth>>) -> Option<Health> {
+    let (at, raw) = match value {
+        Some(value) => (at.inner("health", &value), value.into_inner()),
+        None => (at.clone(), OrOff::On(RawHealth::default())),
+    };
+    let OrOff::On(raw) = raw else { return None };
+    let interval = report.duration(&at, "interval", raw.interval.as_ref(), Duration::from_secs(2));
+    let timeout = report.duration(&at, "timeout", raw.timeout.as_ref(), Duration::from_secs(1));
+    let healthy = report.number_u32(&at, "healthy", raw.healthy.as_ref(), 2, 1..=100);
+    let unhealthy = report.number_u32(&at, "unhealthy", raw.unhealthy.as_ref(), 3, 1..=100);
+    let path = raw.path.map_or_else(|| "/healthz".to_owned(), |path| health_path(report, &at, path));
+    Some(Health { path: path.into(), interval, timeout, healthy, unhealthy })
+}
+
+/// It goes into a request line as it is, so nothing may stand in it that ends the target.
+fn health_path(report: &mut Report, at: &Scope, path: Spanned<String>) -> String {
+    let text = path.get_ref();
+    if !text.starts_with('/') || !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        report
+            .error(at.at(&path), format!("`{}.path` is {text:?}, not a path that begins with `/`", at.path));
+    }
+    path.into_inner()
+}

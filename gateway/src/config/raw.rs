@@ -1,0 +1,438 @@
+//! What TOML says, key by key: the only types that derive serde.
+//!
+//! Every field is optional, so that what is missing is told where the meaning is known; every value carries its
+//! span, so that a mistake has a place; an unknown key is an error. [`Later`] marks keys of the contract that do not
+//! work yet. Defaults and meaning are the business of `compile` and of `config/portcullis.toml`, the manual.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, de::IgnoredAny};
+use toml::{Spanned, value::Datetime};
+
+use super::values::{Later, OrOff, PerSecond, Size, Span, TextOr};
+
+/// A value with its place, or nothing.
+pub(super) type Field<T> = Option<Spanned<T>>;
+
+/// The things of one section, by name.
+pub(super) type Named<T> = BTreeMap<Spanned<String>, T>;
+
+/// The whole file, or one that it includes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawFile {
+    pub(super) version: Field<u64>,
+    pub(super) include: Field<Vec<Spanned<String>>>,
+    pub(super) runtime: Field<RawRuntime>,
+    pub(super) prefilter: Field<RawPrefilter>,
+    pub(super) escalation: Field<RawEscalation>,
+    pub(super) listeners: Named<RawListener>,
+    pub(super) upstreams: Named<RawUpstream>,
+    pub(super) auth: Named<RawAuth>,
+    pub(super) roles: Named<RawRole>,
+    pub(super) consumers: Named<RawConsumer>,
+    pub(super) limits: Named<RawLimit>,
+    pub(super) contracts: Named<Later>,
+    pub(super) filters: Named<RawFilter>,
+    pub(super) routes: Named<RawRoute>,
+    pub(super) log: Field<RawLog>,
+    pub(super) trace: Field<RawTrace>,
+    pub(super) fleet: Field<RawFleet>,
+}
+
+/// `[runtime]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRuntime {
+    pub(super) workers: Field<RawWorkers>,
+    pub(super) connections_max: Field<u64>,
+    pub(super) drain_timeout: Field<Span>,
+}
+
+/// `[prefilter]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawPrefilter {
+    pub(super) interfaces: Field<Vec<Spanned<String>>>,
+    pub(super) mode: Field<String>,
+    pub(super) on_failure: Field<String>,
+    pub(super) dry_run: Field<bool>,
+    pub(super) pin_dir: Field<String>,
+    pub(super) ports: Field<RawPorts>,
+    pub(super) allow: Field<Vec<Spanned<String>>>,
+    pub(super) block: Field<Vec<Spanned<String>>>,
+    pub(super) entries_max: Field<u64>,
+    pub(super) sources_max: Field<u64>,
+    pub(super) source_prefix_v4: Field<u64>,
+    pub(super) source_prefix_v6: Field<u64>,
+    pub(super) packets: Field<OrOff<RawBucket>>,
+    pub(super) syns: Field<OrOff<RawBucket>>,
+    pub(super) bytes: Field<Later>,
+    pub(super) syn_cookies: Field<Later>,
+    pub(super) malformed: Field<String>,
+    pub(super) sample: Field<OrOff<PerSecond>>,
+    pub(super) feeds: Field<Later>,
+}
+
+/// A token bucket.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { rate, burst }")]
+pub(super) struct RawBucket {
+    pub(super) rate: Field<PerSecond>,
+    pub(super) burst: Field<u64>,
+}
+
+/// `[escalation]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawEscalation {
+    pub(super) dry_run: Field<bool>,
+    pub(super) block_for: Field<Span>,
+    pub(super) block_max: Field<Span>,
+    pub(super) memory: Field<Span>,
+    pub(super) exempt: Field<Vec<Spanned<String>>>,
+    pub(super) unauthorized: Field<OrOff<RawThreshold>>,
+    pub(super) forbidden: Field<OrOff<RawThreshold>>,
+    pub(super) limited: Field<OrOff<RawThreshold>>,
+    pub(super) malformed: Field<OrOff<RawThreshold>>,
+    pub(super) attack: Field<Later>,
+    pub(super) not_found: Field<OrOff<RawThreshold>>,
+}
+
+/// `{ count, within }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { count, within }")]
+pub(super) struct RawThreshold {
+    pub(super) count: Field<u64>,
+    pub(super) within: Field<Span>,
+}
+
+/// `[listeners.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawListener {
+    pub(super) kind: Field<String>,
+    pub(super) address: Field<String>,
+    pub(super) protocols: Field<Vec<Spanned<String>>>,
+    pub(super) proxy_protocol_from: Field<Later>,
+    pub(super) trusted_proxies: Field<Vec<Spanned<String>>>,
+    pub(super) tls: Field<OrOff<RawTls>>,
+    pub(super) timeouts: Field<RawListenerTimeouts>,
+    pub(super) limits: Field<RawListenerLimits>,
+    pub(super) token_file: Field<Later>,
+}
+
+/// `listeners.NAME.tls`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { certificates, … }")]
+pub(super) struct RawTls {
+    pub(super) min_version: Field<String>,
+    pub(super) certificates: Field<Vec<Spanned<RawCertificate>>>,
+    pub(super) client_ca_file: Field<Later>,
+    pub(super) client_auth: Field<Later>,
+}
+
+/// `listeners.NAME.tls.certificates`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { chain_file, key_file }")]
+pub(super) struct RawCertificate {
+    pub(super) chain_file: Field<String>,
+    pub(super) key_file: Field<String>,
+}
+
+/// `listeners.NAME.timeouts`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawListenerTimeouts {
+    pub(super) handshake: Field<Span>,
+    pub(super) head: Field<Span>,
+    pub(super) body_idle: Field<Span>,
+    pub(super) keep_alive: Field<Span>,
+    pub(super) request: Field<Span>,
+}
+
+/// `listeners.NAME.limits`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawListenerLimits {
+    pub(super) connections_per_source: Field<Later>,
+    pub(super) head_size: Field<Size>,
+    pub(super) headers: Field<u64>,
+    pub(super) target_size: Field<Size>,
+    pub(super) body_size: Field<Size>,
+    pub(super) streams: Field<Later>,
+}
+
+/// `[upstreams.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    pub(super) servers: Field<Vec<Spanned<TextOr<RawServer>>>>,
+    pub(super) protocol: Field<String>,
+    pub(super) balance: Field<TextOr<Later>>,
+    pub(super) tls: Field<Later>,
+    pub(super) timeouts: Field<RawUpstreamTimeouts>,
+    pub(super) connections: Field<RawConnections>,
+    pub(super) retry: Field<RawRetry>,
+    pub(super) health: Field<OrOff<RawHealth>>,
+    pub(super) outlier: Field<Later>,
+    pub(super) breaker: Field<Later>,
+    pub(super) slow_start: Field<Later>,
+    pub(super) proxy_protocol: Field<Later>,
+}
+
+/// One of `upstreams.NAME.servers` with a weight.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "an address or a table { address, weight }")]
+pub(super) struct RawServer {
+    pub(super) address: Field<String>,
+    pub(super) weight: Field<u64>,
+}
+
+/// `upstreams.NAME.timeouts`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawUpstreamTimeouts {
+    pub(super) connect: Field<Span>,
+    pub(super) head: Field<Span>,
+    pub(super) idle: Field<Span>,
+}
+
+/// `upstreams.NAME.connections`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConnections {
+    pub(super) per_worker: Field<u64>,
+    pub(super) idle_per_worker: Field<u64>,
+    pub(super) pending: Field<Later>,
+}
+
+/// `upstreams.NAME.retry`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRetry {
+    pub(super) attempts: Field<u64>,
+    pub(super) on: Field<Vec<Spanned<String>>>,
+    pub(super) budget: Field<Later>,
+}
+
+/// `upstreams.NAME.health`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { path, interval, … }")]
+pub(super) struct RawHealth {
+    pub(super) path: Field<String>,
+    pub(super) interval: Field<Span>,
+    pub(super) timeout: Field<Span>,
+    pub(super) healthy: Field<u64>,
+    pub(super) unhealthy: Field<u64>,
+}
+
+/// `[auth.NAME]`, of any kind.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawAuth {
+    pub(super) kind: Field<String>,
+    pub(super) store: Field<String>,
+    pub(super) header: Field<String>,
+    pub(super) query: Field<Later>,
+    pub(super) issuer: Field<String>,
+    pub(super) audiences: Field<Vec<Spanned<String>>>,
+    pub(super) algorithms: Field<Vec<Spanned<String>>>,
+    pub(super) leeway: Field<Span>,
+    pub(super) consumer: Field<String>,
+    pub(super) roles: Field<String>,
+    pub(super) scopes: Field<Later>,
+    pub(super) forward: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub(super) jwks_file: Field<String>,
+    pub(super) jwks_url: Field<Later>,
+    pub(super) key_file: Field<String>,
+    pub(super) endpoint: Field<Later>,
+    pub(super) client_id: Field<Later>,
+    pub(super) client_secret_file: Field<Later>,
+    pub(super) cache: Field<Later>,
+    pub(super) callback: Field<Later>,
+    pub(super) logout: Field<Later>,
+    pub(super) cookie_key_file: Field<Later>,
+    pub(super) file: Field<Later>,
+}
+
+/// `[roles.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRole {
+    pub(super) inherits: Field<Vec<Spanned<String>>>,
+    pub(super) permissions: Field<Vec<Spanned<String>>>,
+}
+
+/// `[consumers.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConsumer {
+    pub(super) roles: Field<Vec<Spanned<String>>>,
+    pub(super) limits: Field<Vec<Spanned<String>>>,
+}
+
+/// `[limits.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLimit {
+    pub(super) per: Field<String>,
+    pub(super) rate: Field<PerSecond>,
+    pub(super) burst: Field<u64>,
+    pub(super) store: Field<String>,
+    pub(super) on_store_failure: Field<String>,
+    pub(super) dry_run: Field<bool>,
+    pub(super) quota: Field<Later>,
+    pub(super) concurrency: Field<Later>,
+    pub(super) adaptive: Field<Later>,
+}
+
+/// `[filters.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawFilter {
+    pub(super) mode: Field<Later>,
+    pub(super) injection: Field<Later>,
+    pub(super) rules: Field<Later>,
+    pub(super) allow_types: Field<Vec<Spanned<String>>>,
+    pub(super) json: Field<Later>,
+    pub(super) graphql: Field<Later>,
+}
+
+/// `[routes.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRoute {
+    pub(super) hosts: Field<Vec<Spanned<String>>>,
+    pub(super) path: Field<String>,
+    pub(super) methods: Field<Vec<Spanned<String>>>,
+    pub(super) match_headers: Field<Later>,
+    pub(super) upstream: Field<String>,
+    pub(super) split: Field<Later>,
+    pub(super) mirror: Field<Later>,
+    pub(super) auth: Field<Vec<Spanned<String>>>,
+    pub(super) public: Field<bool>,
+    pub(super) permission: Field<TextOr<BTreeMap<Spanned<String>, Spanned<String>>>>,
+    pub(super) scopes: Field<Later>,
+    pub(super) when: Field<Later>,
+    pub(super) limits: Field<Vec<Spanned<String>>>,
+    pub(super) contract: Field<Later>,
+    pub(super) filter: Field<String>,
+    pub(super) timeouts: Field<RawRouteTimeouts>,
+    pub(super) body_size: Field<Size>,
+    pub(super) rewrite: Field<Later>,
+    pub(super) cors: Field<Later>,
+    pub(super) websocket: Field<Later>,
+    pub(super) compress: Field<Later>,
+    pub(super) cache: Field<Later>,
+    pub(super) translate: Field<Later>,
+    pub(super) redirect: Field<Later>,
+    pub(super) respond: Field<RawRespond>,
+}
+
+/// `routes.NAME.timeouts`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRouteTimeouts {
+    pub(super) request: Field<Span>,
+}
+
+/// `routes.NAME.respond`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { status, body }")]
+pub(super) struct RawRespond {
+    pub(super) status: Field<u64>,
+    pub(super) body: Field<String>,
+}
+
+/// `[log]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLog {
+    pub(super) level: Field<String>,
+    pub(super) access: Field<TextOr<RawAccessFile>>,
+    pub(super) audit: Field<Later>,
+}
+
+/// `log.access` with a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "\"off\", \"stdout\" or a table { file }")]
+pub(super) struct RawAccessFile {
+    pub(super) file: Field<String>,
+    pub(super) fields: Field<Later>,
+    pub(super) sample: Field<Later>,
+}
+
+/// `[trace]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawTrace {
+    pub(super) otlp: Field<Later>,
+    pub(super) sample: Field<IgnoredAny>,
+}
+
+/// `[fleet]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawFleet {
+    pub(super) redis: Field<Later>,
+}
+
+/// The file of `auth.NAME.store`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawKeyStore {
+    pub(super) version: Field<u64>,
+    pub(super) hash_key: Field<String>,
+    pub(super) keys: Named<RawStoredKey>,
+}
+
+/// `[keys.ID]` of a key store.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawStoredKey {
+    pub(super) consumer: Field<String>,
+    pub(super) roles: Field<Vec<Spanned<String>>>,
+    pub(super) hash: Field<String>,
+    pub(super) expires: Field<RawExpires>,
+    pub(super) note: Field<IgnoredAny>,
+}
+
+/// `runtime.workers`
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is \"auto\", a number of workers or a list of CPU ids")]
+pub(super) enum RawWorkers {
+    Word(Auto),
+    Count(u64),
+    Cpus(Vec<u64>),
+}
+
+/// "auto"
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Auto {
+    Auto,
+}
+
+/// `prefilter.ports`
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is \"listeners\" or a list of port numbers")]
+pub(super) enum RawPorts {
+    Word(OfListeners),
+    Ports(Vec<u16>),
+}
+
+/// "listeners"
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OfListeners {
+    Listeners,
+}
+
+/// `keys.ID.expires`: a TOML date and time, or the same in quotes.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is a date and time such as 2027-01-01T00:00:00Z")]
+pub(super) enum RawExpires {
+    Time(Datetime),
+    Text(String),
+}

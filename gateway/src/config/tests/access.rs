@@ -1,0 +1,321 @@
+//! The sections that say who may do what: auth, key stores, roles, consumers, limits, filters, routes.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use super::{Dir, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
+use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, Rate};
+
+#[test]
+fn api_keys() {
+    let dir = Dir::new();
+    dir.write_keys("keys.db").write("open.db", store_with_one_key(), 0o644);
+    let hash = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
+    let head = format!("version = 1\nhash_key = \"{hash}\"\n");
+    dir.write("odd.db", format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"AAAA\"\nsecret = 1\n"), 0o600);
+    dir.write(
+        "time.db",
+        format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = 2027-01-01\n"),
+        0o600,
+    );
+    dir.write(
+        "text.db",
+        format!(
+            "{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = \"2027-01-01T02:00:00+02:00\"\n"
+        ),
+        0o600,
+    );
+    dir.write("bare.db", "version = 3\n", 0o600);
+    let with = |lines: &str| format!("[auth.a]\nkind = \"api_key\"\n{lines}\n");
+    refuse("[auth.a]\n", &["1:7: `auth.a` needs `kind`"]);
+    refuse("[auth.a]\nkind = \"basic\"\n", &["2:8: `auth.a.kind = \"basic\"` is not supported yet"]);
+    refuse(
+        "[auth.a]\nkind = \"oidc\"\nissuer = \"x\"\n",
+        &["2:8: `auth.a.kind = \"oidc\"` is not supported yet"],
+    );
+    refuse("[auth.a]\nkind = \"apikey\"\n", &["2:8: `auth.a.kind` cannot be \"apikey\""]);
+    refuse(&with(""), &["1:7: `auth.a` needs `store`"]);
+    refuse_in(dir.path(), &with("store = \"none\""), &["3:9: none cannot be read"]);
+    refuse_in(
+        dir.path(),
+        &with("store = \"open.db\""),
+        &["3:9: open.db holds a secret that everybody may read"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"keys.db\"\nquery = \"k\""),
+        &["4:9: `auth.a.query` is not supported yet"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"keys.db\"\nleeway = \"1s\""),
+        &["4:10: `auth.a.leeway` has no meaning for kind \"api_key\""],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"keys.db\"\nheader = \"a b\""),
+        &["4:10: `auth.a` names \"a b\", which is not a header"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"keys.db\"\nheader = \"Host\""),
+        &["4:10: `auth.a` names `host`, which only the proxy"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"odd.db\""),
+        &[
+            "odd.db:5:8: `keys.a.hash` is not 32 bytes in base64",
+            "odd.db:6:1: unknown key `secret` in `keys.a`",
+        ],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"time.db\""),
+        &["time.db:6:11: `keys.a.expires` is not a date and time with its zone"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("store = \"bare.db\""),
+        &["bare.db:1:1: `key store` needs `hash_key`", "bare.db:1:11: version 3"],
+    );
+    let config = parse_in(dir.path(), &with("store = \"text.db\"")).unwrap().config;
+    let AuthKind::ApiKey { store, .. } = &config.auths[0].kind else { panic!("not an API key") };
+    assert_eq!(store.keys[0].expires_at_s, Some(1_798_761_600));
+    assert_eq!(store.keys[0].hash, [7; 32]);
+    let warnings = parse_in(dir.path(), &with("store = \"keys.db\"\n[roles.raeder]")).unwrap().warnings;
+    assert_eq!(warnings[0].hint.as_deref(), Some("did you mean `raeder`?"));
+}
+
+#[test]
+fn a_key_store_reads_what_it_wrote() {
+    let dir = Dir::new();
+    dir.write_keys("keys.db");
+    let store = KeyStore::read(&dir.path().join("keys.db")).unwrap();
+    assert_eq!(*store.hash_key.0, [9; 32]);
+    let key = &store.keys[0];
+    assert_eq!((key.id.as_ref(), key.consumer.as_ref(), key.hash), ("k7Qm2xZp", "acme", [7; 32]));
+    assert_eq!((&key.roles[..], key.expires_at_s), (&[Arc::from("reader")][..], Some(1_798_761_600)));
+    assert!(store_with_one_key().contains("expires = 2027-01-01T00:00:00Z"));
+    let errors = KeyStore::read(&dir.path().join("none")).unwrap_err();
+    assert!(errors[0].message.contains("cannot be read"), "{errors:?}");
+}
+
+#[test]
+fn jwts() {
+    let dir = Dir::new();
+    dir.write("jwks.json", r#"{"keys":[{"kty":"OKP"}]}"#, 0o644)
+        .write("oct.json", r#"{"keys":[{"kty":"oct"}]}"#, 0o644)
+        .write("none.json", r#"{"keys":[]}"#, 0o644)
+        .write("page.html", "<html>", 0o644)
+        .write("public.pem", "-----BEGIN PUBLIC KEY-----\n", 0o644)
+        .write("private.pem", "-----BEGIN PRIVATE KEY-----\n", 0o600)
+        .write("private.mode", [1; 32], 0o644)
+        .write("short", [1; 31], 0o600)
+        .write("secret", "0123456789abcdef0123456789abcdef\n", 0o600);
+    let with = |lines: &str| format!("[auth.a]\nkind = \"jwt\"\n{lines}\n");
+    let Loaded { config, .. } = parse_in(dir.path(), &with("jwks_file = \"jwks.json\"\nroles = \"realm.roles\"\nforward = { X-User = \"sub\" }\nleeway = \"0s\"")).unwrap();
+    let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
+    assert_eq!(jwt.algorithms, ["RS256", "ES256", "EdDSA"].map(Arc::from));
+    assert_eq!((jwt.consumer.as_ref(), jwt.roles.as_deref()), ("sub", Some("realm.roles")));
+    assert_eq!((&jwt.forward[..], jwt.leeway), (&[("x-user".into(), "sub".into())][..], Duration::ZERO));
+    assert!(matches!(&jwt.keys, JwtKeys::Jwks(text) if text.contains("OKP")));
+    let hmac = with("key_file = \"secret\"\nalgorithms = [\"HS256\"]");
+    let Loaded { config, .. } = parse_in(dir.path(), &hmac).unwrap();
+    let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
+    assert!(
+        matches!(&jwt.keys, JwtKeys::Key(key) if key.0.len() == 32),
+        "the newline is no part of the secret"
+    );
+
+    let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
+    in_dir("issuer = \"https://id.example.com\"", &["1:7: `auth.a` needs `jwks_file` or `key_file`"]);
+    in_dir("jwks_url = \"https://x\"", &["3:12: `auth.a.jwks_url` is not supported yet"]);
+    in_dir(
+        "jwks_file = \"jwks.json\"\nkey_file = \"public.pem\"",
+        &["4:12: `auth.a` has both `jwks_file` and `key_file`"],
+    );
+    in_dir("jwks_file = \"none.json\"", &["3:13: none.json holds no keys"]);
+    in_dir("jwks_file = \"page.html\"", &["3:13: page.html is not JSON"]);
+    in_dir("jwks_file = \"oct.json\"", &["3:13: oct.json holds a secret that everybody may read"]);
+    in_dir("key_file = \"secret\"", &["3:12: secret does not hold a public key in PEM"]);
+    in_dir("key_file = \"private.pem\"", &["3:12: private.pem holds a private key"]);
+    let hs = |file: &str| format!("key_file = \"{file}\"\nalgorithms = [\"HS256\"]");
+    in_dir(&hs("public.pem"), &["3:12: public.pem holds a secret that everybody may read"]);
+    in_dir(&hs("private.pem"), &["3:12: private.pem holds PEM, but an HMAC needs a shared secret"]);
+    in_dir(&hs("private.mode"), &["3:12: private.mode holds a secret that everybody may read"]);
+    in_dir(&hs("short"), &["3:12: short holds 31 bytes, but these algorithms need 32"]);
+    let algorithms = |list: &str| format!("algorithms = [{list}]\njwks_file = \"jwks.json\"");
+    in_dir(&algorithms("\"None\""), &["3:15: `auth.a.algorithms` never holds `none`"]);
+    in_dir(&algorithms("\"RS255\""), &["3:15: `auth.a.algorithms` holds \"RS255\""]);
+    in_dir(&algorithms("\"RS256\", \"HS256\""), &["3:14: `auth.a.algorithms` mixes HMACs with signatures"]);
+    in_dir(&algorithms(""), &["3:14: `auth.a.algorithms` is empty"]);
+    let forward = |table: &str| format!("forward = {table}\njwks_file = \"jwks.json\"");
+    in_dir(
+        &forward("{ Host = \"sub\" }"),
+        &["3:13: `auth.a` names `host`, which only the proxy itself sets"],
+    );
+    in_dir(&forward("{ x = \"a..b\" }"), &["3:17: `auth.a.forward` is \"a..b\", not a claim"]);
+    in_dir(
+        "jwks_file = \"jwks.json\"\nstore = \"x\"",
+        &["4:9: `auth.a.store` has no meaning for kind \"jwt\""],
+    );
+    in_dir(
+        "jwks_file = \"jwks.json\"\nendpoint = \"x\"",
+        &["4:12: `auth.a.endpoint` has no meaning for kind \"jwt\""],
+    );
+    in_dir("jwks_file = \"jwks.json\"\nscopes = \"scope\"", &["4:10: `auth.a.scopes` is not supported yet"]);
+}
+
+#[test]
+fn roles_consumers_limits_filters() {
+    refuse("[roles.a]\ninherits = [\"a\"]\n", &["1:8: roles inherit in a circle: a → a"]);
+    refuse(
+        "[roles.a]\ninherits = [\"b\"]\n[roles.b]\ninherits = [\"c\"]\n[roles.c]\ninherits = [\"a\"]\n[roles.d]\ninherits = [\"a\"]\n",
+        &["1:8: roles inherit in a circle: a → b → c → a"],
+    );
+    refuse(
+        "[roles.reader]\n[roles.a]\ninherits = [\"raeder\"]\n",
+        &["3:13: `roles.a` names `raeder`, but there is no `[roles.raeder]`\n  did you mean `reader`?"],
+    );
+    for bad in ["", "a:", ":a", "a*", "*:a", "a::b", "a b"] {
+        refuse(&format!("[roles.a]\npermissions = [\"{bad}\"]\n"), &["2:16: "]);
+    }
+    for good in ["*", "a:*", "a", "a:b:c", "a:b:*"] {
+        accept(&format!("[roles.a]\npermissions = [\"{good}\"]\n"));
+    }
+    refuse(
+        "[consumers.a]\nroles = [\"r\"]\nlimits = [\"l\"]\n",
+        &["2:10: `consumers.a` names `r`", "3:11: `consumers.a` names `l`"],
+    );
+    refuse("[roles.r]\n[consumers.a]\nroles = [\"r\", \"r\"]\n", &["3:15: `consumers.a` names `r` twice"]);
+    let limit = |line: &str| format!("[limits.a]\nrate = \"2/s\"\n{line}\n");
+    assert_eq!(accept(&limit("")).limits[0].rate, Rate { per_s: 2.0, burst: 2 });
+    assert_eq!(accept(&limit("per = \"route\"")).limits[0].per, LimitPer::Route);
+    accept(&limit("store = \"local\"\non_store_failure = \"local\""));
+    refuse("[limits.a]\n", &["1:9: `limits.a` needs `rate`"]);
+    refuse("[limits.a]\nquota = \"5/month\"\n", &["2:9: `limits.a.quota` is not supported yet"]);
+    refuse(&limit("concurrency = 5"), &["3:15: `limits.a.concurrency` is not supported yet"]);
+    refuse(&limit("store = \"fleet\""), &["3:9: `limits.a.store = \"fleet\"` is not supported yet"]);
+    refuse(&limit("per = \"claim:sub\""), &["3:7: `limits.a.per = \"claim:sub\"` is not supported yet"]);
+    refuse(&limit("per = \"header:\""), &["3:7: `limits.a.per` names \"\", which is not a header name"]);
+    refuse(&limit("per = \"everyone\""), &["3:7: `limits.a.per` cannot be \"everyone\""]);
+    refuse(
+        "[filters.a]\nallow_types = [\"json\"]\nmode = \"block\"\n",
+        &["2:16: \"json\" is not a media type", "3:8: `filters.a.mode` is not supported yet"],
+    );
+    refuse("[filters.a]\nallow_types = [\"text/*\"]\n", &["2:16: \"text/*\" is not a media type"]);
+}
+
+#[test]
+fn routes() {
+    let with = |lines: &str| {
+        format!("[routes.a]\npath = \"/a\"\n{lines}\n[upstreams.u]\nservers = [\"192.0.2.1:80\"]\n")
+    };
+    let open = |lines: &str| with(&format!("public = true\nupstream = \"u\"\n{lines}"));
+    accept(&open(""));
+    refuse(
+        "[routes.a]\npublic = true\nupstream = \"u\"\n[upstreams.u]\nservers = [\"192.0.2.1:80\"]\n",
+        &["1:9: `routes.a` needs `path`"],
+    );
+    refuse(&with("upstream = \"u\""), &["1:9: `routes.a` says neither `auth` nor `public = true`"]);
+    refuse(&with("upstream = \"u\"\nauth = []\npublic = false"), &["1:9: `routes.a` says neither"]);
+    refuse(
+        &open("auth = [\"k\"]"),
+        &["5:8: `routes.a` has both `auth` and `public = true`", "5:9: `routes.a` names `k`"],
+    );
+    refuse(&with("public = true"), &["1:9: `routes.a` needs `upstream`"]);
+    refuse(
+        &with("public = true\nupstream = \"v\""),
+        &["4:12: `routes.a` names `v`, but there is no `[upstreams.v]`"],
+    );
+    refuse(&open("respond = { status = 200 }"), &["5:11: `routes.a` has both `upstream` and `respond`"]);
+    refuse(&with("public = true\nrespond = { body = \"x\" }"), &["4:11: `routes.a.respond` needs `status`"]);
+    refuse(
+        &with("public = true\nrespond = { status = 199 }"),
+        &["4:22: `routes.a.respond.status` is 199, not 200 to 599"],
+    );
+    refuse(
+        &with("public = true\nrespond = { status = 204, body = \"x\" }"),
+        &["4:22: `routes.a.respond` has a body, but 204"],
+    );
+    refuse(&with("public = true\nredirect = \"/b\""), &["4:12: `routes.a.redirect` is not supported yet"]);
+    refuse(&open("websocket = true"), &["5:13: `routes.a.websocket` is not supported yet"]);
+    refuse(&open("when = \"true\""), &["5:8: `routes.a.when` is not supported yet"]);
+    refuse(&open("contract = \"c\""), &["5:12: `routes.a.contract` is not supported yet"]);
+    accept(&open("websocket = false\nmatch_headers = {}\nredirect = \"\"\ncache = \"off\""));
+    refuse(&open("hosts = [\"a:1\"]"), &["5:10: `routes.a.hosts` holds \"a:1\": leave the port out"]);
+    refuse(&open("hosts = [\"*\"]"), &["5:10: `routes.a.hosts` holds \"*\": leave `hosts` out"]);
+    refuse(
+        &open("hosts = [\"a.*.b\"]"),
+        &["5:10: `routes.a.hosts` holds \"a.*.b\": `*` stands for one whole label"],
+    );
+    refuse(
+        &open("hosts = [\"é.example\"]"),
+        &["5:10: `routes.a.hosts` holds \"é.example\": write an international"],
+    );
+    refuse(&open("hosts = [\"a..b\"]"), &["5:10: `routes.a.hosts` holds \"a..b\": write a name"]);
+    accept(&open("hosts = [\"192.0.2.1\", \"[::1]\", \"localhost\"]"));
+    refuse(
+        &open("methods = [\"get\"]"),
+        &[
+            "5:12: `routes.a.methods` holds \"get\", which is not a method in upper case\n  did you mean `GET`?",
+        ],
+    );
+    refuse(
+        &open("methods = [\"TRACE\", \"CONNECT\"]"),
+        &["5:12: `routes.a.methods` holds TRACE", "5:21: `routes.a.methods` holds CONNECT"],
+    );
+    refuse(
+        &open("limits = [\"l\"]\nfilter = \"f\""),
+        &["5:11: `routes.a` names `l`", "6:10: `routes.a` names `f`"],
+    );
+    refuse(&open("permission = \"x\""), &["5:14: `routes.a` is public"]);
+    refuse(&open("timeouts = { request = \"0s\" }"), &["5:24: `routes.a.timeouts.request` must be longer"]);
+    let two = |first: &str, second: &str| {
+        format!(
+            "[routes.a]\n{first}\npublic = true\nrespond.status = 200\n[routes.b]\n{second}\npublic = true\nrespond.status = 200\n"
+        )
+    };
+    refuse(
+        &two("path = \"/{a}\"", "path = \"/{b}\""),
+        &["5:9: `routes.b` matches the same host, path and method as the route at portcullis.toml:1:9"],
+    );
+    refuse(
+        &two("path = \"/\"\nmethods = [\"GET\"]", "path = \"/\"\nmethods = [\"PUT\", \"GET\"]"),
+        &["6:9: `routes.b` matches the same"],
+    );
+    accept(&two("path = \"/\"\nmethods = [\"GET\"]", "path = \"/\"\nmethods = [\"PUT\"]"));
+    accept(&two("path = \"/\"\nmethods = [\"GET\"]", "path = \"/\""));
+    accept(&two("path = \"/\"\nhosts = [\"a\"]", "path = \"/\"\nhosts = [\"b\"]"));
+    accept(&two("path = \"/{a}\"", "path = \"/{*b}\""));
+    let routes =
+        |n| repeat(n, |i| format!("[routes.r{i}]\npath = \"/{i}\"\npublic = true\nrespond.status = 200\n"));
+    assert_eq!(accept(&routes(1024)).routes.len(), 1024);
+    assert!(
+        parse_in(Path::new("."), &routes(1025)).unwrap_err()[0]
+            .contains("there are 1025 routes; at most 1024")
+    );
+}
+
+#[test]
+fn permissions() {
+    let dir = Dir::new();
+    dir.write_keys("keys.db");
+    let with = |permission: &str| {
+        format!(
+            "[routes.a]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nauth = [\"keys\"]\nrespond.status = 200\npermission = {permission}\n\
+             [auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\n[roles.reader]\npermissions = [\"orders:*\"]\n"
+        )
+    };
+    let warned = |permission: &str| parse_in(dir.path(), &with(permission)).unwrap().warnings;
+    assert_eq!(warned("\"orders:read\""), []);
+    assert!(warned("\"order:read\"")[0].message.starts_with("no role holds the permission `order:read`"));
+    assert!(warned("{ GET = \"orders:read\" }")[0].message.ends_with("so PUT is always refused"));
+    refuse_in(dir.path(), &with("{}"), &["6:14: `routes.a.permission` is empty"]);
+    refuse_in(dir.path(), &with("\"*\""), &["6:14: `routes.a.permission` is \"*\", not a permission"]);
+    refuse_in(
+        dir.path(),
+        &with("{ POST = \"a\" }"),
+        &["6:16: `routes.a.permission` holds POST, which the route does not match"],
+    );
+}

@@ -1,0 +1,260 @@
+//! The sections that shape the edge: runtime, prefilter, escalation, listeners, upstreams, logs.
+
+use std::fs;
+
+use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
+use crate::config::{AccessLog, Balance, Workers};
+
+#[test]
+fn runtime() {
+    assert_eq!(accept("[runtime]\nworkers = 2\n").runtime.workers, Workers::Count(2));
+    assert_eq!(accept("[runtime]\nworkers = [2, 3]\n").runtime.workers, Workers::Cpus(vec![2, 3]));
+    refuse("[runtime]\nworkers = 0\n", &["2:11: `runtime.workers` is 0, not 1 to 1024"]);
+    refuse("[runtime]\nworkers = [1, 1]\n", &["2:11: `runtime.workers` lists CPU ids"]);
+    refuse("[runtime]\nworkers = []\n", &["2:11: `runtime.workers` lists CPU ids"]);
+    refuse("[runtime]\nconnections_max = 0\n", &["2:19: `runtime.connections_max` is 0"]);
+    refuse("[runtime]\ndrain_timeout = \"0s\"\n", &["2:17: `runtime.drain_timeout` must be longer"]);
+    refuse("[runtime]\nconnections_max = -1\n", &["2:19: `runtime.connections_max`: it is integer `-1`"]);
+}
+
+#[test]
+fn prefilter_and_escalation() {
+    refuse("[prefilter]\nmode = \"fast\"\n", &["2:8: `prefilter.mode` cannot be \"fast\""]);
+    refuse("[prefilter]\nbytes = { rate = \"1/s\" }\n", &["2:9: `prefilter.bytes` is not supported yet"]);
+    refuse("[prefilter]\nsyn_cookies = \"auto\"\n", &["2:15: `prefilter.syn_cookies` is not supported yet"]);
+    refuse("[prefilter.feeds]\na = { file = \"x\" }\n", &["1:1: `prefilter.feeds` is not supported yet"]);
+    accept("[prefilter]\nbytes = \"off\"\nsyn_cookies = \"off\"\n[prefilter.feeds]\n");
+    refuse(
+        "[prefilter]\nsource_prefix_v6 = 65\n",
+        &["2:20: `prefilter.source_prefix_v6` is 65, not 16 to 64"],
+    );
+    refuse("[prefilter]\nsource_prefix_v4 = 7\n", &["2:20: `prefilter.source_prefix_v4` is 7, not 8 to 32"]);
+    refuse("[prefilter]\npackets = \"of\"\n", &["2:11: `prefilter.packets`: it is string \"of\", not "]);
+    refuse("[prefilter]\npackets = { burst = 1 }\n", &["2:11: `prefilter.packets` needs `rate`"]);
+    refuse(
+        "[prefilter]\npackets = { rate = \"0/s\" }\n",
+        &["2:20: `prefilter.packets.rate` must be above zero"],
+    );
+    refuse("[prefilter]\npackets = { rate = 5 }\n", &["2:20: `prefilter.packets.rate`: 5 needs a unit"]);
+    refuse("[prefilter]\nsyns = { rate = \"1/s\", burst = 0 }\n", &["2:32: `prefilter.syns.burst` is 0"]);
+    refuse(
+        "[prefilter]\nallow = [\"10.0.0.1/8\"]\n",
+        &[
+            "2:10: `prefilter.allow` holds \"10.0.0.1/8\", which has bits set behind its prefix: write 10.0.0.0/8",
+        ],
+    );
+    refuse(
+        "[prefilter]\nblock = [\"here\"]\n",
+        &["2:10: `prefilter.block` holds \"here\", which is not an address prefix"],
+    );
+    refuse(
+        "[prefilter]\ninterfaces = [\"eth0\", \"eth0\"]\nallow = [\"::1\"]\n",
+        &["2:23: `prefilter.interfaces` names `eth0` twice"],
+    );
+    refuse(
+        "[prefilter]\ninterfaces = [\"an_interface_name\"]\n",
+        &["2:15: \"an_interface_name\" cannot be the name"],
+    );
+    refuse("[prefilter]\nports = [0]\n", &["2:9: `prefilter.ports` holds 0"]);
+    refuse(
+        "[prefilter]\nports = [65536]\n",
+        &["2:9: `prefilter.ports`: it is \"listeners\" or a list of port numbers"],
+    );
+    refuse("[prefilter]\npin_dir = \"pins\"\n", &["2:11: `prefilter.pin_dir` must be an absolute path"]);
+    warn("[prefilter]\ninterfaces = [\"eth0\"]\n", &["2:14: `prefilter.allow` is empty"]);
+    warn("[prefilter]\ninterfaces = [\"eth0\"]\nallow = [\"192.0.2.0/24\"]\n", &[]);
+    refuse("[escalation]\nattack = { count = 1 }\n", &["2:10: `escalation.attack` is not supported yet"]);
+    refuse("[escalation]\nlimited = { count = 0 }\n", &["2:21: `escalation.limited.count` is 0"]);
+    refuse(
+        "[escalation]\nlimited = { within = 5 }\n",
+        &["2:22: `escalation.limited.within`: 5 needs a unit"],
+    );
+    refuse("[escalation]\nblock_for = \"48h\"\n", &["2:13: `escalation.block_max` is shorter"]);
+}
+
+#[test]
+fn listeners() {
+    let with = |line: &str| format!("[listeners.a]\naddress = \"127.0.0.1:8080\"\n{line}\n");
+    refuse("[listeners.a]\n", &["1:12: `listeners.a` needs `address`"]);
+    refuse("[listeners.\"a b\"]\naddress = \"[::]:1\"\n", &["1:12: \"a b\" is not a name for `listeners`"]);
+    refuse(
+        "[listeners.a]\naddress = \"8080\"\n",
+        &["2:11: `listeners.a.address` is \"8080\", not an address"],
+    );
+    refuse(&with("protocols = [\"h2\"]"), &["3:14: `listeners.a.protocols = \"h2\"` is not supported yet"]);
+    refuse(&with("protocols = [\"http\"]"), &["3:14: `listeners.a.protocols` cannot be \"http\""]);
+    refuse(&with("protocols = []"), &["3:13: `listeners.a.protocols` is empty"]);
+    refuse(
+        &with("proxy_protocol_from = [\"::/0\"]"),
+        &["3:23: `listeners.a.proxy_protocol_from` is not supported"],
+    );
+    accept(&with("proxy_protocol_from = []\ntls = \"off\""));
+    refuse(&with("limits = { streams = 100 }"), &["3:22: `listeners.a.limits.streams` is not supported yet"]);
+    refuse(
+        &with("limits = { connections_per_source = 1 }"),
+        &["3:37: `listeners.a.limits.connections_per_source`"],
+    );
+    refuse(
+        &with("limits = { head_size = 32768 }"),
+        &["3:24: `listeners.a.limits.head_size`: 32768 needs a unit"],
+    );
+    refuse(
+        &with("limits = { head_size = \"129KiB\" }"),
+        &["3:24: `listeners.a.limits.head_size` must be 64 B to 128 KiB"],
+    );
+    accept(&with("limits = { head_size = \"128KiB\" }"));
+    refuse(
+        &with("limits = { head_size = \"63B\", target_size = \"64B\" }"),
+        &[
+            "3:24: `listeners.a.limits.head_size` must be 64 B to 128 KiB",
+            "3:45: `listeners.a.limits.target_size` is larger than the head",
+        ],
+    );
+    accept(&with("limits = { head_size = \"64B\", target_size = \"64B\" }"));
+    refuse(&with("tls = {}"), &["3:7: `listeners.a.tls` needs `certificates`"]);
+    refuse(&with("token_file = \"x\""), &["3:14: `listeners.a.token_file` is not supported yet"]);
+    refuse(
+        "[listeners.a]\naddress = \"[::]:1\"\n[listeners.b]\naddress = \"[::]:1\"\n",
+        &["4:11: `listeners.a` listens on [::]:1 already"],
+    );
+}
+
+#[test]
+fn admin_listeners() {
+    let at = |address: &str| format!("[listeners.admin]\nkind = \"admin\"\naddress = \"{address}\"\n");
+    assert!(accept(&at("127.0.0.1:9901")).admin.is_some());
+    assert!(accept(&at("[::1]:9901")).admin.is_some());
+    refuse(
+        &at("0.0.0.0:9901"),
+        &["3:11: `listeners.admin.address` is \"0.0.0.0:9901\", which is not loopback"],
+    );
+    refuse(&at("[::]:9901"), &["3:11: `listeners.admin.address` is \"[::]:9901\", which is not loopback"]);
+    refuse(
+        &at("unix:run.sock"),
+        &["3:11: `listeners.admin.address` is \"unix:run.sock\", which needs an absolute"],
+    );
+    let second = "[listeners.b]\nkind = \"admin\"\naddress = \"127.0.0.1:1\"\n";
+    refuse(&(at("127.0.0.1:9901") + second), &["4:12: `listeners.b` is a second admin listener"]);
+    refuse(
+        &(at("127.0.0.1:9901") + "limits = {}\n"),
+        &["4:10: `listeners.admin.limits` is not supported yet"],
+    );
+}
+
+#[test]
+fn certificates() {
+    let dir = Dir::new();
+    dir.write_certificate("a.crt", "a.key").write("empty", "", 0o600).write("text", "hello", 0o600);
+    let key = fs::read(dir.path().join("a.key")).unwrap();
+    dir.write("open.key", key, 0o604);
+    let with = |chain: &str, key: &str| {
+        let certificate = format!("{{ chain_file = \"{chain}\", key_file = \"{key}\" }}");
+        format!("[listeners.a]\naddress = \"[::]:1\"\ntls = {{ certificates = [\n{certificate}] }}\n")
+    };
+    assert!(parse_in(dir.path(), &with("a.crt", "a.key")).is_ok());
+    refuse_in(dir.path(), &with("none", "a.key"), &["4:16: none cannot be read: No such file"]);
+    refuse_in(dir.path(), &with("empty", "a.key"), &["4:16: empty is empty"]);
+    refuse_in(dir.path(), &with("text", "a.key"), &["4:16: text does not hold a certificate chain in PEM"]);
+    refuse_in(
+        dir.path(),
+        &with("a.crt", "a.crt"),
+        &["4:36: a.crt holds a secret that everybody may read (mode 0644)"],
+    );
+    refuse_in(
+        dir.path(),
+        &with("a.crt", "open.key"),
+        &["4:36: open.key holds a secret that everybody may read"],
+    );
+    refuse_in(dir.path(), &with("a.crt", "text"), &["4:36: text does not hold a private key in PEM"]);
+}
+
+#[test]
+fn upstreams() {
+    let with = |line: &str| format!("[upstreams.a]\nservers = [\"192.0.2.1:80\"]\n{line}\n");
+    let server = |server: &str| format!("[upstreams.a]\nservers = [{server}]\n");
+    assert_eq!(accept(&with("")).upstreams[0].balance, Balance::LeastRequests);
+    assert_eq!(accept(&with("")).upstreams[0].health, accept(&with("health = {}")).upstreams[0].health);
+    assert_eq!(&*accept(&with("")).upstreams[0].health.as_ref().unwrap().path, "/healthz");
+    assert_eq!(accept(&with("health = \"off\"")).upstreams[0].health, None);
+    refuse("[upstreams.a]\n", &["1:12: `upstreams.a` needs `servers`"]);
+    refuse(&server(""), &["1:12: `upstreams.a` needs `servers`"]);
+    refuse(
+        &server("\"orders.internal:80\""),
+        &[
+            "2:12: `upstreams.a.servers[0]` is \"orders.internal:80\": names are not supported yet: use an IP address and port",
+        ],
+    );
+    refuse(
+        &server("\"http://192.0.2.1:80\""),
+        &["2:12: `upstreams.a.servers[0]` is \"http://192.0.2.1:80\": write an IP"],
+    );
+    refuse(&server("\"192.0.2.1\""), &["2:12: `upstreams.a.servers[0]` is \"192.0.2.1\": write an IP"]);
+    refuse(
+        &server("\"192.0.2.1:0\""),
+        &["2:12: `upstreams.a.servers[0]` is \"192.0.2.1:0\": nothing can be reached"],
+    );
+    refuse(
+        &server("\"192.0.2.1:1\", \"192.0.2.1:1\""),
+        &["2:27: `upstreams.a` names the server 192.0.2.1:1 twice"],
+    );
+    refuse(
+        &server("{ address = \"192.0.2.1:1\", weight = 0 }"),
+        &["2:48: `upstreams.a.servers[0].weight` is 0, not 1 to 256"],
+    );
+    refuse(&server("{ weight = 1 }"), &["2:12: `upstreams.a.servers[0]` needs `address`"]);
+    for (line, column) in
+        [("tls = {ca_file = \"x\"}", 7), ("outlier = {errors = 5}", 11), ("slow_start = \"10s\"", 14)]
+    {
+        refuse(
+            &with(line),
+            &[&format!(
+                "3:{column}: `upstreams.a.{} is not supported yet",
+                line.split(' ').next().unwrap().to_owned() + "`"
+            )],
+        );
+    }
+    refuse(&with("protocol = \"h2\""), &["3:12: `upstreams.a.protocol = \"h2\"` is not supported yet"]);
+    refuse(&with("balance = \"ewma\""), &["3:11: `upstreams.a.balance = \"ewma\"` is not supported yet"]);
+    refuse(
+        &with("balance = { hash = \"source\" }"),
+        &["3:11: `upstreams.a.balance` by hash is not supported yet"],
+    );
+    refuse(
+        &with("balance = \"round-robin\""),
+        &[
+            "3:11: `upstreams.a.balance` cannot be \"round-robin\": it is one of [\"round_robin\", \"random\", \"least_requests\", \"ewma\"]\n  did you mean `round_robin`?",
+        ],
+    );
+    refuse(&with("retry = { budget = \"20%\" }"), &["3:20: `upstreams.a.retry.budget` is not supported yet"]);
+    refuse(&with("retry = { on = [\"connect\"] }"), &["3:16: `upstreams.a.retry.on` other than"]);
+    refuse(&with("retry = { attempts = 11 }"), &["3:22: `upstreams.a.retry.attempts` is 11, not 0 to 10"]);
+    refuse(
+        &with("connections = { pending = 5 }"),
+        &["3:27: `upstreams.a.connections.pending` is not supported yet"],
+    );
+    refuse(&with("health = { path = \"a b\" }"), &["3:19: `upstreams.a.health.path` is \"a b\""]);
+    refuse(
+        &with("health = { interval = \"2\" }"),
+        &["3:23: `upstreams.a.health.interval`: \"2\" needs a unit"],
+    );
+}
+
+#[test]
+fn later_sections_and_logs() {
+    refuse("[contracts.a]\nopenapi_file = \"x\"\n", &["1:12: `contracts.a` is not supported yet"]);
+    refuse("[trace]\notlp = \"http://127.0.0.1:4318\"\n", &["2:8: `trace.otlp` is not supported yet"]);
+    refuse("[fleet]\nredis = \"redis://127.0.0.1\"\n", &["2:9: `fleet.redis` is not supported yet"]);
+    accept("[trace]\notlp = \"off\"\nsample = \"1%\"\n[fleet]\nredis = \"off\"\n[log]\naudit = \"off\"\n");
+    assert_eq!(accept("[log]\naccess = \"stdout\"\n").log.access, AccessLog::Stdout);
+    refuse(
+        "[log]\naccess = \"stout\"\n",
+        &[
+            "2:10: `log.access` cannot be \"stout\": it is one of [\"off\", \"stdout\"]\n  did you mean `stdout`?",
+        ],
+    );
+    refuse(
+        "[log]\naccess = { sample = \"1%\" }\n",
+        &["2:10: `log.access` needs `file`", "2:21: `log.access.sample` is not supported"],
+    );
+    refuse("[log]\naudit = { file = \"x\" }\n", &["2:9: `log.audit` is not supported yet"]);
+}

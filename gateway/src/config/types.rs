@@ -1,0 +1,530 @@
+//! What the configuration compiles to. Every name is an index, every unit a number, every secret has been read;
+//! these types hold no references into the file and never change after they were built.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+/// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
+pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
+
+/// Everything the file says. Indices (`upstream`, `auths`, …) point into the `Vec`s beside them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[prefilter]`
+    pub prefilter: Prefilter,
+    /// `[escalation]`
+    pub escalation: Escalation,
+    /// `[listeners.*]` that serve requests, in order of their names.
+    pub listeners: Vec<Listener>,
+    /// The one `[listeners.*]` of kind "admin".
+    pub admin: Option<Admin>,
+    /// `[upstreams.*]`
+    pub upstreams: Vec<Upstream>,
+    /// `[auth.*]`
+    pub auths: Vec<Auth>,
+    /// `[roles.*]`, with inheritance already followed.
+    pub roles: Vec<Role>,
+    /// `[consumers.*]`
+    pub consumers: Vec<Consumer>,
+    /// `[limits.*]`
+    pub limits: Vec<Limit>,
+    /// `[filters.*]`
+    pub filters: Vec<Filter>,
+    /// `[routes.*]`
+    pub routes: Vec<Route>,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runtime {
+    /// Which CPUs carry a worker.
+    pub workers: Workers,
+    /// Connections per worker; past it new ones are closed at accept and counted.
+    pub connections_max: usize,
+    /// How long open connections may finish after SIGTERM.
+    pub drain_timeout: Duration,
+}
+
+/// `runtime.workers`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Workers {
+    /// One per CPU that this process may run on.
+    Auto,
+    /// So many, on the first CPUs that this process may run on.
+    Count(usize),
+    /// One on each of these CPUs.
+    Cpus(Vec<usize>),
+}
+
+/// `[prefilter]`: the XDP half.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prefilter {
+    /// Interface names; empty: no XDP program is loaded.
+    pub interfaces: Vec<String>,
+    /// Native, generic, or native with generic as the fallback.
+    pub mode: XdpMode,
+    /// True: refuse to start without the filter. False: start unfiltered and say so.
+    pub required: bool,
+    /// Count and sample what would be dropped, drop nothing.
+    pub dry_run: bool,
+    /// Where the maps and the link are pinned.
+    pub pin_dir: PathBuf,
+    /// Destination ports that the limits apply to.
+    pub ports: FilterPorts,
+    /// Prefixes that win over every block.
+    pub allow: Vec<IpNet>,
+    /// Prefixes that are always dropped.
+    pub block: Vec<IpNet>,
+    /// Capacity of the block list, per address family.
+    pub entries_max: u32,
+    /// Capacity of the per-source limiter.
+    pub sources_max: u32,
+    /// Prefix length that makes one IPv4 source, 8 to 32.
+    pub source_prefix_v4: u8,
+    /// Prefix length that makes one IPv6 source, 16 to 64.
+    pub source_prefix_v6: u8,
+    /// Packets per source, or none.
+    pub packets: Option<Rate>,
+    /// TCP SYNs per source, or none.
+    pub syns: Option<Rate>,
+    /// Whether impossible packets are dropped.
+    pub drop_malformed: bool,
+    /// At most so many sampled drops per second and CPU.
+    pub samples_per_s: u32,
+}
+
+/// `prefilter.mode`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, else generic.
+    Auto,
+    /// In the driver only.
+    Native,
+    /// In the generic hook only.
+    Generic,
+}
+
+/// `prefilter.ports`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FilterPorts {
+    /// The ports of `[listeners.*]`.
+    Listeners,
+    /// These.
+    Ports(Vec<u16>),
+}
+
+/// A token bucket: `rate` tokens per second, at most `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Tokens per second; above zero.
+    pub per_s: f64,
+    /// Bucket size in tokens; at least one.
+    pub burst: u64,
+}
+
+/// `[escalation]`: offences that become a block at the NIC.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Escalation {
+    /// Decide and tell, block nothing.
+    pub dry_run: bool,
+    /// The first block of a source.
+    pub block_for: Duration,
+    /// No block is longer.
+    pub block_max: Duration,
+    /// A source that offends again within this time is blocked twice as long.
+    pub memory: Duration,
+    /// Prefixes that are never blocked.
+    pub exempt: Vec<IpNet>,
+    /// 401 answers.
+    pub unauthorized: Option<Threshold>,
+    /// 403 answers.
+    pub forbidden: Option<Threshold>,
+    /// 429 answers.
+    pub limited: Option<Threshold>,
+    /// Requests that are not HTTP, desync attempts, TLS garbage.
+    pub malformed: Option<Threshold>,
+    /// 404 answers.
+    pub not_found: Option<Threshold>,
+}
+
+/// `{ count = 20, within = "10s" }`; "off" is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Threshold {
+    /// The offence that crosses the line.
+    pub count: u32,
+    /// The window that they are counted in.
+    pub within: Duration,
+}
+
+/// `[listeners.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// TLS, or none.
+    pub tls: Option<Tls>,
+    /// How long each phase may take.
+    pub timeouts: ListenerTimeouts,
+    /// How much each connection may ask.
+    pub limits: ListenerLimits,
+}
+
+/// `listeners.NAME.tls`
+#[derive(Clone, PartialEq)]
+pub struct Tls {
+    /// TLS 1.2 is spoken as well as 1.3.
+    pub tls12: bool,
+    /// Certificate chains with their keys, as PEM, in the order of the file; the first is the default.
+    pub certificates: Vec<CertificatePem>,
+}
+
+/// A certificate chain and its private key.
+#[derive(Clone, PartialEq)]
+pub struct CertificatePem {
+    /// `chain_file`, read.
+    pub chain: Vec<u8>,
+    /// `key_file`, read.
+    pub key: Secret,
+    /// Where the chain came from, for messages.
+    pub chain_file: PathBuf,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls")
+            .field("tls12", &self.tls12)
+            .field("certificates", &self.certificates.len())
+            .finish()
+    }
+}
+
+/// Bytes that are never shown and are wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub zeroize::Zeroizing<Vec<u8>>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `listeners.NAME.timeouts`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerTimeouts {
+    /// TLS handshake.
+    pub handshake: Duration,
+    /// A request head, from its first byte to its last.
+    pub head: Duration,
+    /// No body byte for so long.
+    pub body_idle: Duration,
+    /// No request for so long.
+    pub keep_alive: Duration,
+    /// A whole exchange, from the head's last byte to the answer's last.
+    pub request: Duration,
+}
+
+/// `listeners.NAME.limits`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerLimits {
+    /// Bytes of a request head.
+    pub head_size_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Bytes of a request target.
+    pub target_size_bytes: usize,
+    /// Bytes of a request body.
+    pub body_size_bytes: u64,
+}
+
+/// `[listeners.NAME]` with `kind = "admin"`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+}
+
+/// `listeners.NAME.address` of the admin listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// Loopback only, until TLS and tokens work there.
+    Tcp(SocketAddr),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+/// `[upstreams.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its servers, at least one.
+    pub servers: Vec<Server>,
+    /// How one is picked.
+    pub balance: Balance,
+    /// TCP connect.
+    pub connect_timeout: Duration,
+    /// From the request's last byte to the response head's last.
+    pub head_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub idle_timeout: Duration,
+    /// Connections per worker.
+    pub connections_per_worker: usize,
+    /// Idle connections kept per worker and server.
+    pub idle_per_worker: usize,
+    /// How many times a request may be sent again.
+    pub retry_attempts: u32,
+    /// Active health checks, or none.
+    pub health: Option<Health>,
+}
+
+/// One of `upstreams.NAME.servers`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its share, 1 to 256.
+    pub weight: u32,
+}
+
+/// `upstreams.NAME.balance`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight.
+    RoundRobin,
+    /// Any, by weight.
+    Random,
+    /// The less loaded of two.
+    LeastRequests,
+}
+
+/// `upstreams.NAME.health`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Path of the `GET`.
+    pub path: Arc<str>,
+    /// Time between checks.
+    pub interval: Duration,
+    /// A check that takes longer has failed.
+    pub timeout: Duration,
+    /// Successes in a row that make a server live.
+    pub healthy: u32,
+    /// Failures in a row that make it dead.
+    pub unhealthy: u32,
+}
+
+/// `[auth.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it checks.
+    pub kind: AuthKind,
+}
+
+/// `auth.NAME.kind`
+#[derive(Debug, Clone, PartialEq)]
+pub enum AuthKind {
+    /// `api_key`
+    ApiKey {
+        /// Header that carries the key, in lower case.
+        header: Arc<str>,
+        /// The key store, as read.
+        store: Arc<KeyStore>,
+    },
+    /// `jwt`
+    Jwt(Box<Jwt>),
+}
+
+/// The file of `auth.NAME.store`, read: keys by id, and the key that their secrets are hashed with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyStore {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// HMAC-SHA-256 key of the hashes below.
+    pub hash_key: Secret,
+    /// Keys, in order of their ids.
+    pub keys: Vec<StoredKey>,
+}
+
+/// One API key; its secret is only known as a hash.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredKey {
+    /// Public id, part of the key's text.
+    pub id: Arc<str>,
+    /// Who holds it.
+    pub consumer: Arc<str>,
+    /// Names of roles that it carries.
+    pub roles: Vec<Arc<str>>,
+    /// HMAC-SHA-256 of its secret.
+    pub hash: [u8; 32],
+    /// Seconds since the epoch after which it is refused.
+    pub expires_at_s: Option<u64>,
+}
+
+/// `kind = "jwt"`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Jwt {
+    /// `iss` must be this, when given.
+    pub issuer: Option<Arc<str>>,
+    /// `aud` must hold one of these, when any are given.
+    pub audiences: Vec<Arc<str>>,
+    /// Accepted algorithms by their JOSE names: RS256 … PS512, ES256, ES384, `EdDSA`, HS256 ….
+    pub algorithms: Vec<Arc<str>>,
+    /// Clock skew that is forgiven.
+    pub leeway: Duration,
+    /// Claim path that names the consumer.
+    pub consumer: Arc<str>,
+    /// Claim path that lists roles, when given.
+    pub roles: Option<Arc<str>>,
+    /// Header → claim path: set on what goes upstream; removed from what clients send.
+    pub forward: Vec<(Arc<str>, Arc<str>)>,
+    /// The keys.
+    pub keys: JwtKeys,
+}
+
+/// Where a JWT's key comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JwtKeys {
+    /// `jwks_file`: the JSON text.
+    Jwks(Arc<str>),
+    /// `key_file`: a PEM public key, or the octets of an HMAC secret.
+    Key(Secret),
+}
+
+/// `[roles.NAME]`: what it may do, its own and what it inherits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Permissions such as `orders:read`; `*` stands for all, `orders:*` for all of a segment.
+    pub permissions: Vec<Arc<str>>,
+}
+
+/// `[consumers.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Indices into [`Config::roles`].
+    pub roles: Vec<usize>,
+    /// Indices into [`Config::limits`].
+    pub limits: Vec<usize>,
+}
+
+/// `[limits.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Who shares a bucket.
+    pub per: LimitPer,
+    /// The bucket.
+    pub rate: Rate,
+    /// Count, refuse nothing.
+    pub dry_run: bool,
+}
+
+/// `limits.NAME.per`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitPer {
+    /// The client's address (IPv6: its /64).
+    Source,
+    /// Who the credential says is asking; the source where nobody is.
+    Consumer,
+    /// Everybody on the route.
+    Route,
+    /// Everybody with the same value of this header.
+    Header(Arc<str>),
+}
+
+/// `[filters.NAME]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Media types (lower case, no parameters) that a request body may have; empty: any.
+    pub allow_types: Vec<Arc<str>>,
+}
+
+/// `[routes.NAME]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Lower-case host names, `*.` for one label; empty: any host.
+    pub hosts: Vec<Arc<str>>,
+    /// The path pattern as written: literal, `{name}`, trailing `{*rest}`.
+    pub path: Arc<str>,
+    /// Methods; empty: any.
+    pub methods: Vec<Arc<str>>,
+    /// Where it goes.
+    pub action: Action,
+    /// Indices into [`Config::auths`]; empty with `public`.
+    pub auths: Vec<usize>,
+    /// No credential is asked for.
+    pub public: bool,
+    /// What a caller needs to be allowed.
+    pub permission: Permission,
+    /// Indices into [`Config::limits`].
+    pub limits: Vec<usize>,
+    /// Index into [`Config::filters`].
+    pub filter: Option<usize>,
+    /// Replaces the listener's `request` timeout.
+    pub request_timeout: Option<Duration>,
+    /// Replaces the listener's `body_size`.
+    pub body_size_bytes: Option<u64>,
+}
+
+/// What a route does with a request that may pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Index into [`Config::upstreams`].
+    Upstream(usize),
+    /// A fixed answer.
+    Respond {
+        /// Status code, 200 to 599.
+        status: u16,
+        /// Body, sent as text/plain.
+        body: Arc<str>,
+    },
+}
+
+/// `routes.NAME.permission`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Permission {
+    /// Being known is enough.
+    None,
+    /// One for all methods.
+    All(Arc<str>),
+    /// By method; a method that is not listed is refused.
+    ByMethod(Vec<(Arc<str>, Arc<str>)>),
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// The program's own log.
+    pub level: log::LevelFilter,
+    /// The access log.
+    pub access: AccessLog,
+}
+
+/// `log.access`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessLog {
+    /// None.
+    Off,
+    /// JSON lines on standard output.
+    Stdout,
+    /// JSON lines in this file, opened again on SIGHUP.
+    File(PathBuf),
+}

@@ -1,0 +1,173 @@
+//! Active health checks: which servers get requests.
+//!
+//! Comes in: `[upstreams.*.health]`. Goes out: [`LiveServers`], read by every worker. A server is asked with a real
+//! request; any answer below 500 is alive, also a 404: a server that has no such path still serves. A server counts
+//! as live until checks have said otherwise often enough in a row.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{
+    config,
+    decide::{LiveServers, Snapshot},
+};
+
+/// As much of an answer as its status line needs.
+const STATUS_LINE_BYTES: usize = 12;
+
+/// Running checks; dropped, they end.
+pub struct Checks(Vec<AbortHandle>);
+
+impl Checks {
+    /// Starts a check per server of every upstream that wants them.
+    pub fn start(snapshot: &Snapshot) -> Self {
+        let mut tasks = Vec::new();
+        for (index, upstream) in snapshot.config.upstreams.iter().enumerate() {
+            let Some(health) = &upstream.health else { continue };
+            for (server, settings) in upstream.servers.iter().enumerate() {
+                let name = format!("{} {}", upstream.name, settings.address);
+                let target = Target {
+                    name,
+                    address: settings.address,
+                    live: Arc::clone(&snapshot.live),
+                    index,
+                    server,
+                };
+                tasks.push(tokio::spawn(target.watch(health.clone())).abort_handle());
+            }
+        }
+        Self(tasks)
+    }
+}
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+struct Target {
+    name: String,
+    address: SocketAddr,
+    live: Arc<LiveServers>,
+    index: usize,
+    server: usize,
+}
+
+impl Target {
+    async fn watch(self, health: config::Health) {
+        let mut streak = Streak::new(self.live.is_live(self.index, self.server));
+        let mut ticks = interval(health.interval.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let alive = timeout(health.timeout, probe(self.address, &health.path)).await.unwrap_or(false);
+            if let Some(live) = streak.observe(alive, health.healthy, health.unhealthy) {
+                self.live.set(self.index, self.server, live);
+                log::warn!("server {} is {}", self.name, if live { "live again" } else { "dead" });
+            }
+        }
+    }
+}
+
+/// Whether a server answers a `GET` with a status below 500.
+async fn probe(address: SocketAddr, path: &str) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut status_line = [0; STATUS_LINE_BYTES];
+        stream.read_exact(&mut status_line).await?;
+        Ok::<_, std::io::Error>(status_line)
+    };
+    ask.await.is_ok_and(|status_line| is_alive(&status_line))
+}
+
+/// `HTTP/1.x NNN` with a status from 200 to 499.
+fn is_alive(status_line: &[u8; STATUS_LINE_BYTES]) -> bool {
+    let [version @ .., b' ', hundreds, tens, units] = status_line else { return false };
+    version.starts_with(b"HTTP/1.")
+        && (b'2'..=b'4').contains(hundreds)
+        && tens.is_ascii_digit()
+        && units.is_ascii_digit()
+}
+
+/// Checks in a row that agree.
+///
+/// ```text
+///            unhealthy failures in a row
+///     live ─────────────────────────────► dead
+///          ◄─────────────────────────────
+///            healthy successes in a row
+/// ```
+#[derive(Debug)]
+struct Streak {
+    live: bool,
+    /// Checks in a row that disagree with `live`.
+    against: u32,
+}
+
+impl Streak {
+    fn new(live: bool) -> Self {
+        Self { live, against: 0 }
+    }
+
+    /// Takes the result of a check; says what the server has become, where it has become something.
+    fn observe(&mut self, alive: bool, healthy: u32, unhealthy: u32) -> Option<bool> {
+        if alive == self.live {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        let needed = if self.live { unhealthy } else { healthy };
+        if self.against < needed {
+            return None;
+        }
+        *self = Self { live: alive, against: 0 };
+        Some(alive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(results: &[bool], expected: &[Option<bool>]) {
+        let mut streak = Streak::new(true);
+        let seen: Vec<_> = results.iter().map(|&alive| streak.observe(alive, 2, 3)).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn it_takes_so_many_in_a_row_to_change() {
+        check(&[false, false, true, false, false], &[None; 5]);
+        check(&[false, false, false], &[None, None, Some(false)]);
+        check(&[false, false, false, true, false, true], &[None, None, Some(false), None, None, None]);
+        check(&[false, false, false, true, true], &[None, None, Some(false), None, Some(true)]);
+    }
+
+    #[test]
+    fn any_answer_below_500_is_a_sign_of_life() {
+        for (line, alive) in [
+            (b"HTTP/1.1 200", true),
+            (b"HTTP/1.0 404", true),
+            (b"HTTP/1.1 500", false),
+            (b"HTTP/1.1 100", false),
+            (b"SSH-2.0-Open", false),
+            (b"HTTP/1.1 2x0", false),
+        ] {
+            assert_eq!(is_alive(line), alive, "{}", String::from_utf8_lossy(line));
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Counters become metrics: on a scrape, the workers' cells and the filter's counters are folded into the `metrics`
+//! crate and rendered. Never on a worker: two thousand series take milliseconds.
+//!
+//! The latency histogram is written here and not recorded: the crate's histograms want every sample one by one, while
+//! the cells hold counts by bucket and the sum already.
+
+use std::{fmt::Write as _, sync::Arc, time::Duration};
+
+use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use super::{blocks::Blocks, policy::Publisher};
+use crate::{
+    decide::{Snapshot as Policy, limit},
+    respond::{LABELS, OffenceKind},
+    telemetry::{AccessWriter, Cells, LATENCY_BOUNDS_US, Snapshot},
+};
+
+/// Where the figures come from.
+pub(super) struct Sources<'s> {
+    pub(super) cells: &'s [Arc<Cells>],
+    pub(super) limiter: &'s limit::Table,
+    pub(super) access: &'s AccessWriter,
+    pub(super) snapshot: &'s Policy,
+    pub(super) publisher: &'s Publisher,
+    pub(super) blocks: &'s mut Blocks,
+}
+
+/// The names and kinds of what is measured.
+pub(super) struct Metrics {
+    recorder: PrometheusRecorder,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&recorder, describe);
+        Self { recorder }
+    }
+
+    /// The scrape's text.
+    pub(super) fn render(&mut self, sources: &mut Sources<'_>) -> String {
+        let counted = Snapshot::of(&sources.cells.iter().map(|cells| &**cells));
+        with_local_recorder(&self.recorder, || {
+            fold_requests(&counted, sources.publisher);
+            fold_rest(&counted, sources);
+            fold_filter(sources.blocks);
+        });
+        let mut text = self.recorder.handle().render();
+        push_latency(&mut text, &counted);
+        text
+    }
+}
+
+/// The Prometheus text format of a histogram: each bucket holds what all before it hold.
+fn push_latency(text: &mut String, counted: &Snapshot) {
+    const NAME: &str = "portcullis_request_duration_seconds";
+    let bounds =
+        LATENCY_BOUNDS_US.iter().map(|&us| seconds(us * 1000).to_string()).chain(["+Inf".to_owned()]);
+    let mut below = 0;
+    // Writing to a String does not fail.
+    let _ = writeln!(
+        text,
+        "# HELP {NAME} From a request's first byte to its answer's last\n# TYPE {NAME} histogram"
+    );
+    for (bound, count) in bounds.zip(&counted.latency) {
+        below += count;
+        let _ = writeln!(text, "{NAME}_bucket{{le=\"{bound}\"}} {below}");
+    }
+    let _ = writeln!(text, "{NAME}_sum {}\n{NAME}_count {below}", seconds(counted.latency_sum_ns));
+}
+
+fn fold_requests(counted: &Snapshot, publisher: &Publisher) {
+    for (status, count) in &counted.statuses {
+        counter!("portcullis_responses_total", "status" => status.to_string()).absolute(*count);
+    }
+    for (label, count) in &counted.refusals {
+        let reason = LABELS.get(*label).copied().unwrap_or("other");
+        counter!("portcullis_refusals_total", "reason" => reason).absolute(*count);
+    }
+    for (slot, name) in publisher.route_names() {
+        for (_, class, count) in counted.routes.iter().filter(|(route, _, _)| *route == slot) {
+            counter!("portcullis_requests_total", "route" => name.to_owned(), "class" => format!("{class}xx"))
+                .absolute(*count);
+        }
+    }
+    for (slot, upstream, server) in publisher.server_names() {
+        for (_, event, count) in counted.upstream.iter().filter(|(at, _, _)| *at == slot) {
+            counter!(
+                "portcullis_upstream_events_total",
+                "upstream" => upstream.to_owned(), "server" => server.to_owned(), "event" => event.label()
+            )
+            .absolute(*count);
+        }
+    }
+}
+
+fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
+    counter!("portcullis_connections_total").absolute(counted.opened);
+    gauge!("portcullis_connections_active").set(float(counted.opened.saturating_sub(counted.closed)));
+    counter!("portcullis_tls_handshakes_failed_total").absolute(counted.handshakes_failed);
+    counter!("portcullis_request_body_bytes_total").absolute(counted.bytes_in);
+    counter!("portcullis_response_bytes_total").absolute(counted.bytes_out);
+    for (bound, count) in &counted.bounds {
+        counter!("portcullis_bounds_hit_total", "bound" => bound.label()).absolute(*count);
+    }
+    counter!("portcullis_bounds_hit_total", "bound" => "limit_table").absolute(sources.limiter.evictions());
+    counter!("portcullis_bounds_hit_total", "bound" => "limit_table_reservations")
+        .absolute(sources.limiter.overruns());
+    counter!("portcullis_bounds_hit_total", "bound" => "escalation_sources")
+        .absolute(sources.blocks.tally().evicted);
+    counter!("portcullis_bounds_hit_total", "bound" => "filter_samples")
+        .absolute(sources.blocks.samples_lost());
+    counter!("portcullis_access_log_errors_total").absolute(sources.access.write_errors());
+    gauge!("portcullis_config_generation").set(float(sources.snapshot.generation));
+    for (index, upstream) in sources.snapshot.config.upstreams.iter().enumerate() {
+        for (server, settings) in upstream.servers.iter().enumerate() {
+            let live = sources.snapshot.live.is_live(index, server);
+            gauge!(
+                "portcullis_upstream_live",
+                "upstream" => upstream.name.to_string(), "server" => settings.address.to_string()
+            )
+            .set(f64::from(u8::from(live)));
+        }
+    }
+    gauge!("portcullis_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+fn fold_filter(blocks: &mut Blocks) {
+    for count in blocks.counters() {
+        let (reason, verdict) = (count.reason.name(), count.verdict.name());
+        counter!("portcullis_nic_packets_total", "reason" => reason, "verdict" => verdict)
+            .absolute(count.packets);
+        counter!("portcullis_nic_bytes_total", "reason" => reason, "verdict" => verdict)
+            .absolute(count.bytes);
+    }
+    for (kind, count) in blocks.written() {
+        counter!("portcullis_bans_total", "reason" => kind.label()).absolute(count);
+    }
+    let tally = blocks.tally();
+    for (kind, count) in OffenceKind::ALL.into_iter().zip(tally.observed) {
+        counter!("portcullis_offences_total", "kind" => kind.label()).absolute(count);
+    }
+    let ignored =
+        [("forwarded", tally.forwarded), ("protected", tally.protected), ("under_way", tally.under_way)];
+    for (cause, count) in ignored {
+        counter!("portcullis_offences_ignored_total", "cause" => cause).absolute(count);
+    }
+    let (full, failed) = blocks.lost();
+    counter!("portcullis_bounds_hit_total", "bound" => "block_list").absolute(full);
+    counter!("portcullis_bans_failed_total").absolute(failed);
+    gauge!("portcullis_bans_active").set(float(blocks.active() as u64));
+}
+
+fn describe() {
+    describe_counter!("portcullis_responses_total", "Answers by status; 499 where the client left first");
+    describe_counter!("portcullis_refusals_total", "Answers that the gateway gave by itself, by reason");
+    describe_counter!("portcullis_requests_total", "Requests by route and class of status");
+    describe_counter!(
+        "portcullis_upstream_events_total",
+        "Connections, reuses, retries and failures by server"
+    );
+    describe_gauge!("portcullis_upstream_live", "1 while a server gets requests");
+    describe_counter!("portcullis_connections_total", "Connections accepted");
+    describe_gauge!("portcullis_connections_active", "Connections open");
+    describe_counter!("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed");
+    describe_counter!("portcullis_request_body_bytes_total", "Body bytes from clients");
+    describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");
+    describe_counter!("portcullis_bounds_hit_total", "How often a bound was hit, by bound");
+    describe_counter!("portcullis_access_log_errors_total", "Writes of the access log that failed");
+    describe_gauge!("portcullis_config_generation", "Configurations taken since the start");
+    describe_counter!("portcullis_nic_packets_total", "Packets at the NIC by reason and verdict");
+    describe_counter!("portcullis_nic_bytes_total", "Bytes at the NIC by reason and verdict");
+    describe_counter!("portcullis_offences_total", "Offences seen, by kind");
+    describe_counter!(
+        "portcullis_offences_ignored_total",
+        "Offences that lead to no block: named by a header, of a protected address, or of a source just blocked"
+    );
+    describe_counter!("portcullis_bans_total", "Blocks written, by what led to them");
+    describe_counter!("portcullis_bans_failed_total", "Blocks that could not be written");
+    describe_gauge!("portcullis_bans_active", "Blocks in force");
+    describe_gauge!("portcullis_build_info", "1, with the version");
+}
+
+fn seconds(ns: u64) -> f64 {
+    Duration::from_nanos(ns).as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_histogram_adds_up() {
+        let cells = Cells::default();
+        cells.answered(200, None, 90_000, (0, 0));
+        cells.answered(200, None, 30_000_000, (0, 0));
+        let mut text = String::new();
+        push_latency(&mut text, &Snapshot::of(&std::iter::once(&cells)));
+        for line in [
+            "_bucket{le=\"0.0001\"} 1",
+            "_bucket{le=\"0.05\"} 2",
+            "_bucket{le=\"+Inf\"} 2",
+            "_sum 0.03009",
+            "_count 2",
+        ] {
+            let line = format!("portcullis_request_duration_seconds{line}");
+            assert!(text.lines().any(|own| own == line), "{line} is missing in {text}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Everything slow, on one thread: what workers report becomes blocks at the NIC, and the world's changes become
+//! policy.
+//!
+//! Comes in: offences, counters, signals, probes of upstream servers, questions of the admin listener. Goes out:
+//! blocks, log lines, metrics, policy snapshots, which servers are live. It never serves a client's request, and no
+//! worker ever waits for it. What decides (`escalate`, `protect`, the state machine of `health`) is pure; this file
+//! is the loop around it.
+
+pub mod protect;
+pub mod escalate;
+pub mod health;
+mod blocks;
+mod policy;
+mod metrics;
+mod admin;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    config::Config,
+    decide::limit,
+    nic::{Filter, monotonic_ns},
+    respond::Offence,
+    telemetry::{AccessWriter, Cells},
+};
+use admin::{Attached, Health, QUESTIONS_MAX, Question};
+use blocks::Blocks;
+pub(crate) use blocks::listener_ports;
+use metrics::{Metrics, Sources};
+pub use policy::{Publisher, SnapshotError};
+
+/// Offences that wait for the control thread, over all workers.
+pub const OFFENCES_MAX: usize = 65_536;
+/// Offences taken in one turn.
+const OFFENCES_PER_TURN: usize = 1024;
+/// The XDP program takes user space for dead after five seconds without this.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What the control thread is given.
+pub struct Equipment {
+    /// Where the configuration is, for SIGHUP.
+    pub config_file: PathBuf,
+    /// Compiles configurations and publishes what comes out.
+    pub publisher: Publisher,
+    /// The filter, where interfaces are configured and it could be attached.
+    pub filter: Option<Filter>,
+    /// What the workers see.
+    pub offences: mpsc::Receiver<Offence>,
+    /// What the workers count.
+    pub cells: Vec<Arc<Cells>>,
+    /// Their buckets.
+    pub limiter: Arc<limit::Table>,
+    /// The access log's writer.
+    pub access: AccessWriter,
+    /// Set when no new connections are wanted.
+    pub draining: Arc<AtomicBool>,
+    /// The workers' threads, in the order of their numbers.
+    pub workers: Vec<JoinHandle<()>>,
+}
+
+struct Control {
+    config_file: PathBuf,
+    publisher: Publisher,
+    blocks: Blocks,
+    metrics: Metrics,
+    cells: Vec<Arc<Cells>>,
+    limiter: Arc<limit::Table>,
+    access: AccessWriter,
+    workers: Vec<JoinHandle<()>>,
+    checks: health::Checks,
+}
+
+/// Runs until SIGTERM or SIGINT; the workers then drain. A second signal ends the process at once.
+///
+/// Errors: the admin listener's address, or signals, can't be had.
+pub fn run(equipment: Equipment) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    tokio::task::LocalSet::new().block_on(&runtime, steer(equipment))
+}
+
+async fn steer(equipment: Equipment) -> io::Result<()> {
+    let Equipment { config_file, publisher, filter, mut offences, cells, limiter, access, draining, workers } =
+        equipment;
+    let snapshot = publisher.current();
+    let (questions, mut asked) = mpsc::channel(QUESTIONS_MAX);
+    if let Some(settings) = &snapshot.config.admin {
+        let listener = admin::bind(&settings.address)
+            .map_err(|error| io::Error::new(error.kind(), format!("admin listener: {error}")))?;
+        tokio::spawn(async move {
+            if let Err(error) = admin::serve(listener, questions).await {
+                log::error!("the admin listener ended: {error}");
+            }
+        });
+    }
+    let blocks = Blocks::new(&snapshot.config, filter);
+    let mut control = Control {
+        config_file,
+        checks: health::Checks::start(&snapshot),
+        publisher,
+        blocks,
+        metrics: Metrics::new(),
+        cells,
+        limiter,
+        access,
+        workers,
+    };
+    let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut beat = interval(HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(OFFENCES_PER_TURN);
+    let [terminate, interrupt] = &mut end;
+    loop {
+        tokio::select! {
+            // In no fixed order: offences without end must starve neither the heartbeat nor a signal.
+            taken = offences.recv_many(&mut batch, OFFENCES_PER_TURN) => {
+                if taken == 0 {
+                    return Err(io::Error::other("all workers have ended unexpectedly"));
+                }
+                control.blocks.observe(batch.drain(..), monotonic_ns());
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => control.reload(),
+            _ = beat.tick() => control.beat()?,
+            Some(question) = asked.recv() => control.answer(question),
+        }
+    }
+    log::info!("draining: no new connections, open ones may finish");
+    draining.store(true, Ordering::Relaxed);
+    tokio::spawn(async move {
+        let mut again = end;
+        let [terminate, interrupt] = &mut again;
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        log::warn!("second signal: ending now");
+        std::process::exit(1);
+    });
+    control.serve_while_draining(&mut asked, &mut beat).await;
+    Ok(())
+}
+
+impl Control {
+    /// A new configuration is taken whole or not at all.
+    fn reload(&mut self) {
+        self.access.reopen();
+        match self.publisher.reload(&self.config_file) {
+            Ok(snapshot) => {
+                self.blocks.reconfigure(&snapshot.config);
+                self.checks = health::Checks::start(&snapshot);
+                log::info!("configuration reloaded (generation {})", snapshot.generation);
+            }
+            Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        let snapshot = self.publisher.current();
+        // Whoever asked may have left; then nobody misses the answer.
+        let _ = match question {
+            Question::Metrics(answer) => {
+                let mut sources = Sources {
+                    cells: &self.cells,
+                    limiter: &self.limiter,
+                    access: &self.access,
+                    snapshot: &snapshot,
+                    publisher: &self.publisher,
+                    blocks: &mut self.blocks,
+                };
+                answer.send(self.metrics.render(&mut sources)).is_ok()
+            }
+            Question::Health(answer) => {
+                let filter = self.blocks.attached();
+                let filter = filter.map(|(interface, mode)| Attached { interface, mode }).collect();
+                let (workers, generation) = (self.cells.len(), snapshot.generation);
+                answer.send(Health { status: "ok", workers, generation, filter }).is_ok()
+            }
+            Question::Bans(answer) => answer.send(self.blocks.list()).is_ok(),
+        };
+    }
+
+    /// Once a second. A worker whose thread has ended takes its share of the connections with it: better to end and
+    /// be started again than to serve a part of the clients.
+    fn beat(&mut self) -> io::Result<()> {
+        self.blocks.beat(monotonic_ns());
+        match self.workers.iter().position(JoinHandle::is_finished) {
+            Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The filter's heart and the admin listener go on until the last worker has ended.
+    async fn serve_while_draining(
+        &mut self,
+        asked: &mut mpsc::Receiver<Question>,
+        beat: &mut tokio::time::Interval,
+    ) {
+        while !self.workers_have_ended() {
+            tokio::select! {
+                _ = beat.tick() => self.blocks.beat(monotonic_ns()),
+                Some(question) = asked.recv() => self.answer(question),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    }
+
+    fn workers_have_ended(&self) -> bool {
+        self.workers.iter().all(JoinHandle::is_finished)
+    }
+}
+
+/// What of a configuration cannot change without a restart.
+fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
+    if old.listeners != new.listeners {
+        return Some("[listeners]");
+    }
+    if old.admin != new.admin {
+        return Some("the admin listener");
+    }
+    if old.runtime != new.runtime {
+        return Some("[runtime]");
+    }
+    if old.log != new.log {
+        return Some("[log]");
+    }
+    let (a, b) = (&old.prefilter, &new.prefilter);
+    if a.interfaces.is_empty() != b.interfaces.is_empty() || a.pin_dir != b.pin_dir {
+        return Some("prefilter.interfaces (from or to none) and prefilter.pin_dir");
+    }
+    None
+}

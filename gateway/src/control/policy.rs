@@ -1,0 +1,161 @@
+//! Configurations become snapshots, and snapshots reach the workers.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+
+use super::needs_restart;
+use crate::{
+    config::{self, Config},
+    decide::{LiveServers, Policy, Snapshot, balance::Balancer},
+    telemetry::{ROUTES_MAX, SERVERS_MAX},
+};
+
+/// Why a configuration is not taken.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct SnapshotError(String);
+
+/// Compiles configurations and publishes the result. Counting slots stay with their names over reloads.
+pub struct Publisher {
+    published: Arc<ArcSwap<Snapshot>>,
+    slots: Slots,
+}
+
+#[derive(Default)]
+struct Slots {
+    routes: HashMap<Arc<str>, usize>,
+    servers: HashMap<Arc<str>, usize>,
+    servers_used: usize,
+}
+
+impl Publisher {
+    /// Publishes the first snapshot.
+    pub fn new(config: Config) -> Result<Self, SnapshotError> {
+        let mut slots = Slots::default();
+        let first = compile(config, &mut slots, 1)?;
+        Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), slots })
+    }
+
+    /// Where workers read it.
+    pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.published)
+    }
+
+    /// The snapshot in force.
+    pub fn current(&self) -> Arc<Snapshot> {
+        self.published.load_full()
+    }
+
+    /// Reads the file again and publishes what it says. An error changes nothing.
+    pub fn reload(&mut self, file: &Path) -> Result<Arc<Snapshot>, SnapshotError> {
+        let loaded = config::load(file, &|name| std::env::var(name).ok()).map_err(|errors| {
+            SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        })?;
+        for warning in &loaded.warnings {
+            log::warn!("{warning}");
+        }
+        let current = self.current();
+        if let Some(what) = needs_restart(&current.config, &loaded.config) {
+            return Err(SnapshotError(format!("{what} changed, which needs a restart")));
+        }
+        let snapshot = Arc::new(compile(loaded.config, &mut self.slots, current.generation + 1)?);
+        keep_verdicts(&current, &snapshot);
+        self.published.store(Arc::clone(&snapshot));
+        Ok(snapshot)
+    }
+
+    /// Names of routes by slot.
+    pub fn route_names(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.slots.routes.iter().map(|(name, slot)| (*slot, &**name))
+    }
+
+    /// "upstream server" by slot.
+    pub fn server_names(&self) -> impl Iterator<Item = (usize, &str, &str)> {
+        self.slots.servers.iter().filter_map(|(name, slot)| {
+            let (upstream, server) = name.split_once(' ')?;
+            Some((*slot, upstream, server))
+        })
+    }
+}
+
+fn compile(config: Config, slots: &mut Slots, generation: u64) -> Result<Snapshot, SnapshotError> {
+    let policy = Policy::compile(&config).map_err(|errors| {
+        SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })?;
+    Ok(Snapshot {
+        balancers: config.upstreams.iter().map(Balancer::compile).collect(),
+        live: Arc::new(LiveServers::all(&config)),
+        route_slots: config.routes.iter().map(|route| slots.route(&route.name)).collect(),
+        server_slots: config.upstreams.iter().map(|upstream| slots.servers_of(upstream)).collect(),
+        config,
+        policy,
+        generation,
+    })
+}
+
+/// What the health checks have found out stays with upstream and address: a reload does not send requests to the dead.
+fn keep_verdicts(old: &Snapshot, new: &Snapshot) {
+    for (index, upstream) in new.config.upstreams.iter().enumerate() {
+        let Some(before) = old.config.upstreams.iter().position(|other| other.name == upstream.name) else {
+            continue;
+        };
+        let known = old.config.upstreams.get(before).map_or(&[][..], |other| &other.servers);
+        for (server, settings) in upstream.servers.iter().enumerate() {
+            let Some(at) = known.iter().position(|other| other.address == settings.address) else { continue };
+            new.live.set(index, server, old.live.is_live(before, at) || upstream.health.is_none());
+        }
+    }
+}
+
+impl Slots {
+    /// A route's slot; once all are taken, the last one is shared.
+    fn route(&mut self, name: &Arc<str>) -> usize {
+        let next = self.routes.len().min(ROUTES_MAX - 1);
+        *self.routes.entry(Arc::clone(name)).or_insert(next)
+    }
+
+    /// The slot of an upstream's first server. An upstream whose servers change gets new slots.
+    fn servers_of(&mut self, upstream: &config::Upstream) -> usize {
+        let name =
+            |server: &config::Server| -> Arc<str> { format!("{} {}", upstream.name, server.address).into() };
+        let known: Vec<Option<usize>> =
+            upstream.servers.iter().map(|server| self.servers.get(&name(server)).copied()).collect();
+        if let Some(Some(first)) = known.first()
+            && known.iter().enumerate().all(|(index, slot)| *slot == Some(first + index))
+        {
+            return *first;
+        }
+        let first = self.servers_used.min(SERVERS_MAX - 1);
+        for (index, server) in upstream.servers.iter().enumerate() {
+            self.servers.insert(name(server), (first + index).min(SERVERS_MAX - 1));
+        }
+        self.servers_used += upstream.servers.len();
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(servers: &str, slots: &mut Slots) -> Snapshot {
+        let text = format!("[upstreams.app]\nservers = [{servers}]\n");
+        let loaded = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration");
+        compile(loaded.config, slots, 1).expect("a policy")
+    }
+
+    #[test]
+    fn a_reload_remembers_who_is_dead_and_which_slot_counts_whom() {
+        let mut slots = Slots::default();
+        let old = snapshot("\"192.0.2.1:80\", \"192.0.2.2:80\"", &mut slots);
+        old.live.set(0, 1, false);
+        let same = snapshot("\"192.0.2.1:80\", \"192.0.2.2:80\"", &mut slots);
+        assert_eq!(same.server_slots, old.server_slots);
+        let new = snapshot("\"192.0.2.2:80\", \"192.0.2.3:80\"", &mut slots);
+        keep_verdicts(&old, &new);
+        assert_eq!((new.live.is_live(0, 0), new.live.is_live(0, 1)), (false, true));
+        assert_ne!(new.server_slots, old.server_slots, "other servers do not count on");
+    }
+}

@@ -1,0 +1,238 @@
+//! JSON Web Tokens: whether one is good, and what it says (RFC 7515, 7519, best practice RFC 8725).
+//!
+//! Comes in: a compact token, the time, the keys and rules of one `[auth.*]`. Goes out: consumer, roles and headers
+//! for the upstream, or the fault. What a token's header says only ever narrows the choice of keys:
+//!
+//! - An algorithm belongs to a key by the key's type, its own `alg` and the configured list, fixed when the policy is
+//!   compiled. The header's `alg` picks among them, so `none` or a public key taken for an HMAC secret finds nothing.
+//! - `kid` is compared, never opened, queried or fetched; `jku`, `jwk`, `x5u`, `x5c` are not looked at.
+//! - `crit` is refused: no extension is understood here.
+//!
+//! `exp` is required and both times are whole numbers. It never reads a clock, a file or the network.
+
+mod keys;
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
+
+use self::keys::{Key, Verifier};
+use super::{
+    authz::RoleId,
+    claims::{self, Claims, Json},
+};
+use crate::config;
+
+/// Longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+/// Longest name of a consumer, in bytes.
+pub const CONSUMER_BYTES_MAX: usize = 256;
+/// Keys that a token without a `kid` is tried with; bounds the signatures checked for one request.
+const KEYS_TRIED_MAX: usize = 4;
+/// Times are before the year 10000, so that no sum overflows.
+const TIME_S_MAX: u64 = 253_402_300_799;
+
+/// Why a token is not accepted. The caller only learns `invalid_token`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenFault {
+    /// Longer than [`TOKEN_BYTES_MAX`].
+    TooLong,
+    /// Not three parts of canonical base64url, or not JSON objects without doubled members.
+    Malformed,
+    /// `crit` names extensions.
+    Critical,
+    /// No key has its `kid`.
+    UnknownKey,
+    /// No key that it may mean is for its `alg`.
+    Algorithm,
+    /// The signature is wrong.
+    Signature,
+    /// `exp` is missing or no whole number of seconds, or `nbf` is none.
+    Time,
+    /// `exp` has passed.
+    Expired,
+    /// `nbf` has not come.
+    NotYetValid,
+    /// `iss` is not the configured issuer.
+    Issuer,
+    /// `aud` holds none of the configured audiences.
+    Audience,
+    /// The consumer's claim is missing, empty, too long, no string, or has control characters.
+    Consumer,
+    /// A claim that becomes a header upstream is no scalar, or has bytes that a header may not carry.
+    Forward,
+}
+
+/// The rules and keys of one `kind = "jwt"`, compiled.
+pub struct Tokens {
+    rules: config::Jwt,
+    keys: Box<[Key]>,
+}
+
+/// What a good token says.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// Who is asking.
+    pub consumer: Arc<str>,
+    /// Those of its roles that exist.
+    pub roles: Vec<RoleId>,
+    /// Header → value, to be set upstream.
+    pub set: Vec<(Arc<str>, String)>,
+}
+
+impl Tokens {
+    /// From the configuration.
+    ///
+    /// # Errors
+    /// An algorithm that is none, a key that is weak or unreadable, or no key for any of the algorithms.
+    pub fn compile(rules: &config::Jwt) -> Result<Tokens, &'static str> {
+        let parse = |name: &Arc<str>| name.parse().map_err(|_| "algorithms: one is unknown or not supported");
+        let algorithms: Vec<Algorithm> = rules.algorithms.iter().map(parse).collect::<Result<_, _>>()?;
+        let keys = keys::compile(&rules.keys, &algorithms)?;
+        Ok(Tokens { rules: rules.clone(), keys })
+    }
+
+    /// What `token` says, if it is good at `unix_s`; `role` finds a role by its name.
+    ///
+    /// # Errors
+    /// The first fault found.
+    pub fn check(
+        &self,
+        token: &[u8],
+        unix_s: u64,
+        role: &dyn Fn(&str) -> Option<RoleId>,
+    ) -> Result<Verified, TokenFault> {
+        let claims = self.verify(token)?;
+        self.check_times(&claims, unix_s)?;
+        self.check_parties(&claims)?;
+        Ok(Verified {
+            consumer: self.consumer(&claims)?,
+            roles: self.roles(&claims, role),
+            set: self.headers(&claims)?,
+        })
+    }
+
+    /// The claims, once their signature is known to be good.
+    fn verify(&self, token: &[u8]) -> Result<Claims, TokenFault> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenFault::TooLong);
+        }
+        let (message, signature) = split_last_dot(token).ok_or(TokenFault::Malformed)?;
+        let (header, payload) = split_last_dot(message).ok_or(TokenFault::Malformed)?;
+        let header = decode(header).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)?;
+        let signature = decode(signature).ok_or(TokenFault::Malformed)?;
+        let verifiers = self.verifiers(&header)?;
+        if !verifiers.iter().any(|verifier| verifier.accepts(message, &signature)) {
+            return Err(TokenFault::Signature);
+        }
+        decode(payload).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)
+    }
+
+    /// The verifiers that a header may mean: never none, at most [`KEYS_TRIED_MAX`].
+    fn verifiers(&self, header: &Claims) -> Result<Vec<&Verifier>, TokenFault> {
+        // RFC 7515 §4.1.11: an extension that is not understood makes the token invalid, and none is.
+        if header.contains_key("crit") {
+            return Err(TokenFault::Critical);
+        }
+        let kid = match header.get("kid") {
+            None => None,
+            Some(kid) => Some(kid.text().ok_or(TokenFault::Malformed)?),
+        };
+        let alg = header.get("alg").and_then(Json::text).ok_or(TokenFault::Malformed)?;
+        let alg: Algorithm = alg.parse().map_err(|_| TokenFault::Algorithm)?;
+        let meant = |key: &&Key| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid;
+        let mut keys = self.keys.iter().filter(meant).peekable();
+        keys.peek().ok_or(TokenFault::UnknownKey)?;
+        let of_alg = keys.filter_map(|key| key.verifiers.iter().find(|(a, _)| *a == alg).map(|(_, v)| v));
+        let verifiers: Vec<&Verifier> = of_alg.take(KEYS_TRIED_MAX).collect();
+        if verifiers.is_empty() { Err(TokenFault::Algorithm) } else { Ok(verifiers) }
+    }
+
+    /// RFC 7519 §4.1.4 and §4.1.5, with the configured leeway both ways.
+    fn check_times(&self, claims: &Claims, unix_s: u64) -> Result<(), TokenFault> {
+        let leeway_s = self.rules.leeway.as_secs().min(TIME_S_MAX);
+        let time = |claim: &Json| match claim {
+            Json::Whole(seconds) if *seconds <= TIME_S_MAX => Ok(*seconds),
+            _ => Err(TokenFault::Time),
+        };
+        if unix_s >= time(claims.get("exp").ok_or(TokenFault::Time)?)? + leeway_s {
+            return Err(TokenFault::Expired);
+        }
+        let not_before_s = claims.get("nbf").map(time).transpose()?;
+        if not_before_s.is_some_and(|not_before_s| not_before_s > unix_s.saturating_add(leeway_s)) {
+            return Err(TokenFault::NotYetValid);
+        }
+        Ok(())
+    }
+
+    fn check_parties(&self, claims: &Claims) -> Result<(), TokenFault> {
+        if let Some(issuer) = &self.rules.issuer
+            && claims.get("iss").and_then(Json::text) != Some(issuer)
+        {
+            return Err(TokenFault::Issuer);
+        }
+        if !self.rules.audiences.is_empty() {
+            let named = claims.get("aud").and_then(Json::texts).ok_or(TokenFault::Audience)?;
+            if !named.iter().any(|name| self.rules.audiences.iter().any(|ours| **ours == **name)) {
+                return Err(TokenFault::Audience);
+            }
+        }
+        Ok(())
+    }
+
+    fn consumer(&self, claims: &Claims) -> Result<Arc<str>, TokenFault> {
+        let name =
+            claims::at(claims, &self.rules.consumer).and_then(Json::text).ok_or(TokenFault::Consumer)?;
+        let bounded = !name.is_empty() && name.len() <= CONSUMER_BYTES_MAX;
+        if bounded && !name.contains(char::is_control) { Ok(name.into()) } else { Err(TokenFault::Consumer) }
+    }
+
+    /// A string of names between spaces (as `scope` is written, RFC 8693 §4.2) or an array of names. What is
+    /// neither, and names that no role has, grant nothing.
+    fn roles(&self, claims: &Claims, role: &dyn Fn(&str) -> Option<RoleId>) -> Vec<RoleId> {
+        let claim = self.rules.roles.as_ref().and_then(|path| claims::at(claims, path));
+        match claim {
+            Some(Json::Text(names)) => names.split(' ').filter_map(role).collect(),
+            Some(Json::List(names)) => names.iter().filter_map(|name| role(name.text()?)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn headers(&self, claims: &Claims) -> Result<Vec<(Arc<str>, String)>, TokenFault> {
+        let mut set = Vec::new();
+        for (header, path) in &self.rules.forward {
+            let value = match claims::at(claims, path) {
+                None | Some(Json::Null) => continue,
+                Some(Json::Text(text)) => text.clone(),
+                Some(Json::Whole(number)) => number.to_string(),
+                Some(Json::Bool(truth)) => truth.to_string(),
+                Some(Json::Number | Json::List(_) | Json::Object(_)) => return Err(TokenFault::Forward),
+            };
+            if !is_visible(&value) {
+                return Err(TokenFault::Forward);
+            }
+            set.push((header.clone(), value));
+        }
+        Ok(set)
+    }
+}
+
+/// Visible ASCII with single words or spaces inside (RFC 9110 §5.5), at least one character.
+fn is_visible(value: &str) -> bool {
+    let inside = value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    inside && !value.is_empty() && value.trim_matches(' ').len() == value.len()
+}
+
+fn split_last_dot(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let dot = text.iter().rposition(|byte| *byte == b'.')?;
+    Some((text.get(..dot)?, text.get(dot + 1..)?))
+}
+
+/// Base64url without padding, and only in its canonical spelling.
+fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests;

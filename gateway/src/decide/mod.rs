@@ -1,0 +1,320 @@
+//! What happens to a request: policy without I/O.
+//!
+//! Comes in: a request head, who sent it, the policy, the buckets and the time. Goes out: a [`Plan`] to carry out or
+//! a [`Refused`] to answer. Order: route, limits that need no identity (so that guessing is limited too), what the
+//! head shows of the body, authentication, authorisation, limits of the consumer.
+//!
+//! It never reads a clock, opens anything, locks, or holds unsafe code. With an API key, or none, it allocates
+//! nothing: what a plan carries is shared with the policy.
+#![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod policy;
+pub mod source;
+pub mod route;
+pub mod limit;
+pub mod authn;
+pub mod api_key;
+pub mod jwt;
+mod claims;
+pub mod authz;
+pub mod balance;
+mod snapshot;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+pub use self::{
+    authn::AuthFailure,
+    authz::Forbidden,
+    policy::{Policy, PolicyError, RoutePolicy},
+    snapshot::{LiveServers, Snapshot},
+    source::source_of,
+};
+use self::{
+    authn::{Caller, Presented},
+    limit::{Subject, Table},
+    policy::{ConsumerPolicy, LimitPolicy},
+    route::Miss,
+};
+use crate::{
+    codec::{BodyLength, RequestHead},
+    config::{Action, LimitPer},
+};
+
+/// Who sent a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Whom it counts as, see [`source_of`].
+    pub source: IpAddr,
+    /// A header named the source, not the socket.
+    pub source_is_forwarded: bool,
+    /// It came over TLS.
+    pub tls: bool,
+}
+
+/// The time, on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// A clock that never steps, the same for all workers: limits.
+    pub monotonic_ns: u64,
+    /// Seconds since the epoch: expiry of keys and tokens.
+    pub unix_s: u64,
+}
+
+/// What to do with a request that may pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Index into [`Policy::routes`].
+    pub route: u16,
+    /// Where it goes.
+    pub action: Action,
+    /// Who is asking; none on a public route.
+    pub identity: Option<Identity>,
+    /// Headers to set upstream, after `remove`.
+    pub set: Vec<(Arc<str>, String)>,
+    /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
+    /// that can carry a credential for the route, whichever of them was accepted.
+    pub remove: Arc<[Arc<str>]>,
+    /// Replaces the listener's limit, also for bodies whose length the head does not say.
+    pub body_bytes_max: Option<u64>,
+    /// Replaces the listener's timeout.
+    pub request_timeout: Option<Duration>,
+    /// The first limit in dry run that would have refused: index into the configuration's limits.
+    pub limited_in_dry_run: Option<u16>,
+}
+
+/// Somebody who is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the consumer.
+    pub consumer: Arc<str>,
+    /// Index into the configuration's auths.
+    pub auth: u16,
+}
+
+/// A request that may not pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The route that refuses; none where no route has the host and path.
+    pub route: Option<u16>,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// Why a request may not pass. Nothing of it was sent anywhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// 404: no route has the host and path.
+    NoRoute,
+    /// 405: the path exists, the method does not.
+    MethodNotAllowed {
+        /// Value of `Allow`.
+        allow: Arc<str>,
+    },
+    /// 401: nobody is known.
+    Unauthenticated {
+        /// Value of `WWW-Authenticate`.
+        challenge: Arc<str>,
+        /// For the log; the client is not told.
+        reason: AuthFailure,
+    },
+    /// 403: somebody is known and may not.
+    Forbidden {
+        /// Who it is.
+        identity: Identity,
+        /// For the log; the client is not told.
+        reason: Forbidden,
+    },
+    /// 429: too often.
+    Limited {
+        /// Index into the configuration's limits.
+        limit: u16,
+        /// Value of `Retry-After`, at least 1.
+        retry_after_s: u64,
+    },
+    /// 413: the announced body is longer than the route allows.
+    BodyTooLarge {
+        /// Bytes that it allows.
+        max: u64,
+    },
+    /// 415: a body whose media type the route's filter does not list.
+    UnsupportedMediaType,
+}
+
+/// Decides one request.
+///
+/// # Errors
+/// It may not pass.
+pub fn decide(
+    policy: &Policy,
+    head: &RequestHead<'_, '_>,
+    peer: &Peer,
+    limiter: &Table,
+    now: Now,
+) -> Result<Plan, Refused> {
+    let route_id = find_route(policy, head)?;
+    let refused = |refusal| Refused { route: Some(route_id), refusal };
+    let route =
+        policy.routes.get(usize::from(route_id)).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
+    let mut meter = Meter { policy, route, head, peer, limiter, now, dry_run: None };
+
+    meter.admit_unknown().map_err(refused)?;
+    check_body(route, head).map_err(refused)?;
+    let caller = authenticate(policy, route, head, now).map_err(refused)?;
+    let consumer = caller.as_ref().and_then(|caller| policy.consumer(&caller.consumer));
+    authorize(route, head, caller.as_ref(), consumer).map_err(refused)?;
+    meter.admit_known(caller.as_ref(), consumer).map_err(refused)?;
+
+    let dry_run = meter.dry_run;
+    let (identity, set) = match caller {
+        Some(caller) => (Some(identity_of(&caller)), caller.set),
+        None => (None, Vec::new()),
+    };
+    Ok(Plan {
+        route: route_id,
+        action: route.action.clone(),
+        identity,
+        set,
+        remove: route.remove.clone(),
+        body_bytes_max: route.body_bytes_max,
+        request_timeout: route.request_timeout,
+        limited_in_dry_run: dry_run,
+    })
+}
+
+fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<u16, Refused> {
+    policy.router.find(head.authority, &head.path, head.method).map_err(|miss| match miss {
+        Miss::NoRoute => Refused { route: None, refusal: Refusal::NoRoute },
+        Miss::MethodNotAllowed { route, allow } => {
+            Refused { route: Some(route), refusal: Refusal::MethodNotAllowed { allow: allow.clone() } }
+        }
+    })
+}
+
+/// Length and type as announced; what is not announced is counted as it comes ([`Plan::body_bytes_max`]).
+fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Refusal> {
+    let announced = match head.body {
+        BodyLength::None | BodyLength::Exact(0) => return Ok(()),
+        BodyLength::Exact(length) => Some(length),
+        BodyLength::Chunked | BodyLength::UntilClose => None,
+    };
+    if let (Some(length), Some(max)) = (announced, route.body_bytes_max)
+        && length > max
+    {
+        return Err(Refusal::BodyTooLarge { max });
+    }
+    if !route.allow_types.is_empty() {
+        let Presented::One(value) = Presented::of(head.headers.all("content-type")) else {
+            return Err(Refusal::UnsupportedMediaType);
+        };
+        let media_type = value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if !route.allow_types.iter().any(|allowed| media_type.eq_ignore_ascii_case(allowed.as_bytes())) {
+            return Err(Refusal::UnsupportedMediaType);
+        }
+    }
+    Ok(())
+}
+
+fn authenticate<'p>(
+    policy: &'p Policy,
+    route: &'p RoutePolicy,
+    head: &RequestHead<'_, '_>,
+    now: Now,
+) -> Result<Option<Caller<'p>>, Refusal> {
+    if route.public {
+        return Ok(None);
+    }
+    let presented = |name: &str| Presented::of(head.headers.all(name));
+    authn::authenticate(policy.auths_of(route), presented, &|name| policy.role(name), now.unix_s)
+        .map(Some)
+        .map_err(|reason| Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
+}
+
+/// The roles that count are those of the credential and those that the configuration gives the consumer.
+fn authorize(
+    route: &RoutePolicy,
+    head: &RequestHead<'_, '_>,
+    caller: Option<&Caller<'_>>,
+    consumer: Option<&ConsumerPolicy>,
+) -> Result<(), Refusal> {
+    let Some(caller) = caller else { return Ok(()) };
+    let roles = caller.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
+    route
+        .need
+        .check(head.method, roles)
+        .map_err(|reason| Refusal::Forbidden { identity: identity_of(caller), reason })
+}
+
+fn identity_of(caller: &Caller<'_>) -> Identity {
+    Identity { consumer: caller.consumer.clone(), auth: caller.auth }
+}
+
+/// Takes a token from every limit that applies, in their order, until one refuses. A token that an earlier limit
+/// gave is not given back.
+struct Meter<'a> {
+    policy: &'a Policy,
+    route: &'a RoutePolicy,
+    head: &'a RequestHead<'a, 'a>,
+    peer: &'a Peer,
+    limiter: &'a Table,
+    now: Now,
+    dry_run: Option<u16>,
+}
+
+impl Meter<'_> {
+    /// The route's limits that need no identity.
+    fn admit_unknown(&mut self) -> Result<(), Refusal> {
+        let route = self.route;
+        route.limits.iter().try_for_each(|id| match self.policy.limits.get(usize::from(*id)) {
+            Some(limit) if limit.per != LimitPer::Consumer => self.admit(*id, limit, None),
+            _ => Ok(()),
+        })
+    }
+
+    /// The route's limits per consumer, and what the consumer has of its own.
+    fn admit_known(
+        &mut self,
+        caller: Option<&Caller<'_>>,
+        consumer: Option<&ConsumerPolicy>,
+    ) -> Result<(), Refusal> {
+        let route = self.route;
+        let own = consumer
+            .into_iter()
+            .flat_map(|consumer| &consumer.limits)
+            .filter(|id| !route.limits.contains(id));
+        let own = own.map(|id| (id, true));
+        route.limits.iter().map(|id| (id, false)).chain(own).try_for_each(|(id, own)| {
+            match self.policy.limits.get(usize::from(*id)) {
+                Some(limit) if own || limit.per == LimitPer::Consumer => self.admit(*id, limit, caller),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    fn admit(&mut self, id: u16, limit: &LimitPolicy, caller: Option<&Caller<'_>>) -> Result<(), Refusal> {
+        let source = || Subject::source(self.peer.source);
+        let subject = match &limit.per {
+            LimitPer::Source => source(),
+            LimitPer::Route => Subject::Route(&self.route.name),
+            LimitPer::Consumer => caller.map_or_else(source, |caller| Subject::Consumer(&caller.consumer)),
+            // Without the header a client shares a bucket with nobody that it could starve, and can't dodge either.
+            LimitPer::Header(name) => self.head.headers.get(name).map_or_else(source, Subject::Header),
+        };
+        let key = self.limiter.key(&limit.name, subject);
+        match self.limiter.admit(key, limit.bucket, self.now.monotonic_ns) {
+            Ok(()) => Ok(()),
+            Err(_) if limit.dry_run => {
+                self.dry_run.get_or_insert(id);
+                Ok(())
+            }
+            Err(wait_ns) => {
+                Err(Refusal::Limited { limit: id, retry_after_s: wait_ns.div_ceil(1_000_000_000).max(1) })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,282 @@
+//! The compiled policy: everything that a decision looks up, with every name resolved to an index.
+//!
+//! Comes in: a checked [`config::Config`]. Goes out: a [`Policy`] that never changes, or all reasons why there is
+//! none. It is swapped whole.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{
+    authn::{self, AuthFailure},
+    authz::{Need, RoleId},
+    jwt::TokenFault,
+    limit::Bucket,
+    route::Router,
+};
+use crate::config;
+
+/// Routes, auths, limits or roles: fewer than an index of 16 bits can count.
+const TABLE_LEN_MAX: usize = u16::MAX as usize - 1;
+
+/// Everything that decisions look up.
+pub struct Policy {
+    pub(super) router: Router,
+    pub(super) routes: Box<[RoutePolicy]>,
+    pub(super) auths: Box<[authn::Auth]>,
+    pub(super) limits: Box<[LimitPolicy]>,
+    /// Names of roles and their ids, in order of the names.
+    roles: Box<[(Arc<str>, RoleId)]>,
+    /// In order of their names.
+    consumers: Box<[ConsumerPolicy]>,
+    /// Headers that only the gateway may set, lower case, in order.
+    pub(super) identity_headers: Arc<[Arc<str>]>,
+}
+
+/// One route, compiled; its place among [`Policy::routes`] is its place in the configuration.
+pub struct RoutePolicy {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where requests go.
+    pub action: config::Action,
+    /// Replaces the listener's `body_size`.
+    pub body_bytes_max: Option<u64>,
+    /// Replaces the listener's `request` timeout.
+    pub request_timeout: Option<Duration>,
+    pub(super) public: bool,
+    pub(super) auths: Box<[u16]>,
+    pub(super) need: Need,
+    pub(super) limits: Box<[u16]>,
+    /// What a client's field of these names would say stays here: lower case, in order.
+    pub(super) remove: Arc<[Arc<str>]>,
+    /// Lower case; empty: any.
+    pub(super) allow_types: Box<[Arc<str>]>,
+    challenge: Arc<str>,
+    challenge_invalid_token: Arc<str>,
+}
+
+pub(super) struct LimitPolicy {
+    pub(super) name: Arc<str>,
+    pub(super) per: config::LimitPer,
+    pub(super) bucket: Bucket,
+    pub(super) dry_run: bool,
+}
+
+pub(super) struct ConsumerPolicy {
+    name: Arc<str>,
+    pub(super) roles: Box<[RoleId]>,
+    pub(super) limits: Box<[u16]>,
+}
+
+/// Why a checked configuration still makes no policy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A path pattern that could never be matched as it was meant.
+    #[error("routes.{route}.path: {reason}")]
+    Path {
+        /// Name of the route.
+        route: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A host pattern that could never match.
+    #[error("routes.{route}.hosts: {reason}")]
+    Host {
+        /// Name of the route.
+        route: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Two routes of the same host, path and method: neither is more specific.
+    #[error("routes.{second}: routes.{first} already takes the same host, path and method")]
+    SameRoute {
+        /// The route that came first.
+        first: Arc<str>,
+        /// The one that clashes with it.
+        second: Arc<str>,
+    },
+    /// A route that would let nobody in, or everybody by mistake.
+    #[error("routes.{route}: {reason}")]
+    Access {
+        /// Name of the route.
+        route: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Keys that can't be used.
+    #[error("auth.{auth}: {reason}")]
+    Auth {
+        /// Name of the auth.
+        auth: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// More of one kind than an index can tell apart.
+    #[error("{table}: more than {TABLE_LEN_MAX}")]
+    TooMany {
+        /// Which table.
+        table: &'static str,
+    },
+}
+
+impl Policy {
+    /// Compiles a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn compile(config: &config::Config) -> Result<Policy, Vec<PolicyError>> {
+        let mut errors = too_many(config);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let roles = sorted(
+            (0..).zip(&config.roles).map(|(id, role)| (role.name.clone(), id)).collect(),
+            |(name, _)| name,
+        );
+        let mut auths = Vec::new();
+        for auth in &config.auths {
+            match authn::Auth::compile(auth, &|name| role_named(&roles, name)) {
+                Ok(auth) => auths.push(auth),
+                Err(reason) => errors.push(PolicyError::Auth { auth: auth.name.clone(), reason }),
+            }
+        }
+        let router = Router::compile(&config.routes).map_err(|more| errors.extend(more));
+        errors.extend(config.routes.iter().filter_map(access_fault));
+        let (Ok(router), true) = (router, errors.is_empty()) else { return Err(errors) };
+        let identity_headers = identity_headers(&config.auths);
+        let compile = |route| RoutePolicy::compile(route, config, &auths, &identity_headers);
+        Ok(Policy {
+            router,
+            routes: config.routes.iter().map(compile).collect(),
+            limits: config.limits.iter().map(LimitPolicy::compile).collect(),
+            consumers: sorted(config.consumers.iter().map(ConsumerPolicy::compile).collect(), |c| &c.name),
+            identity_headers,
+            auths: auths.into(),
+            roles,
+        })
+    }
+
+    /// All routes, in the order of the configuration.
+    pub fn routes(&self) -> &[RoutePolicy] {
+        &self.routes
+    }
+
+    /// Headers that only the gateway may set: lower case, in order, each once.
+    pub fn identity_headers(&self) -> &Arc<[Arc<str>]> {
+        &self.identity_headers
+    }
+
+    pub(super) fn role(&self, name: &str) -> Option<RoleId> {
+        role_named(&self.roles, name)
+    }
+
+    pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
+        let at = self.consumers.binary_search_by(|consumer| (*consumer.name).cmp(name)).ok()?;
+        self.consumers.get(at)
+    }
+
+    pub(super) fn auths_of<'p>(
+        &'p self,
+        route: &'p RoutePolicy,
+    ) -> impl Iterator<Item = (u16, &'p authn::Auth)> {
+        route.auths.iter().filter_map(|auth| Some((*auth, self.auths.get(usize::from(*auth))?)))
+    }
+}
+
+impl RoutePolicy {
+    fn compile(
+        route: &config::Route,
+        config: &config::Config,
+        auths: &[authn::Auth],
+        identity_headers: &[Arc<str>],
+    ) -> RoutePolicy {
+        let challenge =
+            |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
+        let credentials = route.auths.iter().filter_map(|auth| auths.get(*auth)).map(authn::Auth::header);
+        let remove: BTreeSet<&Arc<str>> = identity_headers.iter().chain(credentials).collect();
+        let filter = route.filter.and_then(|filter| config.filters.get(filter));
+        RoutePolicy {
+            name: route.name.clone(),
+            action: route.action.clone(),
+            body_bytes_max: route.body_size_bytes,
+            request_timeout: route.request_timeout,
+            public: route.public,
+            auths: indices(&route.auths),
+            need: Need::compile(&route.permission, &config.roles),
+            limits: indices(&route.limits),
+            remove: remove.into_iter().cloned().collect(),
+            allow_types: filter.map(|filter| filter.allow_types.clone().into()).unwrap_or_default(),
+            challenge: challenge(AuthFailure::Absent),
+            challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
+        }
+    }
+
+    /// The value of `WWW-Authenticate` after a failure.
+    pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
+        match after {
+            AuthFailure::Token(_) => &self.challenge_invalid_token,
+            AuthFailure::Absent | AuthFailure::Repeated | AuthFailure::Key(_) => &self.challenge,
+        }
+    }
+}
+
+impl LimitPolicy {
+    fn compile(limit: &config::Limit) -> LimitPolicy {
+        let (name, per) = (limit.name.clone(), limit.per.clone());
+        LimitPolicy { name, per, bucket: Bucket::new(limit.rate), dry_run: limit.dry_run }
+    }
+}
+
+impl ConsumerPolicy {
+    fn compile(consumer: &config::Consumer) -> ConsumerPolicy {
+        let (roles, limits) = (indices(&consumer.roles), indices(&consumer.limits));
+        ConsumerPolicy { name: consumer.name.clone(), roles, limits }
+    }
+}
+
+fn access_fault(route: &config::Route) -> Option<PolicyError> {
+    let reason = match (route.public, route.auths.is_empty(), &route.permission) {
+        (false, true, _) => "nobody could get in: it wants auth or public = true",
+        (true, false, _) => "public and auth contradict each other",
+        (true, true, config::Permission::All(_) | config::Permission::ByMethod(_)) => {
+            "a permission needs auth: on a public route nobody is known"
+        }
+        _ => return None,
+    };
+    Some(PolicyError::Access { route: route.name.clone(), reason })
+}
+
+/// Every header that some `forward` sets; all are removed from what clients send, on every route.
+fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
+    let forwards = auths.iter().filter_map(|auth| match &auth.kind {
+        config::AuthKind::Jwt(rules) => Some(&rules.forward),
+        config::AuthKind::ApiKey { .. } => None,
+    });
+    let names: BTreeSet<Arc<str>> =
+        forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();
+    names.into_iter().collect()
+}
+
+fn too_many(config: &config::Config) -> Vec<PolicyError> {
+    let tables = [
+        ("routes", config.routes.len()),
+        ("auth", config.auths.len()),
+        ("limits", config.limits.len()),
+        ("roles", config.roles.len()),
+    ];
+    let over = tables.into_iter().filter(|(_, len)| *len > TABLE_LEN_MAX);
+    over.map(|(table, _)| PolicyError::TooMany { table }).collect()
+}
+
+fn role_named(roles: &[(Arc<str>, RoleId)], name: &str) -> Option<RoleId> {
+    let at = roles.binary_search_by(|(each, _)| (**each).cmp(name)).ok()?;
+    roles.get(at).map(|(_, id)| *id)
+}
+
+fn sorted<T>(mut items: Vec<T>, name: impl Fn(&T) -> &Arc<str>) -> Box<[T]> {
+    items.sort_by(|a, b| name(a).cmp(name(b)));
+    items.into()
+}
+
+/// Indices of tables that [`too_many`] has measured.
+fn indices(indices: &[usize]) -> Box<[u16]> {
+    indices.iter().filter_map(|index| u16::try_from(*index).ok()).collect()
+}

@@ -1,0 +1,141 @@
+//! Whom a request counts as: the peer, or whom a trusted proxy says it speaks for.
+//!
+//! Comes in: the peer's address, the listener's trusted proxies, the values of `X-Forwarded-For` in order. Goes out:
+//! one address, and whether a header named it (such an address is never blocked at the NIC). It never believes a
+//! peer that is not trusted, and never reads more than the last entries.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// Entries that are read, from the right; what a client writes in front of them costs nothing.
+const ENTRIES_MAX: usize = 32;
+/// Fields that are read, the last ones.
+const FIELDS_MAX: usize = 16;
+
+/// The rightmost address that is no trusted proxy, if the peer itself is one; else the peer.
+///
+/// Each proxy appends whom it got the request from, so what stands right of the first address that is not trusted
+/// was written by trusted ones. Where something else than an address comes first, or all are trusted, the peer
+/// counts. A forwarded address comes with `true`.
+pub fn source_of<'h>(
+    peer: IpAddr,
+    trusted: &[IpNet],
+    forwarded_for: impl Iterator<Item = &'h [u8]>,
+) -> (IpAddr, bool) {
+    let peer = peer.to_canonical();
+    let is_trusted = |address: IpAddr| trusted.iter().any(|prefix| prefix.contains(&address));
+    if !is_trusted(peer) {
+        return (peer, false);
+    }
+    let mut last_fields = [&b""[..]; FIELDS_MAX];
+    let mut fields = 0;
+    for field in forwarded_for {
+        if let Some(slot) = last_fields.get_mut(fields % FIELDS_MAX) {
+            *slot = field;
+        }
+        fields += 1;
+    }
+    let from_the_last = (fields.saturating_sub(FIELDS_MAX)..fields).rev();
+    let entries = from_the_last
+        .filter_map(|field| last_fields.get(field % FIELDS_MAX))
+        .flat_map(|field| field.rsplit(|byte| *byte == b','));
+    for entry in entries.take(ENTRIES_MAX) {
+        match address_in(entry) {
+            Some(address) if is_trusted(address) => {}
+            Some(address) => return (address, true),
+            None => break,
+        }
+    }
+    (peer, false)
+}
+
+/// An address with or without a port, an IPv6 one with or without brackets.
+fn address_in(entry: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(entry.trim_ascii()).ok()?;
+    let in_brackets = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = match text.parse::<SocketAddr>() {
+        Ok(with_port) => with_port.ip(),
+        Err(_) => in_brackets.unwrap_or(text).parse().ok()?,
+    };
+    Some(address.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(peer: &str, forwarded_for: &[&str], expected: (&str, bool)) {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "2001:db8:f::/48".parse().unwrap()];
+        let source = source_of(peer.parse().unwrap(), &trusted, forwarded_for.iter().map(|v| v.as_bytes()));
+        assert_eq!(source, (expected.0.parse().unwrap(), expected.1), "{peer} {forwarded_for:?}");
+    }
+
+    #[test]
+    fn only_a_trusted_peer_is_believed() {
+        check("203.0.113.1", &["198.51.100.7"], ("203.0.113.1", false));
+        check("10.0.0.1", &["198.51.100.7"], ("198.51.100.7", true));
+        check("::ffff:10.0.0.1", &["198.51.100.7"], ("198.51.100.7", true));
+        check("2001:db8:f::1", &["2001:db8::7"], ("2001:db8::7", true));
+        check("10.0.0.1", &[], ("10.0.0.1", false));
+    }
+
+    #[test]
+    fn the_rightmost_that_is_not_trusted_counts() {
+        check("10.0.0.1", &["1.1.1.1, 198.51.100.7, 10.0.0.2"], ("198.51.100.7", true));
+        check("10.0.0.1", &["1.1.1.1", "198.51.100.7", "10.0.0.2,10.0.0.3"], ("198.51.100.7", true));
+        check("10.0.0.1", &["junk, 198.51.100.7"], ("198.51.100.7", true));
+        check("10.0.0.1", &["10.0.0.3, 10.0.0.2"], ("10.0.0.1", false));
+    }
+
+    #[test]
+    fn what_is_no_address_stops_the_search() {
+        check("10.0.0.1", &["198.51.100.7, junk"], ("10.0.0.1", false));
+        check("10.0.0.1", &["198.51.100.7, unknown, 10.0.0.2"], ("10.0.0.1", false));
+        check("10.0.0.1", &["198.51.100.7,"], ("10.0.0.1", false));
+        check("10.0.0.1", &[""], ("10.0.0.1", false));
+        check("10.0.0.1", &["198.51.100.7.8"], ("10.0.0.1", false));
+    }
+
+    #[test]
+    fn ports_and_brackets_are_understood() {
+        check("10.0.0.1", &[" 198.51.100.7:4711 "], ("198.51.100.7", true));
+        check("10.0.0.1", &["[2001:db8::7]:4711"], ("2001:db8::7", true));
+        check("10.0.0.1", &["[2001:db8::7]"], ("2001:db8::7", true));
+        check("10.0.0.1", &["::ffff:198.51.100.7"], ("198.51.100.7", true));
+    }
+
+    #[test]
+    fn work_is_bounded_and_what_a_client_writes_in_front_changes_nothing() {
+        let padded = format!("{}198.51.100.7", "1.1.1.1,".repeat(10_000));
+        check("10.0.0.1", &[&padded], ("198.51.100.7", true));
+        let fields = [vec!["1.1.1.1"; 100], vec!["198.51.100.7"]].concat();
+        check("10.0.0.1", &fields, ("198.51.100.7", true));
+        check(
+            "10.0.0.1",
+            &[&format!("198.51.100.7{}", ",10.0.0.2".repeat(ENTRIES_MAX - 1))],
+            ("198.51.100.7", true),
+        );
+        check(
+            "10.0.0.1",
+            &[&format!("198.51.100.7{}", ",10.0.0.2".repeat(ENTRIES_MAX))],
+            ("10.0.0.1", false),
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_peer_that_is_not_trusted_is_always_itself(
+            peer: [u8; 4], fields in prop::collection::vec("[0-9a-f.:, \\[\\]]{0,40}", 0..4),
+        ) {
+            let peer = IpAddr::from(peer);
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            let (source, forwarded) = source_of(peer, &trusted, fields.iter().map(String::as_bytes));
+            prop_assert!(forwarded == (source != peer));
+            prop_assert!(!forwarded || peer.to_string().starts_with("10."));
+        }
+    }
+}

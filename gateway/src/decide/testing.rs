@@ -1,0 +1,161 @@
+//! Configuration values for tests: valid, and as small as they can be.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use zeroize::Zeroizing;
+
+use super::api_key;
+use crate::config;
+
+/// A public route for any host and method that answers 204.
+pub(super) fn route(name: &str, path: &str) -> config::Route {
+    config::Route {
+        name: name.into(),
+        hosts: Vec::new(),
+        path: path.into(),
+        methods: Vec::new(),
+        action: config::Action::Respond { status: 204, body: Arc::from("") },
+        auths: Vec::new(),
+        public: true,
+        permission: config::Permission::None,
+        limits: Vec::new(),
+        filter: None,
+        request_timeout: None,
+        body_size_bytes: None,
+    }
+}
+
+/// The HMAC key of every test store.
+pub(super) fn hash_key() -> config::Secret {
+    config::Secret(Zeroizing::new((0..32).collect()))
+}
+
+/// A store of these keys.
+pub(super) fn key_store(mut keys: Vec<config::StoredKey>) -> config::KeyStore {
+    keys.sort_by(|a, b| a.id.cmp(&b.id));
+    config::KeyStore { path: "keys.db".into(), hash_key: hash_key(), keys }
+}
+
+/// Always the same key for the same seed.
+pub(super) fn minted(seed: u8) -> api_key::Minted {
+    let mut state = u32::from(seed) + 1;
+    api_key::mint(&mut |bytes| {
+        for byte in bytes {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = state.to_be_bytes()[0];
+        }
+    })
+}
+
+/// The entry of a key without roles and without end.
+pub(super) fn stored(minted: &api_key::Minted, consumer: &str) -> config::StoredKey {
+    config::StoredKey {
+        id: minted.id.as_str().into(),
+        consumer: consumer.into(),
+        roles: Vec::new(),
+        hash: api_key::hash_of(&hash_key(), &minted.secret),
+        expires_at_s: None,
+    }
+}
+
+/// The time in all tests, in seconds since the epoch.
+pub(super) const NOW_S: u64 = 1_800_000_000;
+
+/// Secret of the tokens that [`token`] makes.
+pub(super) const TOKEN_SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
+
+/// `[auth.keys]`: one key, `minted(1)`, of consumer acme.
+pub(super) fn key_auth() -> config::Auth {
+    let store = Arc::new(key_store(vec![stored(&minted(1), "acme")]));
+    config::Auth { name: "keys".into(), kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store } }
+}
+
+/// `[auth.staff]`: tokens as [`token`] makes them.
+pub(super) fn token_auth() -> config::Auth {
+    config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+}
+
+/// Rules that ask for nothing but a signature and a time.
+pub(super) fn token_rules() -> config::Jwt {
+    config::Jwt {
+        issuer: None,
+        audiences: Vec::new(),
+        algorithms: vec!["HS256".into()],
+        leeway: Duration::ZERO,
+        consumer: "sub".into(),
+        roles: Some("roles".into()),
+        forward: Vec::new(),
+        keys: config::JwtKeys::Key(config::Secret(Zeroizing::new(TOKEN_SECRET.to_vec()))),
+    }
+}
+
+/// A good HS256 token of this subject.
+pub(super) fn token(subject: &str) -> String {
+    token_with(&format!(r#"{{"sub":"{subject}","exp":{}}}"#, NOW_S + 60))
+}
+
+/// A HS256 token with these claims.
+pub(super) fn token_with(claims: &str) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, TOKEN_SECRET);
+    signed(r#"{"alg":"HS256"}"#, claims, |message| hmac::sign(&key, message).as_ref().to_vec())
+}
+
+/// Header and claims as they stand, signed by `sign`.
+pub(super) fn signed(header: &str, claims: &str, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+/// A configuration with nothing in it.
+pub(super) fn empty() -> config::Config {
+    config::Config {
+        runtime: config::Runtime {
+            workers: config::Workers::Auto,
+            connections_max: 1,
+            drain_timeout: Duration::ZERO,
+        },
+        prefilter: config::Prefilter {
+            interfaces: Vec::new(),
+            mode: config::XdpMode::Auto,
+            required: true,
+            dry_run: false,
+            pin_dir: "/sys/fs/bpf/portcullis".into(),
+            ports: config::FilterPorts::Listeners,
+            allow: Vec::new(),
+            block: Vec::new(),
+            entries_max: 1,
+            sources_max: 1,
+            source_prefix_v4: 32,
+            source_prefix_v6: 64,
+            packets: None,
+            syns: None,
+            drop_malformed: true,
+            samples_per_s: 1,
+        },
+        escalation: config::Escalation {
+            dry_run: false,
+            block_for: Duration::ZERO,
+            block_max: Duration::ZERO,
+            memory: Duration::ZERO,
+            exempt: Vec::new(),
+            unauthorized: None,
+            forbidden: None,
+            limited: None,
+            malformed: None,
+            not_found: None,
+        },
+        listeners: Vec::new(),
+        admin: None,
+        upstreams: Vec::new(),
+        auths: Vec::new(),
+        roles: Vec::new(),
+        consumers: Vec::new(),
+        limits: Vec::new(),
+        filters: Vec::new(),
+        routes: Vec::new(),
+        log: config::Log { level: log::LevelFilter::Info, access: config::AccessLog::Off },
+    }
+}

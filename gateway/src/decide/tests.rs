@@ -1,0 +1,318 @@
+//! Whole decisions: bytes of a request head in, plan or refusal out.
+
+use std::hash::RandomState;
+
+use super::{testing::*, *};
+use crate::{codec, config};
+
+const SOURCE: &str = "203.0.113.7";
+const START_NS: u64 = 1_000_000_000;
+
+/// A gateway with its own buckets, at a time that tests move.
+struct Gate {
+    policy: Policy,
+    limiter: Table,
+    now: Now,
+    source: IpAddr,
+}
+
+impl Gate {
+    fn new(config: &config::Config) -> Gate {
+        Gate {
+            policy: Policy::compile(config).unwrap(),
+            limiter: Table::new(1024, RandomState::new()),
+            now: Now { monotonic_ns: START_NS, unix_s: NOW_S },
+            source: SOURCE.parse().unwrap(),
+        }
+    }
+
+    /// `request`: request line without version, then header lines.
+    fn decide(&self, request: &str) -> Result<Plan, Refused> {
+        let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
+        let start = format!("{line} HTTP/1.1");
+        let lines = [&*start, "Host: api.example"].into_iter().chain(headers.lines());
+        let bytes = lines.chain(["", ""]).collect::<Vec<_>>().join("\r\n");
+        let limits = codec::HeadLimits { head_bytes_max: 16_384, headers_max: 100, target_bytes_max: 8_192 };
+        let mut slots = codec::HeaderSlots::new();
+        let head = codec::request_head(bytes.as_bytes(), &mut slots, &limits).unwrap().unwrap();
+        let peer = Peer { source: self.source, source_is_forwarded: false, tls: true };
+        decide(&self.policy, &head, &peer, &self.limiter, self.now)
+    }
+
+    #[track_caller]
+    fn passes(&self, request: &str) -> Plan {
+        self.decide(request).unwrap()
+    }
+
+    #[track_caller]
+    fn refuses(&self, request: &str) -> Refusal {
+        self.decide(request).unwrap_err().refusal
+    }
+}
+
+fn limit(name: &str, per: LimitPer, burst: u64) -> config::Limit {
+    config::Limit { name: name.into(), per, rate: config::Rate { per_s: 1.0, burst }, dry_run: false }
+}
+
+/// `/open` is public; `/orders` wants a key or a token and a permission; `/bodies` takes 10 bytes of JSON.
+fn config() -> config::Config {
+    let guarded = config::Route {
+        auths: vec![0, 1],
+        public: false,
+        permission: config::Permission::All("orders:read".into()),
+        action: Action::Upstream(0),
+        ..route("orders", "/orders")
+    };
+    let bodies = config::Route {
+        filter: Some(0),
+        body_size_bytes: Some(10),
+        request_timeout: Some(Duration::from_secs(5)),
+        ..route("bodies", "/bodies")
+    };
+    let json = config::Filter { name: "json".into(), allow_types: vec!["application/json".into()] };
+    config::Config {
+        auths: vec![key_auth(), token_auth()],
+        roles: vec![config::Role { name: "reader".into(), permissions: vec!["orders:*".into()] }],
+        consumers: vec![config::Consumer { name: "acme".into(), roles: vec![0], limits: Vec::new() }],
+        filters: vec![json],
+        routes: vec![route("open", "/open"), guarded, bodies],
+        ..empty()
+    }
+}
+
+fn with_key(request: &str) -> String {
+    format!("{request}\nx-api-key: {}", *minted(1).text)
+}
+
+fn with_token(request: &str, claims: &str) -> String {
+    format!("{request}\nauthorization: Bearer {}", token_with(claims))
+}
+
+fn claims(rest: &str) -> String {
+    format!(r#"{{"sub":"bob","exp":{}{rest}}}"#, NOW_S + 60)
+}
+
+#[test]
+fn a_public_route_asks_for_nothing() {
+    let plan = Gate::new(&config()).passes("GET /open");
+    assert_eq!((plan.route, plan.identity), (0, None));
+    assert_eq!(plan.action, Action::Respond { status: 204, body: Arc::from("") });
+    assert!(plan.set.is_empty() && plan.remove.is_empty());
+}
+
+#[test]
+fn a_refusal_knows_its_route() {
+    let mut config = config();
+    config.routes[0].methods = vec!["GET".into()];
+    let gate = Gate::new(&config);
+    assert_eq!(gate.decide("GET /nowhere"), Err(Refused { route: None, refusal: Refusal::NoRoute }));
+    let allow = Arc::from("GET, HEAD");
+    let expected = Refused { route: Some(0), refusal: Refusal::MethodNotAllowed { allow } };
+    assert_eq!(gate.decide("POST /open"), Err(expected));
+    assert_eq!(gate.decide("GET /orders").unwrap_err().route, Some(1));
+}
+
+#[test]
+fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
+    let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
+    assert_eq!(plan.identity, Some(Identity { consumer: "acme".into(), auth: 0 }));
+    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
+    assert_eq!(plan.action, Action::Upstream(0));
+}
+
+/// A credential that was not needed is one as well.
+#[test]
+fn a_route_keeps_every_credential_that_it_takes() {
+    let gate = Gate::new(&config());
+    let both = format!("{}\nauthorization: Basic YTpi", with_key("GET /orders"));
+    assert_eq!(*gate.passes(&both).remove, ["authorization".into(), "x-api-key".into()]);
+    let alone = Gate::new(&{
+        let mut config = config();
+        config.routes[1].auths = vec![0];
+        config
+    });
+    assert_eq!(*alone.passes(&both).remove, ["x-api-key".into()], "another's field is none of our business");
+}
+
+#[test]
+fn a_token_makes_its_consumer_known_and_sets_headers() {
+    let mut config = config();
+    let rules = config::Jwt { forward: vec![("x-user".into(), "sub".into())], ..token_rules() };
+    config.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
+    let gate = Gate::new(&config);
+    let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
+    assert_eq!(plan.identity, Some(Identity { consumer: "bob".into(), auth: 1 }));
+    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into(), "x-user".into()]);
+    assert_eq!(plan.set, [("x-user".into(), "bob".to_owned())]);
+    // Row 44: also where nobody has to be known.
+    assert_eq!(*gate.passes("GET /open").remove, ["x-user".into()]);
+}
+
+#[test]
+fn without_a_good_credential_every_method_is_named() {
+    let gate = Gate::new(&config());
+    let challenge_of = |request: &str| match gate.refuses(request) {
+        Refusal::Unauthenticated { challenge, reason } => (challenge.to_string(), reason),
+        other => panic!("{other:?}"),
+    };
+    let both = r#"ApiKey realm="keys", header="x-api-key", Bearer realm="staff""#;
+    assert_eq!(challenge_of("GET /orders"), (both.to_owned(), AuthFailure::Absent));
+    let (challenge, reason) = challenge_of("GET /orders\nauthorization: Bearer junk");
+    assert_eq!(challenge, format!("{both}, error=\"invalid_token\""));
+    assert!(matches!(reason, AuthFailure::Token(_)));
+}
+
+#[test]
+fn a_permission_comes_from_the_credential_or_the_consumer() {
+    let gate = Gate::new(&config());
+    gate.passes(&with_key("GET /orders"));
+    gate.passes(&with_token("GET /orders", &claims(r#","roles":"reader""#)));
+    let refusal = gate.refuses(&with_token("GET /orders", &claims("")));
+    assert!(matches!(refusal, Refusal::Forbidden { reason: Forbidden::MissingPermission(_), .. }));
+    // A token of a configured consumer has that consumer's roles.
+    gate.passes(&with_token("GET /orders", &claims("").replace("bob", "acme")));
+}
+
+/// Row 85.
+#[test]
+fn a_role_that_was_removed_is_refused_by_the_next_policy() {
+    let mut config = config();
+    Gate::new(&config).passes(&with_key("GET /orders"));
+    config.consumers[0].roles.clear();
+    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden { .. }));
+}
+
+#[test]
+fn bodies_are_judged_by_what_the_head_says() {
+    let gate = Gate::new(&config());
+    let json = "content-type: Application/JSON; charset=utf-8";
+    gate.passes("GET /bodies");
+    gate.passes("POST /bodies\ncontent-length: 0");
+    gate.passes(&format!("POST /bodies\ncontent-length: 10\n{json}"));
+    gate.passes(&format!("POST /bodies\ntransfer-encoding: chunked\n{json}"));
+    let too_large = Refusal::BodyTooLarge { max: 10 };
+    assert_eq!(gate.refuses(&format!("POST /bodies\ncontent-length: 11\n{json}")), too_large);
+    for types in [
+        "",
+        "\ncontent-type: text/plain",
+        "\ncontent-type: application/jsonx",
+        "\ncontent-type:",
+        "\ncontent-type: ;",
+        "\ncontent-type: application/json\ncontent-type: application/json",
+    ] {
+        let refusal = gate.refuses(&format!("POST /bodies\ncontent-length: 1{types}"));
+        assert_eq!(refusal, Refusal::UnsupportedMediaType, "{types}");
+    }
+    let plan = gate.passes("GET /bodies");
+    assert_eq!((plan.body_bytes_max, plan.request_timeout), (Some(10), Some(Duration::from_secs(5))));
+}
+
+#[test]
+fn a_limit_per_source_counts_sources_also_before_they_are_known() {
+    let mut config = config();
+    config.limits = vec![limit("slow", LimitPer::Source, 2)];
+    config.routes[1].limits = vec![0];
+    let mut gate = Gate::new(&config);
+    assert!(matches!(gate.refuses("GET /orders"), Refusal::Unauthenticated { .. }));
+    assert!(matches!(gate.refuses("GET /orders"), Refusal::Unauthenticated { .. }));
+    assert_eq!(gate.refuses(&with_key("GET /orders")), Refusal::Limited { limit: 0, retry_after_s: 1 });
+    gate.source = "203.0.113.8".parse().unwrap();
+    gate.passes(&with_key("GET /orders"));
+    gate.source = SOURCE.parse().unwrap();
+    gate.now.monotonic_ns += 1_000_000_000;
+    gate.passes(&with_key("GET /orders"));
+}
+
+#[test]
+fn a_limit_per_consumer_counts_only_who_got_in_and_wherever_they_come_from() {
+    let mut config = config();
+    config.limits = vec![limit("gold", LimitPer::Consumer, 1)];
+    config.routes[1].limits = vec![0];
+    let mut gate = Gate::new(&config);
+    gate.refuses("GET /orders");
+    gate.refuses(&with_token("GET /orders", &claims("").replace("bob", "eve")));
+    gate.passes(&with_key("GET /orders"));
+    gate.source = "203.0.113.8".parse().unwrap();
+    assert_eq!(gate.refuses(&with_key("GET /orders")), Refusal::Limited { limit: 0, retry_after_s: 1 });
+    gate.passes(&with_token("GET /orders", &claims(r#","roles":["reader"]"#)));
+}
+
+#[test]
+fn limits_per_route_and_header_share_as_they_say() {
+    let mut config = config();
+    let tenant = LimitPer::Header("x-tenant".into());
+    config.limits = vec![limit("all", LimitPer::Route, 3), limit("tenant", tenant, 1)];
+    config.routes[0].limits = vec![1, 0];
+    let gate = Gate::new(&config);
+    gate.passes("GET /open\nx-tenant: a");
+    assert_eq!(gate.refuses("GET /open\nX-Tenant: a"), Refusal::Limited { limit: 1, retry_after_s: 1 });
+    gate.passes("GET /open\nx-tenant: b");
+    gate.passes("GET /open");
+    assert_eq!(gate.refuses("GET /open"), Refusal::Limited { limit: 1, retry_after_s: 1 }, "none: by source");
+    assert_eq!(gate.refuses("GET /open\nx-tenant: c"), Refusal::Limited { limit: 0, retry_after_s: 1 });
+}
+
+#[test]
+fn a_consumers_own_limits_come_on_top_and_none_counts_twice() {
+    let mut config = config();
+    config.limits = vec![limit("own", LimitPer::Consumer, 2), limit("both", LimitPer::Source, 3)];
+    config.routes[1].limits = vec![1];
+    config.consumers[0].limits = vec![0, 1];
+    let gate = Gate::new(&config);
+    gate.passes(&with_key("GET /orders"));
+    gate.passes(&with_key("GET /orders"));
+    assert_eq!(gate.refuses(&with_key("GET /orders")), Refusal::Limited { limit: 0, retry_after_s: 1 });
+    assert_eq!(gate.refuses(&with_key("GET /orders")), Refusal::Limited { limit: 1, retry_after_s: 1 });
+}
+
+#[test]
+fn a_dry_run_counts_and_tells_and_refuses_nobody() {
+    let mut config = config();
+    config.limits = vec![config::Limit { dry_run: true, ..limit("dry", LimitPer::Source, 1) }];
+    config.routes[0].limits = vec![0];
+    let gate = Gate::new(&config);
+    assert_eq!(gate.passes("GET /open").limited_in_dry_run, None);
+    assert_eq!(gate.passes("GET /open").limited_in_dry_run, Some(0));
+}
+
+#[test]
+fn retry_after_is_rounded_up() {
+    let mut config = config();
+    let rate = config::Rate { per_s: 0.4, burst: 1 };
+    config.limits = vec![config::Limit { rate, ..limit("slow", LimitPer::Source, 1) }];
+    config.routes[0].limits = vec![0];
+    let gate = Gate::new(&config);
+    gate.passes("GET /open");
+    assert_eq!(gate.refuses("GET /open"), Refusal::Limited { limit: 0, retry_after_s: 3 });
+}
+
+#[track_caller]
+fn check_error(change: impl FnOnce(&mut config::Config), expected: &str) {
+    let mut config = config();
+    change(&mut config);
+    let errors: Vec<String> =
+        Policy::compile(&config).err().unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(errors, [expected]);
+}
+
+#[test]
+fn a_configuration_that_makes_no_policy_is_refused() {
+    check_error(
+        |c| c.routes[0].public = false,
+        "routes.open: nobody could get in: it wants auth or public = true",
+    );
+    check_error(|c| c.routes[1].public = true, "routes.orders: public and auth contradict each other");
+    check_error(
+        |c| c.routes[0].permission = config::Permission::All("x".into()),
+        "routes.open: a permission needs auth: on a public route nobody is known",
+    );
+    check_error(|c| c.limits = vec![limit("l", LimitPer::Route, 1); 65_535], "limits: more than 65534");
+    check_error(|c| c.routes[0].path = "open".into(), "routes.open.path: must start with a slash");
+    check_error(
+        |c| {
+            let rules = config::Jwt { algorithms: vec!["none".into()], ..token_rules() };
+            c.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
+        },
+        "auth.staff: algorithms: one is unknown or not supported",
+    );
+}

@@ -1,0 +1,363 @@
+//! The response: server → client. Heads are parsed and written anew; a body of known length passes through the buffer
+//! that received it, with the new head in front of its first bytes; chunked bodies are decoded and framed again.
+
+use std::rc::Rc;
+
+use crate::{
+    codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, ResponseEdit},
+    net::{BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, ReadHalf, WriteHalf, monotonic_ns},
+};
+
+use super::{Failed, ForwardError, Request, Tools, upload::UploadState};
+
+/// What a server may say in a head.
+const RESPONSE_HEAD_LIMITS: HeadLimits =
+    HeadLimits { head_bytes_max: 64 * 1024, headers_max: codec::HEADERS_MAX, target_bytes_max: 0 };
+/// Interim (1xx) heads before the final one.
+const INTERIM_HEADS_MAX: usize = 16;
+/// From this many bytes still to come, a body moves through a bulk buffer.
+const BULK_FROM_BYTES: u64 = 64 * 1024;
+/// Time for the client to leave, or to finish its body, after an early response.
+const LINGER_NS: u64 = 2_000_000_000;
+
+/// A response on its way.
+pub(super) struct Download<'a, 'r> {
+    pub(super) tools: &'a Tools,
+    pub(super) server_read: &'a mut ReadHalf,
+    pub(super) server_deadline: &'a Deadline,
+    pub(super) client_write: &'a mut WriteHalf,
+    pub(super) client_deadline: &'a Deadline,
+    pub(super) client_idle_ns: u64,
+    pub(super) request: &'a Request<'r>,
+    pub(super) sent_ns: u64,
+    pub(super) upload: Rc<UploadState>,
+}
+
+/// A response that was told whole.
+pub(super) struct Downloaded {
+    pub(super) status: u16,
+    pub(super) bytes: u64,
+    pub(super) upstream_ns: u64,
+    /// The client was told that its connection goes on.
+    pub(super) client_keep_alive: bool,
+    /// The server's connection goes on.
+    pub(super) server_reusable: bool,
+}
+
+/// What is kept of a response head.
+struct Head {
+    status: u16,
+    body: BodyLength,
+    framing: BodyLength,
+    client_keep_alive: bool,
+    server_keep_alive: bool,
+}
+
+impl Download<'_, '_> {
+    pub(super) async fn run(mut self) -> Result<Downloaded, Failed> {
+        let mut buffer = self.tools.buffers.take();
+        let mut out = self.tools.heads.take();
+        let result = self.relay(&mut buffer, &mut out).await;
+        self.tools.buffers.give(buffer);
+        self.tools.heads.give(out);
+        if self.upload.running.get() {
+            // Early response (RFC 9112 §9.6): the rest of the request is read and dropped for a while, so that the
+            // client hears the answer; a send that the server no longer takes is cut.
+            self.upload.discard.set(true);
+            self.server_deadline.arm(Phase::ResponseBody, 0);
+            self.client_deadline.arm(Phase::Body, monotonic_ns().saturating_add(LINGER_NS));
+        }
+        result
+    }
+
+    async fn relay(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<Downloaded, Failed> {
+        let head = self.receive_head(buffer, out).await?;
+        let now_ns = monotonic_ns();
+        self.upload.response_started.set(true);
+        self.server_deadline.arm(Phase::ResponseBody, self.request.deadline_ns);
+        let mut told = Told { status: head.status, bytes: 0 };
+        let (ended_in_order, leftover) = match (head.body, head.framing) {
+            (BodyLength::None, _) => {
+                self.tell_head(buffer, out, 0, &mut told).await?;
+                (true, !buffer.data().is_empty())
+            }
+            (BodyLength::Exact(bytes), _) => self.pass(buffer, out, bytes, &mut told).await?,
+            (body, framing) => {
+                self.reframe(buffer, out, body, framing == BodyLength::Chunked, &mut told).await?
+            }
+        };
+        Ok(Downloaded {
+            status: told.status,
+            bytes: told.bytes,
+            upstream_ns: now_ns.saturating_sub(self.sent_ns),
+            client_keep_alive: head.client_keep_alive,
+            // Bytes behind the response belong to nobody: such a connection is not used again.
+            server_reusable: head.server_keep_alive
+                && ended_in_order
+                && !leftover
+                && head.body != BodyLength::UntilClose,
+        })
+    }
+
+    /// Receives up to the end of the final head, and encodes the head for the client into `out`.
+    async fn receive_head(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<Head, ForwardError> {
+        let mut interim_heads = 0;
+        let mut received_any = false;
+        loop {
+            while !buffer.data().is_empty() {
+                match self.parse_head(buffer.data(), out)? {
+                    Parsed::Final(head, head_bytes) => {
+                        buffer.consume(head_bytes);
+                        return Ok(head);
+                    }
+                    // 100 was answered by us; other interim responses are optional to pass on (RFC 9110 §15.2).
+                    Parsed::Interim(head_bytes) => {
+                        buffer.consume(head_bytes);
+                        interim_heads += 1;
+                        if interim_heads > INTERIM_HEADS_MAX {
+                            return Err(ForwardError::TooManyInterim);
+                        }
+                    }
+                    Parsed::Partial => break,
+                }
+            }
+            if buffer.free_bytes() == 0 {
+                self.enlarge(buffer);
+            }
+            match self.receive(buffer).await {
+                Ok(0) | Err(_) if self.upload.failed.get() => return Err(ForwardError::ClientGone),
+                Ok(0) | Err(_) if self.server_deadline.expired().is_some() => {
+                    return Err(ForwardError::ResponseTimeout);
+                }
+                Ok(0) | Err(_) if received_any => return Err(ForwardError::TruncatedResponse),
+                Ok(0) | Err(_) => return Err(ForwardError::ClosedBeforeResponse),
+                Ok(_) => received_any = true,
+            }
+        }
+    }
+
+    fn parse_head(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Parsed, ForwardError> {
+        let mut slots = HeaderSlots::new();
+        let method = if self.request.is_head { "HEAD" } else { "GET" };
+        let parsed = codec::response_head(bytes, &mut slots, method, &RESPONSE_HEAD_LIMITS);
+        let Some(head) = parsed.map_err(ForwardError::BadResponse)? else { return Ok(Parsed::Partial) };
+        if head.is_interim() {
+            return Ok(Parsed::Interim(head.head_bytes));
+        }
+        let date = self.request.date.borrow();
+        let framing = codec::client_framing(head.body, self.request.version);
+        let edit = ResponseEdit {
+            keep_alive: self.request.keep_alive
+                && !self.request.draining.get()
+                && framing != BodyLength::UntilClose
+                && self.upload.done.get(),
+            client_version: self.request.version,
+            request_id: self.request.request_id,
+            date: date.as_str(),
+            body: framing,
+        };
+        codec::client_response(out, &head, &edit);
+        let kept = Head {
+            status: head.status,
+            body: head.body,
+            framing,
+            client_keep_alive: edit.keep_alive,
+            server_keep_alive: head.keep_alive,
+        };
+        Ok(Parsed::Final(kept, head.head_bytes))
+    }
+
+    /// Passes on a body of `bytes`: whether it ended in order, and whether more came behind it.
+    async fn pass(
+        &mut self,
+        buffer: &mut Buffer,
+        out: &mut Vec<u8>,
+        bytes: u64,
+        told: &mut Told,
+    ) -> Result<(bool, bool), Failed> {
+        let first = buffer.data().len() as u64;
+        let leftover = first > bytes;
+        if leftover {
+            buffer.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
+        }
+        let mut left = bytes - first.min(bytes);
+        self.tell_head(buffer, out, usize::MAX, told).await?;
+        if left >= BULK_FROM_BYTES {
+            let small = std::mem::replace(buffer, self.tools.buffers.take_bulk());
+            self.tools.buffers.give(small);
+        }
+        while left > 0 {
+            buffer.clear();
+            match self.receive(buffer).await {
+                Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
+                Ok(_) => {}
+            }
+            let received = buffer.data().len() as u64;
+            if received > left {
+                buffer.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+                self.send_buffer(buffer, told).await?;
+                return Ok((true, true));
+            }
+            left -= received;
+            self.send_buffer(buffer, told).await?;
+        }
+        Ok((true, leftover))
+    }
+
+    /// Decodes a chunked or close-delimited body and frames it for the client.
+    async fn reframe(
+        &mut self,
+        buffer: &mut Buffer,
+        out: &mut Vec<u8>,
+        body: BodyLength,
+        chunked: bool,
+        told: &mut Told,
+    ) -> Result<(bool, bool), Failed> {
+        let mut decoder = BodyDecoder::new(body);
+        loop {
+            let mut done = false;
+            while !done && !buffer.data().is_empty() {
+                let Ok(decoded) = decoder.decode(buffer.data()) else {
+                    return Err(told.failed(ForwardError::TruncatedResponse));
+                };
+                let payload = buffer.data().get(decoded.data.clone()).unwrap_or_default();
+                if !payload.is_empty() {
+                    frame(out, payload, chunked);
+                }
+                done = decoded.done;
+                let progressed = done || decoded.consumed > 0;
+                buffer.consume(decoded.consumed);
+                if !progressed {
+                    break;
+                }
+            }
+            if done {
+                if chunked {
+                    codec::last_chunk(out, decoder.trailers());
+                }
+                self.send_out(out, told).await?;
+                return Ok((true, !buffer.data().is_empty()));
+            }
+            // Also when nothing is to be sent yet: an event stream's head must not wait for its first event.
+            self.send_out(out, told).await?;
+            if buffer.free_bytes() == 0 {
+                self.enlarge(buffer);
+            }
+            match self.receive(buffer).await {
+                // A deadline of ours ends the server's direction as well: that is no end of the body.
+                Ok(0) if self.server_deadline.expired().is_none() && decoder.finish_at_eof().is_ok() => {
+                    if chunked {
+                        codec::last_chunk(out, b"");
+                    }
+                    self.send_out(out, told).await?;
+                    return Ok((false, false));
+                }
+                Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Sends the head in `out` and at most `body_bytes_max` of the buffer in one go, without copying the body.
+    async fn tell_head(
+        &mut self,
+        buffer: &mut Buffer,
+        out: &mut Vec<u8>,
+        body_bytes_max: usize,
+        told: &mut Told,
+    ) -> Result<(), Failed> {
+        let with_body = body_bytes_max > 0 && !buffer.data().is_empty();
+        if with_body && buffer.prepend(out) {
+            out.clear();
+            return self.send_buffer(buffer, told).await;
+        }
+        self.send_out(out, told).await?;
+        if with_body { self.send_buffer(buffer, told).await } else { Ok(()) }
+    }
+
+    async fn send_buffer(&mut self, buffer: &mut Buffer, told: &mut Told) -> Result<(), Failed> {
+        let bytes = buffer.data().len() as u64;
+        let (sent, returned) = self.send(std::mem::replace(buffer, Buffer::placeholder())).await;
+        *buffer = returned;
+        buffer.clear();
+        told.sent(sent, bytes)
+    }
+
+    async fn send_out(&mut self, out: &mut Vec<u8>, told: &mut Told) -> Result<(), Failed> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let bytes = out.len() as u64;
+        let (sent, returned) = self.send(std::mem::take(out)).await;
+        *out = returned;
+        out.clear();
+        told.sent(sent, bytes)
+    }
+
+    /// Sends to the client, whose deadline runs meanwhile and not while the server is waited for. Where a request
+    /// body is awaited of the same client, the upload holds the deadline and hands it over when that wait ends.
+    async fn send<B: IoBuf>(&mut self, bytes: B) -> (std::io::Result<()>, B) {
+        self.upload.sending.set(true);
+        if !self.upload.receiving.get() {
+            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns);
+            self.client_deadline.arm(Phase::Send, at_ns.min(self.request.deadline_ns));
+        }
+        let result = self.client_write.write_all(bytes).await;
+        self.upload.sending.set(false);
+        if !self.upload.receiving.get() {
+            self.client_deadline.disarm();
+        }
+        result
+    }
+
+    async fn receive(&mut self, buffer: &mut Buffer) -> std::io::Result<usize> {
+        let taken = std::mem::replace(buffer, Buffer::placeholder());
+        let (received, returned) = self.server_read.read(taken, &self.tools.buffers).await;
+        *buffer = returned;
+        received
+    }
+
+    /// Makes room behind the data: at the front of the same block, else in a bulk buffer.
+    fn enlarge(&self, buffer: &mut Buffer) {
+        buffer.compact();
+        if buffer.free_bytes() == 0 && buffer.data().len() < BULK_BUFFER_BYTES / 2 {
+            let mut bulk = self.tools.buffers.take_bulk();
+            bulk.append(buffer.data());
+            self.tools.buffers.give(std::mem::replace(buffer, bulk));
+        }
+    }
+}
+
+enum Parsed {
+    Final(Head, usize),
+    Interim(usize),
+    Partial,
+}
+
+/// What the client has been told so far.
+struct Told {
+    status: u16,
+    bytes: u64,
+}
+
+impl Told {
+    fn sent(&mut self, result: std::io::Result<()>, bytes: u64) -> Result<(), Failed> {
+        self.bytes += bytes;
+        result.map_err(|_| self.failed(ForwardError::ClientGone))
+    }
+
+    fn failed(&self, error: ForwardError) -> Failed {
+        let answered = (self.bytes > 0).then_some(self.status);
+        Failed { error, answered, request_body_bytes: 0, response_bytes: self.bytes }
+    }
+}
+
+fn frame(out: &mut Vec<u8>, payload: &[u8], chunked: bool) {
+    if chunked {
+        codec::chunk_head(out, payload.len());
+    }
+    out.extend_from_slice(payload);
+    if chunked {
+        out.extend_from_slice(codec::CHUNK_END);
+    }
+}

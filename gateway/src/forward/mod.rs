@@ -1,0 +1,392 @@
+//! An exchange with a server: a connection, the request, its body, the response, its body.
+//!
+//! Comes in: an encoded request head, what is known of its body, and the client's stream. Goes out: what the exchange
+//! was ([`Outcome`]), or how it failed ([`Failed`]) and whether the client has seen anything yet. Bodies stream in
+//! both directions at once, a buffer at a time: a slow reader on one side slows the other. It decides nothing about
+//! policy and answers nothing of its own but `100 Continue`.
+
+mod download;
+mod pool;
+mod upload;
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+};
+
+use thiserror::Error;
+
+use crate::{
+    codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version},
+    net::{Buffer, Buffers, Deadline, Deadlines, Phase, ReadHalf, Stream, WriteHalf, join, monotonic_ns},
+};
+use download::{Download, Downloaded};
+pub use pool::{CheckoutError, Lease, Pool};
+use upload::{Ends, Upload, UploadLimits};
+
+/// What a worker lends to every exchange.
+pub struct Tools {
+    /// Free buffers.
+    pub buffers: Buffers,
+    /// Deadlines of every descriptor.
+    pub deadlines: Rc<Deadlines>,
+    /// Free vectors for encoded heads.
+    pub heads: Heads,
+}
+
+/// Recycled vectors, so that an encoded head costs no allocation.
+#[derive(Default)]
+pub struct Heads(RefCell<Vec<Vec<u8>>>);
+
+/// Vectors kept per worker, and the largest that is kept.
+const HEADS_MAX: usize = 256;
+const HEAD_KEPT_BYTES_MAX: usize = 64 * 1024;
+
+impl Heads {
+    /// An empty vector.
+    pub fn take(&self) -> Vec<u8> {
+        self.0.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(4096))
+    }
+
+    /// Returns a vector.
+    pub fn give(&self, mut head: Vec<u8>) {
+        let mut heads = self.0.borrow_mut();
+        if heads.len() < HEADS_MAX && head.capacity() <= HEAD_KEPT_BYTES_MAX {
+            head.clear();
+            heads.push(head);
+        }
+    }
+}
+
+/// The client's side of an exchange.
+pub struct Client<'c> {
+    /// Its stream.
+    pub stream: &'c mut Stream,
+    /// What was received behind the request head.
+    pub received: &'c mut Buffer,
+    /// Its descriptor's deadline.
+    pub deadline: &'c Deadline,
+    /// Silence that is borne while a body is under way, in ns.
+    pub idle_ns: u64,
+}
+
+/// A request that may pass.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each read by name")]
+pub struct Request<'r> {
+    /// The encoded head.
+    pub head: Vec<u8>,
+    /// How its body is framed by the client.
+    pub body: BodyLength,
+    /// More body bytes than this are refused.
+    pub body_bytes_max: u64,
+    /// Trailers of these names are dropped, as the fields of these names were: some servers merge the two.
+    pub trailers_removed: &'r [Arc<str>],
+    /// The client waits for `100 Continue`.
+    pub expect_continue: bool,
+    /// It may be sent twice (RFC 9110 §9.2.2).
+    pub idempotent: bool,
+    /// It was a HEAD: the response has no body.
+    pub is_head: bool,
+    /// What the client speaks.
+    pub version: Version,
+    /// The client would go on after this exchange.
+    pub keep_alive: bool,
+    /// We would not: asked when the response's head is told.
+    pub draining: &'r Cell<bool>,
+    /// Now, for a response without a date: asked when its head is told.
+    pub date: &'r RefCell<HttpDate>,
+    /// Told to the client.
+    pub request_id: &'r str,
+    /// The whole exchange ends before this.
+    pub deadline_ns: u64,
+    /// The response head comes before so long, in ns.
+    pub head_timeout_ns: u64,
+    /// How often the request may be sent again.
+    pub retries_max: u32,
+}
+
+/// An exchange that ended with a whole response.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The response's status.
+    pub status: u16,
+    /// The client's connection can carry another request.
+    pub keep_alive: bool,
+    /// Body bytes from the client.
+    pub request_body_bytes: u64,
+    /// Bytes to the client, head included.
+    pub response_bytes: u64,
+    /// From the first byte sent to the server to its response head.
+    pub upstream_ns: u64,
+}
+
+/// An exchange that did not.
+#[derive(Debug)]
+pub struct Failed {
+    /// How.
+    pub error: ForwardError,
+    /// The status that the client has already been told, when it has; then all that is left is to cut the connection.
+    pub answered: Option<u16>,
+    /// Body bytes from the client.
+    pub request_body_bytes: u64,
+    /// Bytes to the client.
+    pub response_bytes: u64,
+}
+
+impl From<ForwardError> for Failed {
+    fn from(error: ForwardError) -> Self {
+        Self { error, answered: None, request_body_bytes: 0, response_bytes: 0 }
+    }
+}
+
+/// What a peer did that ended an exchange.
+#[derive(Debug, Error)]
+pub enum ForwardError {
+    /// No server of the upstream is live.
+    #[error("no server is live")]
+    NoLiveServer,
+    /// The worker has as many connections to the upstream as it may have.
+    #[error("all connections to the upstream are busy")]
+    PoolExhausted,
+    /// No TCP connection in time.
+    #[error("the server did not accept a connection in time")]
+    ConnectTimeout,
+    /// No TCP connection at all.
+    #[error("the server cannot be reached: {0}")]
+    Unreachable(std::io::Error),
+    /// The server closed or reset before the first byte of a response.
+    #[error("the server closed before it answered")]
+    ClosedBeforeResponse,
+    /// No response head in time.
+    #[error("the server did not answer in time")]
+    ResponseTimeout,
+    /// The response is not HTTP/1.1 as we accept it.
+    #[error("the server's response is malformed: {0}")]
+    BadResponse(ResponseError),
+    /// More interim (1xx) heads than any server needs.
+    #[error("the server sent interim responses without end")]
+    TooManyInterim,
+    /// The response body ended early or broke its framing.
+    #[error("the server's response ended early")]
+    TruncatedResponse,
+    /// The request body broke its framing.
+    #[error("the request body is malformed: {0}")]
+    BadRequestBody(BodyError),
+    /// The request body is larger than allowed.
+    #[error("the request body is too large")]
+    RequestBodyTooLarge,
+    /// No body byte for too long.
+    #[error("the client did not send its body in time")]
+    RequestBodyTimeout,
+    /// The client closed before the exchange ended, or does not take its response.
+    #[error("the client left")]
+    ClientGone,
+}
+
+/// Sends `request` to a server of `upstream` that `pick` names (told which ones have failed), and its response to the
+/// client.
+///
+/// A request is sent again only if no server can have acted on it twice (RFC 9110 §9.2.2): nothing was sent because
+/// there was no connection; or a pooled connection turned out dead, no byte of a response came, all of the request is
+/// still in memory, and it is idempotent. `on_event` hears of connects and retries.
+pub async fn forward(
+    tools: &Tools,
+    pool: &Rc<Pool>,
+    upstream: usize,
+    mut pick: impl FnMut(&[usize]) -> Option<usize>,
+    client: Client<'_>,
+    mut request: Request<'_>,
+    on_event: impl Fn(Event, usize),
+) -> Result<Outcome, Failed> {
+    let mut upload = Upload::new(request.body, request.body_bytes_max, request.trailers_removed);
+    upload.take_received(client.received, &mut request.head)?;
+    let mut failed_servers = Vec::new();
+    let mut retries_left = request.retries_max;
+    let mut server = pick(&failed_servers).ok_or(ForwardError::NoLiveServer)?;
+    let mut fresh = false;
+    loop {
+        let checked_out = check_out(tools, pool, (upstream, server), fresh, request.deadline_ns).await;
+        let mut lease = match checked_out {
+            Ok(lease) => lease,
+            Err(error) => {
+                let unreachable =
+                    matches!(error, ForwardError::Unreachable(_) | ForwardError::ConnectTimeout);
+                failed_servers.push(server);
+                on_event(Event::Failed, server);
+                match pick(&failed_servers) {
+                    Some(other) if unreachable && retries_left > 0 => server = other,
+                    _ => return Err(error.into()),
+                }
+                retries_left -= 1;
+                on_event(Event::Retried, server);
+                continue;
+            }
+        };
+        let connection = lease.connection();
+        let reused = connection.reused;
+        on_event(if reused { Event::Reused } else { Event::Connected }, server);
+        let whole = upload.is_done();
+        let mut attempt = Attempt {
+            tools,
+            client_read: &mut client.stream.read,
+            client_write: &mut client.stream.write,
+            client_received: &mut *client.received,
+            client_deadline: client.deadline,
+            client_idle_ns: client.idle_ns,
+            server: &mut connection.stream,
+            server_deadline: &connection.deadline,
+        };
+        match attempt.run(&mut request, &mut upload).await {
+            Ok((outcome, reusable)) => {
+                tools.heads.give(request.head);
+                if reusable {
+                    lease.give_back(monotonic_ns());
+                }
+                return Ok(outcome);
+            }
+            Err(failed) => {
+                let dead = reused && matches!(failed.error, ForwardError::ClosedBeforeResponse);
+                if !(dead && whole && request.idempotent && retries_left > 0) {
+                    on_event(Event::Failed, server);
+                    tools.heads.give(request.head);
+                    return Err(failed);
+                }
+                retries_left -= 1;
+                fresh = true;
+                on_event(Event::Retried, server);
+            }
+        }
+    }
+}
+
+/// What [`forward`] tells while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A new connection to the server.
+    Connected,
+    /// A pooled connection.
+    Reused,
+    /// The request goes out again.
+    Retried,
+    /// The server could not be reached, or failed the exchange.
+    Failed,
+}
+
+async fn check_out(
+    tools: &Tools,
+    pool: &Rc<Pool>,
+    (upstream, server): (usize, usize),
+    fresh: bool,
+    deadline_ns: u64,
+) -> Result<Lease, ForwardError> {
+    let now_ns = monotonic_ns();
+    if now_ns >= deadline_ns {
+        return Err(ForwardError::ConnectTimeout);
+    }
+    let checked_out = pool.check_out(upstream, server, fresh, &tools.deadlines, now_ns).await;
+    checked_out.map_err(|error| match error {
+        CheckoutError::Exhausted => ForwardError::PoolExhausted,
+        CheckoutError::Timeout => ForwardError::ConnectTimeout,
+        CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
+    })
+}
+
+/// One request on one connection.
+struct Attempt<'a> {
+    tools: &'a Tools,
+    client_read: &'a mut ReadHalf,
+    client_write: &'a mut WriteHalf,
+    client_received: &'a mut Buffer,
+    client_deadline: &'a Deadline,
+    client_idle_ns: u64,
+    server: &'a mut Stream,
+    server_deadline: &'a Deadline,
+}
+
+impl Attempt<'_> {
+    /// The outcome, and whether the server's connection can carry another exchange.
+    async fn run(
+        &mut self,
+        request: &mut Request<'_>,
+        upload: &mut Upload<'_>,
+    ) -> Result<(Outcome, bool), Failed> {
+        let sent_ns = monotonic_ns();
+        let wait_ns = if upload.is_done() { request.head_timeout_ns } else { self.client_idle_ns };
+        self.server_deadline
+            .arm(Phase::ResponseHead, sent_ns.saturating_add(wait_ns).min(request.deadline_ns));
+        let (sent, head) = self.server.write.write_all(std::mem::take(&mut request.head)).await;
+        request.head = head;
+        if sent.is_err() && !upload.is_done() {
+            // The server may have answered before it closed; only a whole request that could not be sent is dead.
+            upload.discard();
+        } else if !upload.is_done() {
+            // It owes no answer to half a request; the client's deadline bounds the wait for the rest.
+            self.server_deadline.disarm();
+        }
+        if request.expect_continue && !upload.is_done() {
+            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns).min(request.deadline_ns);
+            self.client_deadline.arm(Phase::Send, at_ns);
+            let (told, _) = self.client_write.write_all(CONTINUE.to_vec()).await;
+            self.client_deadline.disarm();
+            told.map_err(|_| ForwardError::ClientGone)?;
+        }
+        let download = Download {
+            tools: self.tools,
+            server_read: &mut self.server.read,
+            server_deadline: self.server_deadline,
+            client_write: &mut *self.client_write,
+            client_deadline: self.client_deadline,
+            client_idle_ns: self.client_idle_ns,
+            request,
+            sent_ns,
+            upload: Rc::clone(&upload.state),
+        };
+        if upload.is_done() {
+            let downloaded = download.run().await?;
+            return Ok(finish(&downloaded, upload, sent.is_ok()));
+        }
+        let up = upload.run(
+            self.tools,
+            Ends {
+                client: &mut *self.client_read,
+                received: &mut *self.client_received,
+                client_deadline: self.client_deadline,
+                server: &mut self.server.write,
+                server_deadline: self.server_deadline,
+                limits: UploadLimits {
+                    idle_ns: self.client_idle_ns,
+                    head_timeout_ns: request.head_timeout_ns,
+                    deadline_ns: request.deadline_ns,
+                },
+            },
+        );
+        let (uploaded, downloaded) = join(up, download.run()).await;
+        match (uploaded, downloaded) {
+            (Ok(()), Ok(downloaded)) => {
+                let whole = upload.is_done() && !upload.was_discarded();
+                Ok(finish(&downloaded, upload, whole))
+            }
+            // What the client did wrong explains what the server did then.
+            (Err(error), Ok(downloaded)) => Err(Failed {
+                error,
+                answered: Some(downloaded.status),
+                request_body_bytes: upload.state.body_bytes.get(),
+                response_bytes: downloaded.bytes,
+            }),
+            (Err(error), Err(failed)) => Err(Failed { error, ..failed }),
+            (Ok(()), Err(failed)) => Err(failed),
+        }
+    }
+}
+
+fn finish(downloaded: &Downloaded, upload: &Upload<'_>, request_was_sent: bool) -> (Outcome, bool) {
+    let outcome = Outcome {
+        status: downloaded.status,
+        keep_alive: downloaded.client_keep_alive && upload.is_done(),
+        request_body_bytes: upload.state.body_bytes.get(),
+        response_bytes: downloaded.bytes,
+        upstream_ns: downloaded.upstream_ns,
+    };
+    (outcome, downloaded.server_reusable && request_was_sent)
+}

@@ -1,0 +1,230 @@
+//! Deadlines without a timer per operation: a table of (descriptor, phase, tick) per worker, swept ten times a second.
+//! What is late is shut down with `shutdown(2)`; the pending operation then returns with its buffer and the owner asks
+//! [`Deadline::expired`] what happened.
+
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::RawFd,
+    rc::Rc,
+    time::Duration,
+};
+
+/// How often [`Deadlines::sweep`] is to be called; every deadline is late by at most this.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+const TICK_NS: u64 = 100_000_000;
+/// The tick of a slot that waits for nothing.
+const UNARMED: u64 = u64::MAX;
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The end of a TLS handshake.
+    Handshake,
+    /// The next request on a kept-alive connection.
+    KeepAlive,
+    /// The end of a request head.
+    Head,
+    /// The next bytes of a request body.
+    Body,
+    /// The peer to take what we send.
+    Send,
+    /// A TCP connection to a server.
+    Connect,
+    /// The head of a response.
+    ResponseHead,
+    /// The rest of a response.
+    ResponseBody,
+    /// The peer to close after our last byte.
+    Linger,
+}
+
+impl Phase {
+    /// While we wait for the client to speak, only its direction is closed: the answer can still be told.
+    fn shutdown_how(self) -> libc::c_int {
+        match self {
+            Self::Head | Self::Body => libc::SHUT_RD,
+            _ => libc::SHUT_RDWR,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    fd: RawFd,
+    phase: Phase,
+    expired: Option<Phase>,
+}
+
+/// The table of one worker. The ticks stand apart from the rest, so that a sweep reads little memory.
+pub struct Deadlines {
+    ticks: RefCell<Vec<u64>>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<usize>>,
+    shut_down: fn(RawFd, libc::c_int),
+    fired: Cell<u64>,
+}
+
+impl Deadlines {
+    /// An empty table.
+    pub fn new() -> Rc<Self> {
+        Self::with_shutdown(|fd, how| {
+            // SAFETY: shutdown touches no memory; a slot is freed before its descriptor is closed, so `fd` is ours.
+            unsafe { libc::shutdown(fd, how) };
+        })
+    }
+
+    fn with_shutdown(shut_down: fn(RawFd, libc::c_int)) -> Rc<Self> {
+        Rc::new(Self {
+            ticks: RefCell::default(),
+            slots: RefCell::default(),
+            free: RefCell::default(),
+            shut_down,
+            fired: Cell::new(0),
+        })
+    }
+
+    /// A slot for `fd`. It has to be dropped before the descriptor is closed.
+    pub fn watch(self: &Rc<Self>, fd: RawFd) -> Deadline {
+        let slot = Slot { fd, phase: Phase::Head, expired: None };
+        let (mut ticks, mut slots) = (self.ticks.borrow_mut(), self.slots.borrow_mut());
+        let reused = self.free.borrow_mut().pop();
+        let index = reused.unwrap_or(slots.len());
+        if let (Some(free_slot), Some(free_tick)) = (slots.get_mut(index), ticks.get_mut(index)) {
+            *free_slot = slot;
+            *free_tick = UNARMED;
+        } else {
+            slots.push(slot);
+            ticks.push(UNARMED);
+        }
+        Deadline { table: Rc::clone(self), index }
+    }
+
+    /// Shuts down whatever is late at `now_ns`.
+    pub fn sweep(&self, now_ns: u64) {
+        let now = now_ns / TICK_NS;
+        for (tick, slot) in self.ticks.borrow_mut().iter_mut().zip(self.slots.borrow_mut().iter_mut()) {
+            if *tick <= now {
+                *tick = UNARMED;
+                slot.expired = Some(slot.phase);
+                self.fired.set(self.fired.get() + 1);
+                (self.shut_down)(slot.fd, slot.phase.shutdown_how());
+            }
+        }
+    }
+
+    /// Makes every slot in `phase` late, whatever its deadline: drains idle connections.
+    pub fn expire(&self, phase: Phase) {
+        for (tick, slot) in self.ticks.borrow_mut().iter_mut().zip(self.slots.borrow().iter()) {
+            if slot.phase == phase && *tick != UNARMED {
+                *tick = 0;
+            }
+        }
+    }
+
+    /// How many deadlines have fired since the start.
+    pub fn fired(&self) -> u64 {
+        self.fired.get()
+    }
+}
+
+/// One connection's slot; at most one deadline is armed at a time.
+pub struct Deadline {
+    table: Rc<Deadlines>,
+    index: usize,
+}
+
+impl Deadline {
+    /// Waits for `phase` until `at_ns`; replaces what was armed.
+    pub fn arm(&self, phase: Phase, at_ns: u64) {
+        if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
+            slot.phase = phase;
+        }
+        if let Some(tick) = self.table.ticks.borrow_mut().get_mut(self.index) {
+            *tick = at_ns.div_ceil(TICK_NS);
+        }
+    }
+
+    /// Waits for nothing.
+    pub fn disarm(&self) {
+        if let Some(tick) = self.table.ticks.borrow_mut().get_mut(self.index) {
+            *tick = UNARMED;
+        }
+    }
+
+    /// Which wait ended this connection, if one did.
+    pub fn expired(&self) -> Option<Phase> {
+        self.table.slots.borrow().get(self.index).and_then(|slot| slot.expired)
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.disarm();
+        if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
+            slot.fd = -1;
+        }
+        self.table.free.borrow_mut().push(self.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    thread_local! { static SHUT: RefCell<Vec<(RawFd, libc::c_int)>> = const { RefCell::new(Vec::new()) }; }
+
+    fn table() -> Rc<Deadlines> {
+        SHUT.with_borrow_mut(Vec::clear);
+        Deadlines::with_shutdown(|fd, how| SHUT.with_borrow_mut(|shut| shut.push((fd, how))))
+    }
+
+    #[track_caller]
+    fn check_shut(expected: &[(RawFd, libc::c_int)]) {
+        SHUT.with_borrow(|shut| assert_eq!(shut, expected));
+    }
+
+    #[test]
+    fn only_what_is_late_is_shut_down_and_only_once() {
+        let table = table();
+        let (early, late) = (table.watch(3), table.watch(4));
+        early.arm(Phase::Head, 5 * TICK_NS);
+        late.arm(Phase::Send, 9 * TICK_NS);
+        table.sweep(5 * TICK_NS - 1);
+        check_shut(&[]);
+        table.sweep(5 * TICK_NS);
+        table.sweep(6 * TICK_NS);
+        check_shut(&[(3, libc::SHUT_RD)]);
+        assert_eq!((early.expired(), late.expired()), (Some(Phase::Head), None));
+        table.sweep(9 * TICK_NS);
+        check_shut(&[(3, libc::SHUT_RD), (4, libc::SHUT_RDWR)]);
+        assert_eq!(table.fired(), 2);
+    }
+
+    #[test]
+    fn a_dropped_or_disarmed_slot_never_fires() {
+        let table = table();
+        let (dropped, disarmed) = (table.watch(3), table.watch(4));
+        dropped.arm(Phase::Head, TICK_NS);
+        disarmed.arm(Phase::Head, TICK_NS);
+        drop(dropped);
+        disarmed.disarm();
+        let reused = table.watch(5);
+        table.sweep(u64::MAX);
+        check_shut(&[]);
+        assert_eq!(reused.expired(), None, "a reused slot has forgotten its past");
+    }
+
+    #[test]
+    fn a_drain_ends_idle_connections_only() {
+        let table = table();
+        let (idle, busy) = (table.watch(3), table.watch(4));
+        idle.arm(Phase::KeepAlive, 1000 * TICK_NS);
+        busy.arm(Phase::Head, 1000 * TICK_NS);
+        table.expire(Phase::KeepAlive);
+        table.sweep(TICK_NS);
+        check_shut(&[(3, libc::SHUT_RDWR)]);
+        assert_eq!((idle.expired(), busy.expired()), (Some(Phase::KeepAlive), None));
+    }
+}

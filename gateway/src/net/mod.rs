@@ -1,0 +1,24 @@
+//! The worker's runtime: ring, streams, buffers, deadlines, clock. The only place that names monoio, so that a
+//! change of runtime stays inside.
+//!
+//! Rules that everything here keeps (each was seen to bite): a future that reads or accepts is never dropped to
+//! cancel it, since data or a descriptor would be lost; a deadline shuts the descriptor down instead, and the
+//! pending operation returns with its buffer. A worker is woken by its own ring only; what other threads want of it,
+//! it finds at the next sweep.
+
+mod buffer;
+mod clock;
+mod deadline;
+mod join;
+mod ring;
+mod stream;
+mod tls;
+
+pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
+pub use clock::{monotonic_ns, nanos, unix_s};
+pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
+pub use join::join;
+pub use monoio::buf::IoBuf;
+pub use ring::{RingError, run_on_ring, sleep, spawn};
+pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf, connect};
+pub use tls::handshake;

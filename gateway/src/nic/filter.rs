@@ -1,0 +1,376 @@
+//! The running filter: open, follow the configuration, read back.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::Xdp};
+use aya_log::EbpfLogger;
+use gateway_ebpf::{
+    Ban, BanOrigin, Reason, Verdict,
+    layout::{HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, Sample, Settings},
+};
+use ipnet::IpNet;
+
+use super::{
+    NicError,
+    bans::{Bans, ignore_missing},
+    bpffs, link,
+    maps::{PINNED, Plain, Runtime, versioned},
+    prefix::{canonical, key4, key6, net4, net6},
+    settings, sys,
+};
+use crate::config::{Prefilter, XdpMode};
+
+#[cfg(nic_filter)]
+static OBJECT: Option<&[u8]> =
+    Some(aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-xdp.o")));
+#[cfg(not(nic_filter))]
+static OBJECT: Option<&[u8]> = None;
+
+/// Whether this binary carries the XDP object.
+pub const BUILT: bool = cfg!(nic_filter);
+
+/// The filter, loaded and attached. Dropping it leaves it in place: the pins hold it.
+pub struct Filter {
+    pin_dir: PathBuf,
+    object: Ebpf,
+    bans: Bans,
+    runtime: Runtime,
+    attached: Vec<(String, XdpMode)>,
+}
+
+/// Packets and bytes of one reason and verdict, over all CPUs, since the maps were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counter {
+    /// Why.
+    pub reason: Reason,
+    /// What became of them.
+    pub verdict: Verdict,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, link-layer header included.
+    pub bytes: u64,
+}
+
+/// A packet that was dropped, or in a dry run would have been.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DropSample {
+    /// `CLOCK_MONOTONIC`, to the tick.
+    pub at_ns: u64,
+    /// Where it said it came from; `None`: it was too short to say.
+    pub source: Option<IpAddr>,
+    /// Destination port; 0: it was not read that far.
+    pub port: u16,
+    /// Why.
+    pub reason: Reason,
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Its length.
+    pub bytes: u32,
+    /// Index of the interface.
+    pub ifindex: u32,
+}
+
+/// The program's own diagnostics: a descriptor to wait for and `flush()` to log what came.
+pub type LogSource = EbpfLogger<&'static dyn log::Log>;
+
+impl Filter {
+    /// Loads the program, adopts what an earlier process has pinned, writes the policy, and only then attaches.
+    ///
+    /// Where it fails, what an earlier process has pinned stays, and nothing new does: blocks in maps that no
+    /// interface obeys would look as if they held.
+    pub fn open(prefilter: &Prefilter, listener_ports: &[u16]) -> Result<Self, NicError> {
+        let object = OBJECT.ok_or(NicError::NotBuilt)?;
+        sys::raise_memlock();
+        let dir = versioned(&prefilter.pin_dir);
+        let is_first = !dir.exists();
+        bpffs::make_dir(&dir)?;
+        let opened = Self::open_in(&dir, object, prefilter, listener_ports);
+        if opened.is_err()
+            && is_first
+            && let Err(error) = detach(&prefilter.pin_dir)
+        {
+            log::warn!("{}: what was pinned stays there: {error}", prefilter.pin_dir.display());
+        }
+        opened
+    }
+
+    fn open_in(
+        dir: &Path,
+        object: &[u8],
+        prefilter: &Prefilter,
+        listener_ports: &[u16],
+    ) -> Result<Self, NicError> {
+        let mut object = load(object, dir, prefilter)?;
+        program(&mut object)?.load()?;
+        let mut filter = Self {
+            pin_dir: prefilter.pin_dir.clone(),
+            object,
+            bans: Bans::open_pinned(&prefilter.pin_dir)?,
+            runtime: Runtime::open(&prefilter.pin_dir)?,
+            attached: Vec::new(),
+        };
+        filter.heartbeat(sys::monotonic_ns())?;
+        filter.apply(prefilter, listener_ports)?;
+        Ok(filter)
+    }
+
+    /// Brings the running filter to this configuration, live. Sizes of maps stay as they were made.
+    ///
+    /// What is new is added before what is old is removed, allow prefixes before blocks: at no moment is an address
+    /// dropped that both configurations allow.
+    pub fn apply(&mut self, prefilter: &Prefilter, listener_ports: &[u16]) -> Result<(), NicError> {
+        let allow: Vec<IpNet> = prefilter.allow.iter().copied().map(canonical).collect();
+        let block: Vec<IpNet> = prefilter.block.iter().copied().map(canonical).collect();
+        self.add_allow(&allow)?;
+        self.set_ports(&settings::port_words(&prefilter.ports, listener_ports))?;
+        // The old allow prefixes hold until the old blocks are gone.
+        let had_allow = self.settings()?.flags & (HAS_ALLOW4 | HAS_ALLOW6);
+        self.set_settings(prefilter, had_allow)?;
+        self.add_block(&block)?;
+        self.remove_block(&block)?;
+        self.remove_allow(&allow)?;
+        self.set_settings(prefilter, 0)?;
+        self.set_interfaces(prefilter)
+    }
+
+    /// Says that user space lives; without it for 5 s the limits go off. Call it every second.
+    pub fn heartbeat(&mut self, now_ns: u64) -> Result<(), NicError> {
+        Ok(self.runtime.heartbeat.set(0, now_ns, 0)?)
+    }
+
+    /// Every counter that is not zero.
+    pub fn counters(&self) -> Result<Vec<Counter>, NicError> {
+        let cpus = self.runtime.state.get(&0, 0)?;
+        let mut counters = Vec::new();
+        for reason in Reason::ALL {
+            for verdict in [Verdict::Pass, Verdict::Drop] {
+                let mut sum = Counter { reason, verdict, packets: 0, bytes: 0 };
+                for Plain(cpu) in cpus.iter() {
+                    let row = cpu.counts.get(reason as usize).copied().unwrap_or_default();
+                    let count = row.get(verdict as usize).copied().unwrap_or_default();
+                    sum.packets += count.packets;
+                    sum.bytes += count.bytes;
+                }
+                if sum.packets > 0 {
+                    counters.push(sum);
+                }
+            }
+        }
+        Ok(counters)
+    }
+
+    /// Samples that were lost because nobody read them in time.
+    pub fn samples_lost(&self) -> Result<u64, NicError> {
+        Ok(self.runtime.state.get(&0, 0)?.iter().map(|Plain(cpu)| cpu.samples_lost).sum())
+    }
+
+    /// Hands over the samples that have come since the last call.
+    pub fn samples(&mut self, mut each: impl FnMut(DropSample)) {
+        while let Some(bytes) = self.runtime.events.next() {
+            if let Some(sample) = read_sample(&bytes) {
+                each(sample);
+            }
+        }
+    }
+
+    /// The block list.
+    pub fn bans(&mut self) -> &mut Bans {
+        &mut self.bans
+    }
+
+    /// Interfaces that the filter is attached to, with the mode in effect.
+    pub fn attached(&self) -> &[(String, XdpMode)] {
+        &self.attached
+    }
+
+    /// The program's diagnostics, once; `None`: already taken.
+    pub fn take_log_source(&mut self) -> Option<LogSource> {
+        EbpfLogger::init(&mut self.object).ok()
+    }
+
+    /// What the program goes by now.
+    pub fn settings(&self) -> Result<Settings, NicError> {
+        Ok(self.bans.policy.settings()?.0)
+    }
+
+    /// The program itself, for the kernel's test run.
+    pub fn program(&mut self) -> Result<&mut Xdp, NicError> {
+        program(&mut self.object)
+    }
+
+    /// `flags` are set whatever the configuration says.
+    fn set_settings(&mut self, prefilter: &Prefilter, flags: u32) -> Result<(), NicError> {
+        let policy = &mut self.bans.policy;
+        let (old, _) = policy.settings()?;
+        let seed = if old.seed == 0 { random()? } else { old.seed };
+        let mut new = settings::settings(prefilter, seed, self.runtime.cells);
+        new.flags |= flags;
+        if new == old {
+            return Ok(());
+        }
+        policy.set_settings(new)?;
+        if (old.source_mask_v4, old.source_mask_v6) != (new.source_mask_v4, new.source_mask_v6)
+            && old.seed != 0
+        {
+            self.bans.rehome(&old)?;
+        }
+        Ok(())
+    }
+
+    fn set_ports(&mut self, words: &[u64; PORT_WORDS]) -> Result<(), NicError> {
+        for (index, word) in (0_u32..).zip(words) {
+            if self.runtime.ports.get(&index, 0)? != *word {
+                self.runtime.ports.set(index, *word, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_allow(&mut self, allow: &[IpNet]) -> Result<(), NicError> {
+        let policy = &mut self.bans.policy;
+        for prefix in allow {
+            match prefix {
+                IpNet::V4(net) => policy.allow4.insert(&key4(*net), u32::from(net.prefix_len()), 0)?,
+                IpNet::V6(net) => policy.allow6.insert(&key6(*net), u32::from(net.prefix_len()), 0)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_allow(&mut self, allow: &[IpNet]) -> Result<(), NicError> {
+        let policy = &mut self.bans.policy;
+        for key in policy.allow4.keys().collect::<Result<Vec<_>, _>>()? {
+            if net4(&key).is_none_or(|net| !allow.contains(&net.into())) {
+                ignore_missing(policy.allow4.remove(&key))?;
+            }
+        }
+        for key in policy.allow6.keys().collect::<Result<Vec<_>, _>>()? {
+            if net6(&key).is_none_or(|net| !allow.contains(&net.into())) {
+                ignore_missing(policy.allow6.remove(&key))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_block(&mut self, block: &[IpNet]) -> Result<(), NicError> {
+        for prefix in block {
+            let known = self.bans.find_prefix(*prefix)?;
+            if known.is_none_or(|ban| ban.origin != BanOrigin::Configuration as u8) {
+                self.bans.write(*prefix, Ban { origin: BanOrigin::Configuration as u8, ..Ban::default() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_block(&mut self, block: &[IpNet]) -> Result<(), NicError> {
+        for (prefix, ban) in self.bans.entries()? {
+            if ban.origin == BanOrigin::Configuration as u8 && !block.contains(&prefix) {
+                self.bans.erase_prefix(prefix)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn set_interfaces(&mut self, prefilter: &Prefilter) -> Result<(), NicError> {
+        let dir = versioned(&self.pin_dir);
+        let program =
+            program(&mut self.object)?.fd()?.try_clone().map_err(NicError::io("hold the program"))?;
+        self.attached.clear();
+        for interface in &prefilter.interfaces {
+            let mode = link::attach(&dir, interface, prefilter.mode, program.as_fd())?;
+            self.attached.push((interface.clone(), mode));
+        }
+        for interface in link::pinned(&dir) {
+            if !prefilter.interfaces.contains(&interface) {
+                log::info!("{interface}: the filter is detached");
+                link::detach(&dir, &interface)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes every pin, which detaches the filter everywhere and forgets its blocks: the host stands open.
+pub fn detach(pin_dir: &Path) -> Result<(), NicError> {
+    let dir = versioned(pin_dir);
+    if !dir.exists() {
+        return Err(NicError::NotPinned(pin_dir.to_owned()));
+    }
+    // Links first: as soon as they are gone nothing is dropped any more.
+    for interface in link::pinned(&dir) {
+        link::detach(&dir, &interface)?;
+    }
+    let describe = || NicError::io(format!("remove {}", dir.display()));
+    for entry in fs::read_dir(&dir).map_err(describe())? {
+        fs::remove_file(entry.map_err(describe())?.path()).map_err(describe())?;
+    }
+    fs::remove_dir(&dir).map_err(describe())
+}
+
+fn load(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<Ebpf, NicError> {
+    let sizes = [
+        ("BANS4", prefilter.entries_max.max(1)),
+        ("BANS6", prefilter.entries_max.max(1)),
+        ("BLOCK4", prefilter.entries_max.max(1)),
+        ("BLOCK6", prefilter.entries_max.max(1)),
+        ("CELLS", settings::cells(prefilter.sources_max)),
+    ];
+    let paths = PINNED.map(|name| (name, dir.join(name)));
+    let log_level = u8::try_from(log::max_level() as usize).unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("AYA_LOG_LEVEL", &log_level, false);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    for (name, wanted) in sizes {
+        let pinned = MapInfo::from_pin(dir.join(name)).ok().map(|info| info.max_entries());
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != wanted) {
+            log::warn!(
+                "the pinned map {name} keeps its room for {pinned} entries; {wanted} takes effect after the filter \
+                 has been detached"
+            );
+        }
+        loader.map_max_entries(name, pinned.unwrap_or(wanted));
+    }
+    Ok(loader.load(object)?)
+}
+
+fn program(object: &mut Ebpf) -> Result<&mut Xdp, NicError> {
+    let program = object.program_mut("portcullis").ok_or(NicError::NotBuilt)?;
+    Ok(program.try_into()?)
+}
+
+/// From the kernel; never 0, which stands for "none yet".
+fn random() -> Result<u64, NicError> {
+    let mut bytes = [0; 8];
+    // SAFETY: the kernel writes at most the given eight bytes, which live until the call returns.
+    let read = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if read != 8 {
+        return Err(NicError::io("draw the limiter's seed")(io::Error::last_os_error()));
+    }
+    Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+fn read_sample(bytes: &[u8]) -> Option<DropSample> {
+    if bytes.len() < size_of::<Sample>() {
+        return None;
+    }
+    // SAFETY: the bytes are there, and a sample is integers without padding, which every bit pattern is one of.
+    let sample: Sample = unsafe { bytes.as_ptr().cast::<Sample>().read_unaligned() };
+    let [upper, lower] = sample.source.map(u64::from_be);
+    let address = u128::from(upper) << 64 | u128::from(lower);
+    Some(DropSample {
+        at_ns: sample.at_ns,
+        source: (address != 0).then(|| Ipv6Addr::from_bits(address).to_canonical()),
+        port: sample.port,
+        reason: Reason::from_u8(sample.reason)?,
+        verdict: if sample.verdict == Verdict::Drop as u8 { Verdict::Drop } else { Verdict::Pass },
+        bytes: sample.bytes,
+        ifindex: sample.ifindex,
+    })
+}

@@ -1,0 +1,43 @@
+//! Blocks as JSON: one shape for the command line and the admin listener.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde_json::{Value, json};
+
+use super::bans::{BanRecord, Explanation};
+
+impl BanRecord {
+    /// What `portcullis bans list --json` shows of a block. Durations are in milliseconds.
+    pub fn to_json(&self) -> Value {
+        let note = self.note.as_ref();
+        json!({
+            "source": self.prefix.to_string(),
+            "reason": self.kind.name(),
+            "origin": self.origin.name(),
+            "strikes": self.strikes,
+            "drops": self.drops,
+            "expires_in_ms": self.expires_in.map(millis),
+            "offence_to_first_drop_ms": self.offence_to_first_drop.map(millis),
+            "route": note.map(|note| &note.route),
+            "request_id": note.map(|note| &note.request_id),
+            "offences": note.map(|note| note.offences),
+            "at_unix_s": note.map(|note| note.at_unix_s),
+        })
+    }
+}
+
+impl Explanation {
+    /// What `portcullis bans why --json` shows.
+    pub fn to_json(&self, address: IpAddr) -> Value {
+        json!({
+            "address": address.to_string(),
+            "verdict": if self.blocked() { "drop" } else { "pass" },
+            "allowed_by": self.allowed_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "blocked_by": self.blocked_by.iter().map(BanRecord::to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,122 @@
+//! The filter's links: one per interface, pinned, taken over without a gap.
+//!
+//! A pinned link outlives the process. The next start puts its own program behind it, so that no packet goes
+//! unfiltered; removing the pin detaches. The descriptor is closed as soon as the pin stands, so that a pin removed
+//! by somebody else detaches and does not wait for the gateway's end.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use aya::programs::loaded_programs;
+
+use super::{NicError, sys, xdp};
+use crate::config::XdpMode;
+
+/// Interface names hold no colon, and the BPF file system wants no dot.
+const PREFIX: &str = "link:";
+
+/// Attaches `program` to an interface, or puts it behind the link that is pinned for it. Gives the mode in effect,
+/// which is never [`XdpMode::Auto`].
+pub(super) fn attach(
+    dir: &Path,
+    interface: &str,
+    mode: XdpMode,
+    program: BorrowedFd<'_>,
+) -> Result<XdpMode, NicError> {
+    let ifindex = sys::ifindex(interface).ok_or_else(|| NicError::NoInterface(interface.into()))?;
+    if let Some(link) = adopt(dir, interface, mode, ifindex)? {
+        sys::link_update(link.as_fd(), program).map_err(NicError::io(format!("take over {interface}")))?;
+        return mode_in_effect(ifindex);
+    }
+    let link = match mode {
+        XdpMode::Native => create(interface, ifindex, program, sys::NATIVE)?,
+        XdpMode::Generic => create(interface, ifindex, program, sys::GENERIC)?,
+        XdpMode::Auto => match create(interface, ifindex, program, sys::NATIVE) {
+            Err(NicError::Io { source, .. }) => {
+                log::warn!(
+                    "{interface}: its driver takes no XDP program ({source}); attaching in the slower generic mode"
+                );
+                create(interface, ifindex, program, sys::GENERIC)?
+            }
+            native => native?,
+        },
+    };
+    let path = pin_of(dir, interface);
+    sys::pin(link.as_fd(), &path).map_err(NicError::io(format!("pin {}", path.display())))?;
+    mode_in_effect(ifindex)
+}
+
+/// Detaches an interface.
+pub(super) fn detach(dir: &Path, interface: &str) -> Result<(), NicError> {
+    let path = pin_of(dir, interface);
+    let link = sys::open_pin(&path).map_err(NicError::io(format!("open {}", path.display())))?;
+    release(&link, &path)
+}
+
+/// Detaches a link, unless its interface is gone already, and removes its pin.
+fn release(link: &OwnedFd, path: &Path) -> Result<(), NicError> {
+    if let Err(error) = sys::link_detach(link.as_fd()) {
+        log::debug!("{}: {error}", path.display());
+    }
+    fs::remove_file(path).map_err(NicError::io(format!("remove {}", path.display())))
+}
+
+/// Interfaces whose links are pinned.
+pub(super) fn pinned(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_prefix(PREFIX)?.replace(':', "."))).collect()
+}
+
+/// The pinned link of this very interface in a fitting mode; any other pin of its name is removed.
+fn adopt(dir: &Path, interface: &str, mode: XdpMode, ifindex: u32) -> Result<Option<OwnedFd>, NicError> {
+    let path = pin_of(dir, interface);
+    let link = match sys::open_pin(&path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(NicError::io(format!("open {}", path.display()))(error)),
+    };
+    let holds = sys::link_ifindex(link.as_fd()).map_err(NicError::io("read the pinned link"))?;
+    if holds == Some(ifindex) {
+        let in_effect = mode_in_effect(ifindex)?;
+        if mode == XdpMode::Auto || mode == in_effect {
+            return Ok(Some(link));
+        }
+        log::warn!("{interface}: attached as {in_effect:?}, wanted as {mode:?}: attaching again, with a gap");
+    } else {
+        log::info!("{interface}: the pinned link belonged to an interface that is gone");
+    }
+    release(&link, &path)?;
+    Ok(None)
+}
+
+fn create(interface: &str, ifindex: u32, program: BorrowedFd<'_>, mode: u32) -> Result<OwnedFd, NicError> {
+    sys::link_create(program, ifindex, mode).map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => busy(interface, ifindex),
+        _ => NicError::io(format!("attach to {interface}"))(error),
+    })
+}
+
+fn busy(interface: &str, ifindex: u32) -> NicError {
+    let id = xdp::attached(ifindex).unwrap_or_default().program;
+    let mut programs = loaded_programs().flatten();
+    let name = programs
+        .find(|program| program.id() == id)
+        .and_then(|program| Some(program.name_as_str()?.to_owned()));
+    NicError::Busy { interface: interface.into(), id, name: name.unwrap_or_default() }
+}
+
+fn mode_in_effect(ifindex: u32) -> Result<XdpMode, NicError> {
+    let attached = xdp::attached(ifindex).map_err(NicError::io("ask for the XDP mode"))?;
+    Ok(if attached.generic { XdpMode::Generic } else { XdpMode::Native })
+}
+
+fn pin_of(dir: &Path, interface: &str) -> PathBuf {
+    dir.join(format!("{PREFIX}{}", interface.replace('.', ":")))
+}

@@ -1,0 +1,24 @@
+//! The filter at the NIC, seen from user space.
+//!
+//! Comes in: `[prefilter]` and blocks. Goes out: a program on every interface, its maps kept to the configuration,
+//! counters and samples read back. Maps and links are pinned, so that the filter outlives the process and the next
+//! start takes it over without a gap. It never decides whom to block, runs on the control thread only and never on a
+//! worker: some of its calls take milliseconds.
+
+mod bans;
+mod bpffs;
+mod error;
+mod filter;
+mod json;
+mod link;
+mod maps;
+mod prefix;
+mod settings;
+mod sys;
+mod xdp;
+
+pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use error::NicError;
+pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
+pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};
+pub use sys::monotonic_ns;

@@ -1,0 +1,134 @@
+//! The few `bpf(2)` commands on links, by hand.
+//!
+//! aya can do them too, but on `EINVAL` it attaches by netlink instead, which cannot be pinned and would end with the
+//! process; and it tells neither the interface of a link nor the error number. Source: `include/uapi/linux/bpf.h`.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::{
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_XDP: u32 = 37;
+
+/// `XDP_FLAGS_SKB_MODE`
+pub(super) const GENERIC: u32 = 1 << 1;
+/// `XDP_FLAGS_DRV_MODE`
+pub(super) const NATIVE: u32 = 1 << 2;
+
+/// Attaches `program` to an interface; the link ends with the last descriptor or pin of it.
+pub(super) fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: u32) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        program: u32,
+        ifindex: u32,
+        kind: u32,
+        flags: u32,
+    }
+    let program = number(program);
+    descriptor(bpf(BPF_LINK_CREATE, &Attributes { program, ifindex, kind: BPF_XDP, flags: mode })?)
+}
+
+/// Puts another program behind a link; no packet goes unfiltered in between.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link: u32,
+        program: u32,
+        flags: u32,
+        old_program: u32,
+    }
+    let (link, program) = (number(link), number(program));
+    bpf(BPF_LINK_UPDATE, &Attributes { link, program, flags: 0, old_program: 0 }).map(drop)
+}
+
+/// Detaches a link at once. Dropping its last reference does it as well, but some time later.
+pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &number(link)).map(drop)
+}
+
+/// Pins a descriptor of a program, map or link.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(BPF_OBJ_PIN, &PathAttributes::new(&path, number(object))).map(drop)
+}
+
+/// Opens a pin.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    descriptor(bpf(BPF_OBJ_GET, &PathAttributes::new(&path, 0))?)
+}
+
+#[repr(C)]
+struct PathAttributes {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+impl PathAttributes {
+    fn new(path: &CString, object: u32) -> Self {
+        Self { path: path.as_ptr() as u64, object, flags: 0 }
+    }
+}
+
+/// The interface that a link is attached to; `None`: it has gone away.
+pub(super) fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let ifindex = text.lines().find_map(|line| line.strip_prefix("ifindex:")).map(str::trim);
+    Ok(ifindex.and_then(|number| number.parse().ok()).filter(|ifindex| *ifindex != 0))
+}
+
+/// The index of the interface of this name.
+pub(super) fn ifindex(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the kernel only reads the string, which lives until the call returns.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
+}
+
+/// `CLOCK_MONOTONIC`, the filter's own clock.
+pub fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes the struct behind the pointer and keeps nothing.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Kernels before 5.11 charge maps to this limit; later ones ignore it, and so does who may not raise it.
+pub(super) fn raise_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the kernel only reads the struct.
+    if unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) } != 0 {
+        log::debug!("RLIMIT_MEMLOCK stays as it is: {}", io::Error::last_os_error());
+    }
+}
+
+fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
+    // SAFETY: the struct is laid out as the kernel's union member of this command, its size is given, and whatever it
+    // points to lives in the caller until the call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let number = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn number(descriptor: BorrowedFd<'_>) -> u32 {
+    descriptor.as_raw_fd().cast_unsigned()
+}

@@ -1,0 +1,448 @@
+//! Every refusal and failure → status, problem document (RFC 9457), label and offence, in one exhaustive match.
+//!
+//! Comes in: the error of whichever stage ended the request. Goes out: an [`Answer`], and its bytes. It never looks
+//! at the request again and never tells a client more than what the client did.
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::{
+    codec::{self, RequestError, Telling},
+    decide::Refusal,
+    forward::ForwardError,
+};
+
+/// What ended a request before a server's response did.
+#[derive(Debug)]
+pub enum Failure<'e> {
+    /// The head is not HTTP as we accept it.
+    Request(&'e RequestError),
+    /// The head did not come in time.
+    HeadTimeout,
+    /// Policy says no.
+    Refused(&'e Refusal),
+    /// The exchange with the server failed.
+    Forward(&'e ForwardError),
+    /// The policy names a server that is not there: a fault of ours.
+    Internal,
+}
+
+/// What a source did that counts against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum OffenceKind {
+    /// 401
+    Unauthorized,
+    /// 403
+    Forbidden,
+    /// 429
+    Limited,
+    /// A request that is not HTTP, a desync attempt, TLS garbage.
+    Malformed,
+    /// 404
+    NotFound,
+}
+
+impl OffenceKind {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 5] =
+        [Self::Unauthorized, Self::Forbidden, Self::Limited, Self::Malformed, Self::NotFound];
+
+    /// Its key in `[escalation]`, which metrics, logs and `bans` use as well.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Limited => "limited",
+            Self::Malformed => "malformed",
+            Self::NotFound => "not_found",
+        }
+    }
+
+    /// Its place in [`OffenceKind::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// An offence on its way to the control thread. Its connection finished the TCP handshake, so the source is not forged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offence {
+    /// What was done.
+    pub kind: OffenceKind,
+    /// Who did it.
+    pub source: IpAddr,
+    /// The source was named by a proxy's header: the packets come from the proxy.
+    pub source_is_forwarded: bool,
+    /// When, on `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// The route that was asked for, where one matched.
+    pub route: Option<Arc<str>>,
+    /// Of the request.
+    pub request_id: RequestId,
+}
+
+/// 32 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestId([u8; 32]);
+
+impl RequestId {
+    /// Of a worker's random `prefix` and its `count` of requests.
+    pub fn new(prefix: u64, count: u64) -> Self {
+        let mut digits = [0; 32];
+        // A multiplication by an odd number permutes the counts, so that neighbours do not look alike.
+        let bytes = [prefix.to_be_bytes(), count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes.as_flattened()) {
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        }
+        Self(digits)
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// As bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+fn hex_digit(nibble: u8) -> u8 {
+    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+}
+
+/// What the client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// For metrics, access log and the problem's `detail`: what happened, in one word.
+    pub label: &'static str,
+    /// One sentence for a person.
+    pub detail: &'static str,
+    /// What it counts as.
+    pub offence: Option<OffenceKind>,
+    /// Where the next request starts is unknown, or the peer is not to be trusted with one.
+    pub close: bool,
+    /// A field that goes with it.
+    pub field: Option<(&'static str, String)>,
+}
+
+impl Answer {
+    fn new(status: u16, label: &'static str, detail: &'static str) -> Self {
+        Self { status, label, detail, offence: None, close: false, field: None }
+    }
+
+    fn counts_as(mut self, offence: OffenceKind) -> Self {
+        self.offence = Some(offence);
+        self
+    }
+
+    fn closes(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: String) -> Self {
+        self.field = Some((name, value));
+        self
+    }
+}
+
+/// The answer to `failure`; `None` where nobody is left to hear one.
+pub fn answer(failure: &Failure<'_>) -> Option<Answer> {
+    Some(match failure {
+        Failure::Request(error) => malformed_head(**error),
+        Failure::HeadTimeout => {
+            Answer::new(408, "head_timeout", "The request head did not arrive in time.").closes()
+        }
+        Failure::Refused(refusal) => refused(refusal),
+        Failure::Forward(error) => return not_forwarded(error),
+        Failure::Internal => Answer::new(500, "internal", "The gateway failed."),
+    })
+}
+
+fn malformed_head(error: RequestError) -> Answer {
+    use OffenceKind::Malformed;
+    let bad = |label, detail| Answer::new(400, label, detail).closes();
+    match error {
+        RequestError::MalformedMethod => {
+            bad("malformed_method", "The method is not a token.").counts_as(Malformed)
+        }
+        RequestError::MalformedTarget => {
+            bad("malformed_target", "The request target is malformed.").counts_as(Malformed)
+        }
+        RequestError::Path(_) => {
+            bad("ambiguous_path", "The path could be read in more than one way.").counts_as(Malformed)
+        }
+        RequestError::MalformedVersion => {
+            bad("malformed_version", "The protocol version is malformed.").counts_as(Malformed)
+        }
+        RequestError::UnsupportedVersion => {
+            Answer::new(505, "unsupported_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.").closes()
+        }
+        RequestError::Connect => {
+            Answer::new(405, "connect", "CONNECT is not supported.").closes().with("Allow", String::new())
+        }
+        RequestError::Trace => {
+            Answer::new(405, "trace", "TRACE is not supported.").closes().with("Allow", String::new())
+        }
+        RequestError::LineEnd => bad("malformed_line", "A line does not end in CRLF.").counts_as(Malformed),
+        RequestError::TooManyEmptyLines => {
+            bad("empty_lines", "Too many empty lines before the request.").counts_as(Malformed)
+        }
+        RequestError::FieldName => {
+            bad("malformed_field_name", "A field name is malformed.").counts_as(Malformed)
+        }
+        RequestError::FieldValue => {
+            bad("malformed_field_value", "A field value is malformed.").counts_as(Malformed)
+        }
+        RequestError::TargetTooLong => {
+            Answer::new(414, "target_too_long", "The request target is too long.").closes()
+        }
+        RequestError::HeadTooLarge => {
+            Answer::new(431, "head_too_large", "The request head is too large.").closes()
+        }
+        RequestError::TooManyFields => {
+            Answer::new(431, "too_many_fields", "Too many header fields.").closes()
+        }
+        RequestError::MissingHost => bad("missing_host", "Host is missing.").counts_as(Malformed),
+        RequestError::RepeatedHost => {
+            bad("repeated_host", "There is more than one Host.").counts_as(Malformed)
+        }
+        RequestError::MalformedHost => bad("malformed_host", "The host is malformed.").counts_as(Malformed),
+        RequestError::UserinfoInAuthority => {
+            bad("userinfo", "The authority must not hold userinfo.").counts_as(Malformed)
+        }
+        RequestError::UnknownExpectation => {
+            Answer::new(417, "unknown_expectation", "Only 100-continue can be expected.").closes()
+        }
+        RequestError::Framing(_) => {
+            bad("ambiguous_length", "Where the request ends is ambiguous.").counts_as(Malformed)
+        }
+    }
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    match refusal {
+        Refusal::NoRoute => {
+            Answer::new(404, "no_route", "Nothing is served here.").counts_as(OffenceKind::NotFound)
+        }
+        Refusal::MethodNotAllowed { allow } => {
+            Answer::new(405, "method_not_allowed", "The method is not allowed here.")
+                .with("Allow", allow.to_string())
+        }
+        Refusal::Unauthenticated { challenge, .. } => {
+            Answer::new(401, "unauthenticated", "A valid credential is needed.")
+                .counts_as(OffenceKind::Unauthorized)
+                .with("WWW-Authenticate", challenge.to_string())
+        }
+        Refusal::Forbidden { .. } => {
+            Answer::new(403, "forbidden", "The caller may not do this.").counts_as(OffenceKind::Forbidden)
+        }
+        Refusal::Limited { retry_after_s, .. } => Answer::new(429, "limited", "Too many requests.")
+            .counts_as(OffenceKind::Limited)
+            .with("Retry-After", retry_after_s.to_string()),
+        Refusal::BodyTooLarge { .. } => body_too_large(),
+        Refusal::UnsupportedMediaType => {
+            Answer::new(415, "unsupported_media_type", "This media type is not accepted here.")
+        }
+    }
+}
+
+fn body_too_large() -> Answer {
+    Answer::new(413, "body_too_large", "The request body is too large.").closes()
+}
+
+fn not_forwarded(error: &ForwardError) -> Option<Answer> {
+    Some(match error {
+        ForwardError::NoLiveServer => Answer::new(503, "no_live_server", "No server is available."),
+        ForwardError::PoolExhausted => {
+            Answer::new(503, "upstream_busy", "All servers are busy.").with("Retry-After", "1".to_owned())
+        }
+        ForwardError::ConnectTimeout => {
+            Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
+        }
+        ForwardError::Unreachable(_) => Answer::new(502, "unreachable", "The server cannot be reached."),
+        ForwardError::ClosedBeforeResponse => {
+            Answer::new(502, "closed_before_response", "The server closed before it answered.")
+        }
+        ForwardError::ResponseTimeout => {
+            Answer::new(504, "response_timeout", "The server did not answer in time.")
+        }
+        ForwardError::TooManyInterim => {
+            Answer::new(502, "too_many_interim", "The server sent interim answers without end.")
+        }
+        ForwardError::BadResponse(_) => {
+            Answer::new(502, "bad_response", "The server's answer is not valid HTTP.")
+        }
+        ForwardError::TruncatedResponse => {
+            Answer::new(502, "truncated_response", "The server's answer ended early.")
+        }
+        ForwardError::BadRequestBody(_) => {
+            Answer::new(400, "malformed_body", "The body's framing is malformed.")
+                .counts_as(OffenceKind::Malformed)
+                .closes()
+        }
+        ForwardError::RequestBodyTooLarge => body_too_large(),
+        ForwardError::RequestBodyTimeout => {
+            Answer::new(408, "body_timeout", "The request body did not arrive in time.").closes()
+        }
+        ForwardError::ClientGone => return None,
+    })
+}
+
+/// Every label that an [`Answer`] can carry: the names of the refusal counters.
+pub const LABELS: [&str; 40] = [
+    "head_timeout",
+    "internal",
+    "malformed_method",
+    "malformed_target",
+    "ambiguous_path",
+    "malformed_version",
+    "unsupported_version",
+    "connect",
+    "trace",
+    "malformed_line",
+    "empty_lines",
+    "malformed_field_name",
+    "malformed_field_value",
+    "target_too_long",
+    "head_too_large",
+    "too_many_fields",
+    "missing_host",
+    "repeated_host",
+    "malformed_host",
+    "userinfo",
+    "unknown_expectation",
+    "ambiguous_length",
+    "no_route",
+    "method_not_allowed",
+    "unauthenticated",
+    "forbidden",
+    "limited",
+    "unsupported_media_type",
+    "body_too_large",
+    "no_live_server",
+    "upstream_busy",
+    "connect_timeout",
+    "unreachable",
+    "closed_before_response",
+    "response_timeout",
+    "too_many_interim",
+    "bad_response",
+    "truncated_response",
+    "malformed_body",
+    "client_gone",
+];
+
+/// The place of a label in [`LABELS`]; one past the end for a label that is not there.
+pub fn label_index(label: &str) -> usize {
+    LABELS.iter().position(|known| *known == label).unwrap_or(LABELS.len())
+}
+
+/// Writes `answer` into `out` as a problem document.
+pub fn encode(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling: &Telling<'_>) {
+    // Every text here is ours and needs no escape.
+    let body = format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\",\"reason\":\"{}\",\
+         \"request_id\":\"{}\"}}\n",
+        reason(answer.status),
+        answer.status,
+        answer.detail,
+        answer.label,
+        request_id.as_str(),
+    );
+    let mut fields = vec![
+        ("Content-Type", "application/problem+json"),
+        ("Cache-Control", "no-store"),
+        ("X-Request-Id", request_id.as_str()),
+    ];
+    if let Some((name, value)) = &answer.field {
+        fields.push((name, value));
+    }
+    codec::simple_response(out, answer.status, reason(answer.status), &fields, body.as_bytes(), telling);
+}
+
+/// The phrase of a status that this gateway answers by itself (RFC 9110 §15).
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        204 => "No Content",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Version;
+
+    #[track_caller]
+    fn check(failure: &Failure<'_>, status: u16, offence: Option<OffenceKind>, close: bool) {
+        let answer = answer(failure).expect("somebody hears it");
+        assert_eq!((answer.status, answer.offence, answer.close), (status, offence, close), "{failure:?}");
+        assert!(!reason(status).is_empty(), "{status} has a phrase");
+    }
+
+    #[test]
+    fn each_failure_has_its_status_and_offence() {
+        use OffenceKind::{Forbidden, Limited, Malformed, NotFound, Unauthorized};
+        check(&Failure::Request(&RequestError::LineEnd), 400, Some(Malformed), true);
+        check(&Failure::Request(&RequestError::TargetTooLong), 414, None, true);
+        check(&Failure::Request(&RequestError::HeadTooLarge), 431, None, true);
+        check(&Failure::Request(&RequestError::Trace), 405, None, true);
+        check(&Failure::Request(&RequestError::UnsupportedVersion), 505, None, true);
+        check(&Failure::HeadTimeout, 408, None, true);
+        check(&Failure::Refused(&Refusal::NoRoute), 404, Some(NotFound), false);
+        check(&Failure::Refused(&Refusal::UnsupportedMediaType), 415, None, false);
+        check(&Failure::Refused(&Refusal::Limited { limit: 0, retry_after_s: 2 }), 429, Some(Limited), false);
+        check(&Failure::Forward(&ForwardError::ResponseTimeout), 504, None, false);
+        check(&Failure::Forward(&ForwardError::ClosedBeforeResponse), 502, None, false);
+        check(&Failure::Forward(&ForwardError::RequestBodyTooLarge), 413, None, true);
+        assert!(answer(&Failure::Forward(&ForwardError::ClientGone)).is_none());
+        let _ = (Forbidden, Unauthorized);
+    }
+
+    #[test]
+    fn the_problem_document_is_json_and_names_the_request() {
+        let request_id = RequestId::new(7, 1);
+        let mut out = Vec::new();
+        let refusal = Refusal::Limited { limit: 0, retry_after_s: 2 };
+        let answer = answer(&Failure::Refused(&refusal)).expect("a limit answers");
+        let telling =
+            Telling { date: "now", keep_alive: true, client_version: Version::Http11, for_head: false };
+        encode(&mut out, &answer, request_id, &telling);
+        let text = String::from_utf8(out).expect("ASCII");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
+        assert!(head.contains("\r\nRetry-After: 2"), "{head}");
+        let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        assert_eq!(problem["status"], 429);
+        assert_eq!(problem["request_id"], request_id.as_str());
+    }
+
+    #[test]
+    fn request_ids_differ() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|n| *RequestId::new(7, n).as_bytes()).collect();
+        assert_eq!(ids.len(), 1000);
+        assert!(RequestId::new(7, 1).as_str().starts_with("0000000000000007"));
+    }
+}

@@ -1,0 +1,529 @@
+//! A connection's requests, one after the other: the stages meet only here.
+//!
+//! `serve_connection` is a connection's life; `serve_request` is the table of contents of a request: read its head,
+//! decide, forward, respond, record. What is synchronous (parse, decide, encode) happens while the head is still
+//! borrowed from the receive buffer, so that a request costs no copy of it.
+
+mod panics;
+mod record;
+mod worker;
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
+
+use crate::{
+    codec::{
+        self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, RequestEdit, RequestHead, Telling,
+        Version,
+    },
+    config::{self, Action},
+    decide::{self, Now, Peer, Plan, Refusal, Refused},
+    forward::{self, Client, Event, Failed, ForwardError, Request},
+    net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos, unix_s},
+    respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
+    telemetry::{Bound, UpstreamEvent},
+};
+use record::Record;
+use worker::{Current, Manners, Worker};
+pub use worker::{Door, Equipment, run};
+
+/// Idle connections that may keep their receive buffer, per worker: polling first costs 4 % more per request, and a
+/// buffer 21 KiB.
+const IDLE_WITH_BUFFER_MAX: usize = 1024;
+/// Time for a client to take our last answer before its connection is closed under it, in ns.
+const LINGER_NS: u64 = 1_000_000_000;
+/// Bytes that are read and thrown away meanwhile.
+const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+// The largest head that may be allowed fits into the largest buffer, with one byte more by which it is too large.
+const _: () = assert!(config::HEAD_SIZE_BYTES_MAX < (net::BULK_BUFFER_BYTES - net::HEADROOM_BYTES) as u64);
+
+/// A client's connection.
+struct Connection<'w> {
+    worker: &'w Rc<Worker>,
+    manners: &'w Manners,
+    stream: Stream,
+    received: Buffer,
+    peer: SocketAddr,
+    /// The deadline of the stream's descriptor; declared behind the stream in every scope, so that it goes first.
+    deadline: &'w Deadline,
+    scheme: &'static str,
+}
+
+/// What follows an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// The next request.
+    KeepAlive,
+    /// Our direction is finished, the client's is drained for a moment, then all is closed.
+    Close,
+    /// A reset: what was told is not whole.
+    Abort,
+}
+
+/// A connection, from its first byte to its last.
+async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Manners) {
+    let deadline = worker.tools.deadlines.watch(stream.fd());
+    if let Some(tls) = &manners.tls {
+        deadline.arm(Phase::Handshake, after(manners.settings.timeouts.handshake));
+        if let Err(error) = net::handshake(&mut stream, tls.clone(), &worker.tools.buffers).await {
+            worker.cells.handshake_failed();
+            if error.kind() == std::io::ErrorKind::InvalidData {
+                worker.report(offence(
+                    OffenceKind::Malformed,
+                    peer.ip().to_canonical(),
+                    false,
+                    worker.next_request_id(),
+                ));
+            }
+            return;
+        }
+    }
+    let scheme = if manners.tls.is_some() { "https" } else { "http" };
+    let received = Buffer::placeholder();
+    let mut connection = Connection { worker, manners, stream, received, peer, deadline: &deadline, scheme };
+    let next = loop {
+        if !connection.await_request().await {
+            break Next::Close;
+        }
+        match connection.serve_request().await {
+            Next::KeepAlive => {}
+            last => break last,
+        }
+    };
+    match next {
+        Next::Abort => connection.stream.abort(),
+        _ => connection.linger().await,
+    }
+    worker.tools.buffers.give(connection.received);
+    // The slot must go before the descriptor is closed.
+    let stream = connection.stream;
+    drop(deadline);
+    drop(stream);
+}
+
+impl Connection<'_> {
+    /// Waits for the first byte of a request; false: there will be none.
+    async fn await_request(&mut self) -> bool {
+        if !self.received.data().is_empty() {
+            return true;
+        }
+        if self.worker.draining.get() {
+            return false;
+        }
+        self.deadline.arm(Phase::KeepAlive, after(self.manners.settings.timeouts.keep_alive));
+        let buffers = &self.worker.tools.buffers;
+        self.stream.write.forget_memory();
+        if self.received.is_bulk() {
+            // It held one long head; an idle connection is not worth so much.
+            buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
+        }
+        if self.worker.idle.get() >= IDLE_WITH_BUFFER_MAX {
+            buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
+            if self.stream.read.readable().await.is_err() {
+                return false;
+            }
+        }
+        if self.received.free_bytes() == 0 {
+            self.received = buffers.take();
+        }
+        self.worker.idle.set(self.worker.idle.get() + 1);
+        let received = self.receive().await;
+        self.worker.idle.set(self.worker.idle.get() - 1);
+        received.is_ok_and(|count| count > 0)
+    }
+
+    async fn receive(&mut self) -> std::io::Result<usize> {
+        let taken = std::mem::replace(&mut self.received, Buffer::placeholder());
+        let (received, returned) = self.stream.read.read(taken, &self.worker.tools.buffers).await;
+        self.received = returned;
+        received
+    }
+
+    /// One request, from its head to its record.
+    async fn serve_request(&mut self) -> Next {
+        let begun_ns = monotonic_ns();
+        self.deadline.arm(Phase::Head, begun_ns.saturating_add(nanos(self.manners.settings.timeouts.head)));
+        let current = self.worker.current();
+        let request_id = self.worker.next_request_id();
+        let mut record = Record::new(begun_ns, request_id, self.peer.ip().to_canonical());
+        let next = loop {
+            match self.judge(&current, &mut record) {
+                Judgement::Partial => match self.receive_more().await {
+                    Ok(true) => {}
+                    // Under TLS the end that a deadline made is an error: no close_notify came before it.
+                    Ok(false) | Err(_) if self.deadline.expired().is_some() => {
+                        break self.refuse(&Failure::HeadTimeout, None, &mut record).await;
+                    }
+                    // The client left in the middle of a head, or before one: there is nobody to answer.
+                    Ok(false) | Err(_) => {
+                        record.discard(&self.worker.tools);
+                        return Next::Close;
+                    }
+                },
+                Judgement::Forward(approved) => break self.forward(&current, approved, &mut record).await,
+                Judgement::Respond(plan, skipped) => break self.respond(&plan, skipped, &mut record).await,
+                Judgement::Refuse(answer, skipped) => {
+                    break self.tell(&answer, skipped, &mut record).await;
+                }
+            }
+        };
+        record.finish(self.worker, &current, self.manners.tls.is_some());
+        next
+    }
+
+    /// Receives so much more of a head that it is worth another try; `Ok(false)`: there is no more.
+    async fn receive_more(&mut self) -> std::io::Result<bool> {
+        let tried_bytes = self.received.data().len();
+        loop {
+            if self.received.free_bytes() == 0 {
+                self.received.compact();
+            }
+            if self.received.free_bytes() == 0 {
+                let mut bulk = self.worker.tools.buffers.take_bulk();
+                bulk.append(self.received.data());
+                self.worker.tools.buffers.give(std::mem::replace(&mut self.received, bulk));
+            }
+            let seen_bytes = self.received.data().len();
+            if self.receive().await? == 0 {
+                return Ok(false);
+            }
+            let head_bytes_max = self.manners.settings.limits.head_size_bytes;
+            if codec::is_worth_a_try(self.received.data(), seen_bytes, tried_bytes, head_bytes_max) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Parses, decides and encodes: all that needs the head.
+    fn judge(&mut self, current: &Rc<Current>, record: &mut Record) -> Judgement {
+        let listener = &self.manners.settings;
+        let limits = HeadLimits {
+            head_bytes_max: listener.limits.head_size_bytes,
+            headers_max: listener.limits.headers.min(codec::HEADERS_MAX),
+            target_bytes_max: listener.limits.target_size_bytes,
+        };
+        let mut slots = HeaderSlots::new();
+        let head = match codec::request_head(self.received.data(), &mut slots, &limits) {
+            Ok(None) => return Judgement::Partial,
+            Ok(Some(head)) => head,
+            Err(error) => {
+                return match respond::answer(&Failure::Request(&error)) {
+                    Some(answer) => Judgement::Refuse(answer, Skipped::No),
+                    None => Judgement::Partial,
+                };
+            }
+        };
+        let (source, source_is_forwarded) = decide::source_of(
+            self.peer.ip().to_canonical(),
+            &listener.trusted_proxies,
+            head.headers.all("x-forwarded-for"),
+        );
+        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
+        record.saw(&head, (source, source_is_forwarded), log);
+        let now = Now { monotonic_ns: record.begun_ns, unix_s: unix_s() };
+        let peer = Peer { source, source_is_forwarded, tls: self.manners.tls.is_some() };
+        let policy = &current.snapshot.policy;
+        let decided = decide::decide(policy, &head, &peer, &self.worker.limiter, now);
+        let head_bytes = head.head_bytes;
+        match decided {
+            Err(Refused { route, refusal }) => {
+                record.route = route;
+                let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
+                let answer = respond::answer(&Failure::Refused(&refusal));
+                self.received.consume(head_bytes);
+                let skipped = skip_body(&mut self.received, body, keep_alive);
+                match answer {
+                    Some(answer) => Judgement::Refuse(answer, skipped),
+                    None => Judgement::Partial,
+                }
+            }
+            Ok(plan) => {
+                record.route = Some(plan.route);
+                let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
+                if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
+                    let refusal = Failure::Refused(&Refusal::BodyTooLarge { max });
+                    return respond::answer(&refusal)
+                        .map_or(Judgement::Partial, |answer| Judgement::Refuse(answer, Skipped::No));
+                }
+                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
+                match plan.action {
+                    Action::Respond { .. } => {
+                        let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
+                        self.received.consume(head_bytes);
+                        let skipped = skip_body(&mut self.received, body, keep_alive);
+                        Judgement::Respond(plan, skipped)
+                    }
+                    Action::Upstream(upstream) => {
+                        let approved = self.approve(&head, plan, upstream, record);
+                        self.received.consume(head_bytes);
+                        Judgement::Forward(approved)
+                    }
+                }
+            }
+        }
+    }
+
+    /// Encodes the head for the server and keeps what forwarding needs to know of it.
+    fn approve(&self, head: &RequestHead<'_, '_>, plan: Plan, upstream: usize, record: &Record) -> Approved {
+        let mut out = self.worker.tools.heads.take();
+        let forwarded_for = forwarded_for(head, self.peer.ip().to_canonical(), &self.manners.settings);
+        let set: Vec<(&str, &str)> = plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let edit = RequestEdit {
+            forwarded_for: &forwarded_for,
+            proto: self.scheme,
+            request_id: record.request_id.as_str(),
+            remove: &plan.remove,
+            set: &set,
+            body: head.body,
+        };
+        codec::upstream_request(&mut out, head, &edit);
+        let listener = &self.manners.settings;
+        Approved {
+            upstream,
+            head: out,
+            body: head.body,
+            body_bytes_max: plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes),
+            request_timeout_ns: nanos(plan.request_timeout.unwrap_or(listener.timeouts.request)),
+            expect_continue: head.expect_continue,
+            idempotent: is_idempotent(head.method),
+            is_head: head.method == "HEAD",
+            version: head.version,
+            keep_alive: head.keep_alive,
+            plan,
+        }
+    }
+
+    async fn forward(&mut self, current: &Rc<Current>, approved: Approved, record: &mut Record) -> Next {
+        let Some(upstream) = current.snapshot.config.upstreams.get(approved.upstream) else {
+            return self.refuse(&Failure::Internal, None, record).await;
+        };
+        // The head has come. From here on the client's deadline runs only while the client owes us something.
+        self.deadline.disarm();
+        let index = approved.upstream;
+        let request = Request {
+            head: approved.head,
+            body: approved.body,
+            body_bytes_max: approved.body_bytes_max,
+            // Trailers must not bring back what was removed from the head.
+            trailers_removed: &approved.plan.remove,
+            expect_continue: approved.expect_continue,
+            idempotent: approved.idempotent,
+            is_head: approved.is_head,
+            version: approved.version,
+            keep_alive: approved.keep_alive,
+            draining: &self.worker.draining,
+            date: &self.worker.date,
+            request_id: record.request_id.as_str(),
+            deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
+            head_timeout_ns: nanos(upstream.head_timeout),
+            retries_max: upstream.retry_attempts,
+        };
+        let client = Client {
+            stream: &mut self.stream,
+            received: &mut self.received,
+            deadline: self.deadline,
+            idle_ns: nanos(self.manners.settings.timeouts.body_idle),
+        };
+        let pick = |failed: &[usize]| self.worker.pick(current, index, failed);
+        let on_event = |event: Event, server: usize| {
+            record.server.set(Some((index, server)));
+            let slot = current.snapshot.server_slots.get(index).map_or(usize::MAX, |first| first + server);
+            let event = match event {
+                Event::Connected => UpstreamEvent::Connected,
+                Event::Reused => UpstreamEvent::Reused,
+                Event::Retried => UpstreamEvent::Retried,
+                Event::Failed => UpstreamEvent::Failed,
+            };
+            self.worker.cells.upstream(event, slot);
+        };
+        let done =
+            forward::forward(&self.worker.tools, &current.pool, index, pick, client, request, on_event).await;
+        match done {
+            Ok(outcome) => {
+                record.status = outcome.status;
+                record.request_bytes += outcome.request_body_bytes;
+                record.response_bytes = outcome.response_bytes;
+                record.upstream_ns = outcome.upstream_ns;
+                if outcome.keep_alive { Next::KeepAlive } else { Next::Close }
+            }
+            Err(Failed { error, answered: Some(status), response_bytes, request_body_bytes }) => {
+                record.status = status;
+                record.label = respond::answer(&Failure::Forward(&error)).map_or("client_gone", |a| a.label);
+                record.request_bytes += request_body_bytes;
+                record.response_bytes = response_bytes;
+                Next::Abort
+            }
+            Err(Failed { error, answered: None, .. }) => {
+                if matches!(error, ForwardError::PoolExhausted) {
+                    self.worker.cells.bound_hit(Bound::Pool);
+                }
+                // What is left of the request is unknown where its body was not taken whole.
+                let body_is_over = matches!(approved.body, BodyLength::None | BodyLength::Exact(0));
+                let skipped = if body_is_over && approved.keep_alive { Skipped::Yes } else { Skipped::No };
+                self.refuse(&Failure::Forward(&error), Some(skipped), record).await
+            }
+        }
+    }
+
+    /// A route's own answer.
+    async fn respond(&mut self, plan: &Plan, skipped: Skipped, record: &mut Record) -> Next {
+        let Action::Respond { status, body } = &plan.action else { return Next::Close };
+        let keep_alive = skipped == Skipped::Yes && !self.worker.draining.get();
+        let mut out = self.worker.tools.heads.take();
+        let fields =
+            [("Content-Type", "text/plain; charset=utf-8"), ("X-Request-Id", record.request_id.as_str())];
+        let phrase = respond::reason(*status);
+        codec::simple_response(
+            &mut out,
+            *status,
+            phrase,
+            &fields,
+            body.as_bytes(),
+            &telling(&self.worker.date.borrow(), keep_alive, record),
+        );
+        record.status = *status;
+        self.send(out, keep_alive, record).await
+    }
+
+    async fn refuse(&mut self, failure: &Failure<'_>, skipped: Option<Skipped>, record: &mut Record) -> Next {
+        let Some(answer) = respond::answer(failure) else {
+            record.status = 499;
+            record.label = "client_gone";
+            return Next::Close;
+        };
+        self.tell(&answer, skipped.unwrap_or(Skipped::No), record).await
+    }
+
+    async fn tell(&mut self, answer: &Answer, skipped: Skipped, record: &mut Record) -> Next {
+        let keep_alive = skipped == Skipped::Yes && !answer.close && !self.worker.draining.get();
+        let mut out = self.worker.tools.heads.take();
+        {
+            let date = self.worker.date.borrow();
+            respond::encode(&mut out, answer, record.request_id, &telling(&date, keep_alive, record));
+        }
+        record.status = answer.status;
+        record.label = answer.label;
+        record.offence = answer.offence;
+        self.send(out, keep_alive, record).await
+    }
+
+    async fn send(&mut self, out: Vec<u8>, keep_alive: bool, record: &mut Record) -> Next {
+        self.deadline.arm(Phase::Send, after(self.manners.settings.timeouts.body_idle));
+        record.response_bytes = out.len() as u64;
+        let (sent, out) = self.stream.write.write_all(out).await;
+        self.worker.tools.heads.give(out);
+        if sent.is_ok() && keep_alive { Next::KeepAlive } else { Next::Close }
+    }
+
+    /// Finishes our direction and drains the client's for a moment: a close with unread bytes would reset the
+    /// connection and could destroy our last answer on its way (RFC 9112 §9.6).
+    async fn linger(&mut self) {
+        if self.deadline.expired() == Some(Phase::KeepAlive) {
+            return;
+        }
+        // Before the first await: under TLS even the farewell has to be taken by the client.
+        self.deadline.arm(Phase::Linger, monotonic_ns().saturating_add(LINGER_NS));
+        if self.stream.write.finish().await.is_err() {
+            return;
+        }
+        if self.received.free_bytes() == 0 && self.received.data().is_empty() {
+            self.received = self.worker.tools.buffers.take();
+        }
+        let mut drained_bytes = 0;
+        while drained_bytes < LINGER_BYTES_MAX {
+            self.received.clear();
+            match self.receive().await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => drained_bytes += count,
+            }
+        }
+    }
+}
+
+/// What [`Connection::judge`] found.
+enum Judgement {
+    /// The head has not ended yet.
+    Partial,
+    Forward(Approved),
+    Respond(Plan, Skipped),
+    Refuse(Answer, Skipped),
+}
+
+/// Whether the request's body was taken whole, so that the next request's start is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Skipped {
+    Yes,
+    No,
+}
+
+/// A request that may pass, encoded.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each read by name")]
+struct Approved {
+    upstream: usize,
+    head: Vec<u8>,
+    body: BodyLength,
+    body_bytes_max: u64,
+    request_timeout_ns: u64,
+    expect_continue: bool,
+    idempotent: bool,
+    is_head: bool,
+    version: Version,
+    keep_alive: bool,
+    plan: Plan,
+}
+
+fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &Record) -> Telling<'d> {
+    Telling { date: date.as_str(), keep_alive, client_version: record.version, for_head: record.is_head }
+}
+
+/// Takes the body of a request that was answered early out of `received`; only one that is there already is worth it.
+fn skip_body(received: &mut Buffer, body: BodyLength, keep_alive: bool) -> Skipped {
+    let mut decoder = BodyDecoder::new(body);
+    if body == BodyLength::None || body == BodyLength::Exact(0) {
+        return if keep_alive { Skipped::Yes } else { Skipped::No };
+    }
+    while keep_alive && !received.data().is_empty() {
+        let Ok(decoded) = decoder.decode(received.data()) else { break };
+        received.consume(decoded.consumed);
+        if decoded.done {
+            return Skipped::Yes;
+        }
+        if decoded.consumed == 0 {
+            break;
+        }
+    }
+    Skipped::No
+}
+
+/// RFC 9110 §9.2.2
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}
+
+/// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, then the peer.
+fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, listener: &config::Listener) -> String {
+    let mut list = String::with_capacity(48);
+    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
+        for value in head.headers.all("x-forwarded-for") {
+            if let Ok(value) = str::from_utf8(value) {
+                list.push_str(value);
+                list.push_str(", ");
+            }
+        }
+    }
+    // Writing to a String does not fail.
+    let _ = write!(list, "{peer}");
+    list
+}
+
+fn offence(kind: OffenceKind, source: IpAddr, source_is_forwarded: bool, request_id: RequestId) -> Offence {
+    Offence { kind, source, source_is_forwarded, at_ns: monotonic_ns(), route: None, request_id }
+}
+
+fn after(duration: std::time::Duration) -> u64 {
+    monotonic_ns().saturating_add(nanos(duration))
+}

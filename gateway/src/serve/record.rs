@@ -1,0 +1,128 @@
+//! What is gathered about a request while it is under way, and handed over once when it has ended.
+
+use std::{cell::Cell, net::IpAddr, sync::Arc};
+
+use super::worker::{Current, Worker};
+use crate::{
+    codec::{RequestHead, Version},
+    forward::{Heads, Tools},
+    net::{monotonic_ns, unix_s},
+    respond::{Offence, OffenceKind, RequestId, label_index},
+    telemetry::Exchange,
+};
+
+/// One request.
+pub(super) struct Record {
+    pub(super) begun_ns: u64,
+    pub(super) request_id: RequestId,
+    pub(super) source: IpAddr,
+    pub(super) source_is_forwarded: bool,
+    pub(super) route: Option<u16>,
+    pub(super) consumer: Option<Arc<str>>,
+    /// Upstream and server that were tried last.
+    pub(super) server: Cell<Option<(usize, usize)>>,
+    pub(super) is_head: bool,
+    pub(super) version: Version,
+    pub(super) status: u16,
+    /// Why it was refused or failed; empty where it was not.
+    pub(super) label: &'static str,
+    pub(super) offence: Option<OffenceKind>,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    pub(super) upstream_ns: u64,
+    /// Method and path, one behind the other; empty where no access log wants them.
+    line: Vec<u8>,
+    method_bytes: usize,
+}
+
+impl Record {
+    pub(super) fn new(begun_ns: u64, request_id: RequestId, source: IpAddr) -> Self {
+        Self {
+            begun_ns,
+            request_id,
+            source,
+            source_is_forwarded: false,
+            route: None,
+            consumer: None,
+            server: Cell::new(None),
+            is_head: false,
+            version: Version::Http11,
+            status: 0,
+            label: "",
+            offence: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            upstream_ns: 0,
+            line: Vec::new(),
+            method_bytes: 0,
+        }
+    }
+
+    /// The head has been read. Its texts are copied only if a log will want them.
+    pub(super) fn saw(&mut self, head: &RequestHead<'_, '_>, source: (IpAddr, bool), log: Option<&Heads>) {
+        (self.source, self.source_is_forwarded) = source;
+        self.is_head = head.method == "HEAD";
+        self.version = head.version;
+        if let Some(heads) = log {
+            self.line = heads.take();
+            self.line.extend_from_slice(head.method.as_bytes());
+            self.line.extend_from_slice(head.path.as_bytes());
+            self.method_bytes = head.method.len();
+        }
+    }
+
+    /// The request has ended: counters, access log, offence.
+    pub(super) fn finish(self, worker: &Worker, current: &Current, tls: bool) {
+        let snapshot = &current.snapshot;
+        let duration_ns = monotonic_ns().saturating_sub(self.begun_ns);
+        let slot = self.route.and_then(|route| snapshot.route_slots.get(usize::from(route)).copied());
+        let bytes = (self.request_bytes, self.response_bytes);
+        worker.cells.answered(self.status, slot, duration_ns, bytes);
+        if !self.label.is_empty() {
+            worker.cells.refused(label_index(self.label));
+        }
+        let route = self.route.and_then(|route| snapshot.policy.routes().get(usize::from(route)));
+        let mut access = worker.access.borrow_mut();
+        if access.is_on() {
+            let (method, path) = self.line.split_at_checked(self.method_bytes).unwrap_or_default();
+            let server = self.server.get().and_then(|(upstream, server)| {
+                Some(snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
+            });
+            access.write(&Exchange {
+                unix_s: unix_s(),
+                duration_ns,
+                upstream_ns: self.upstream_ns,
+                source: self.source,
+                method: str::from_utf8(method).unwrap_or_default(),
+                path: str::from_utf8(path).unwrap_or_default(),
+                status: self.status,
+                refusal: self.label,
+                route: route.map(|route| &*route.name),
+                consumer: self.consumer.as_deref(),
+                server,
+                request_id: self.request_id.as_str(),
+                bytes_in: self.request_bytes,
+                bytes_out: self.response_bytes,
+                tls,
+            });
+        }
+        if let Some(kind) = self.offence {
+            worker.report(Offence {
+                kind,
+                source: self.source,
+                source_is_forwarded: self.source_is_forwarded,
+                at_ns: monotonic_ns(),
+                route: route.map(|route| Arc::clone(&route.name)),
+                request_id: self.request_id,
+            });
+        }
+        self.discard(&worker.tools);
+    }
+
+    /// There was no request after all.
+    pub(super) fn discard(self, tools: &Tools) {
+        if self.line.capacity() > 0 {
+            tools.heads.give(self.line);
+        }
+    }
+}

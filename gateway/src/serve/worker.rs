@@ -1,0 +1,258 @@
+//! A worker: its listeners, its connections, its sweep, its end.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use rustls::ServerConfig;
+use tokio::sync::mpsc;
+
+use super::{panics::contain, serve_connection};
+use crate::{
+    codec::HttpDate,
+    config,
+    decide::{Snapshot, balance, limit},
+    forward::{Heads, Pool, Tools},
+    net::{self, Accepted, Buffers, Deadlines, Phase, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s},
+    respond::{Offence, RequestId},
+    telemetry::{AccessLog, Bound, Cells},
+};
+
+/// Pause after an accept error that is not a lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a worker is given at birth. All of it is made by `boot` and may cross threads.
+pub struct Equipment {
+    /// Which worker this is.
+    pub index: usize,
+    /// The policy, swapped whole by the control thread.
+    pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
+    /// Token buckets of all workers.
+    pub limiter: Arc<limit::Table>,
+    /// This worker's counters.
+    pub cells: Arc<Cells>,
+    /// To the control thread; full means counted, never waited for.
+    pub offences: mpsc::Sender<Offence>,
+    /// This worker's end of the access log.
+    pub access: AccessLog,
+    /// Random, of this worker and this run.
+    pub id_prefix: u64,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Set once, when no new connections are wanted.
+    pub draining: Arc<AtomicBool>,
+    /// How long open connections may take to finish then.
+    pub drain_timeout: Duration,
+}
+
+/// A listening socket and how connections on it are served.
+pub struct Door {
+    /// Bound and listening.
+    pub socket: std::net::TcpListener,
+    /// Its section.
+    pub settings: config::Listener,
+    /// Its TLS settings, or none.
+    pub tls: Option<Arc<ServerConfig>>,
+}
+
+/// How connections of one listener are served.
+pub(super) struct Manners {
+    pub(super) settings: config::Listener,
+    pub(super) tls: Option<Arc<ServerConfig>>,
+}
+
+/// The policy that a worker goes by at the moment, and what belongs to it alone.
+pub(super) struct Current {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) pool: Rc<Pool>,
+    /// Per upstream, where round robin stands.
+    pub(super) turns: RefCell<Vec<u32>>,
+}
+
+impl Current {
+    fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+        let upstreams = &snapshot.config.upstreams;
+        let pool = Rc::new(Pool::new(upstreams));
+        let turns = RefCell::new(vec![0; upstreams.len()]);
+        Rc::new(Self { snapshot, pool, turns })
+    }
+}
+
+/// All that a worker's connections share. Lives on one thread.
+pub(super) struct Worker {
+    pub(super) tools: Tools,
+    pub(super) limiter: Arc<limit::Table>,
+    pub(super) cells: Arc<Cells>,
+    pub(super) access: RefCell<AccessLog>,
+    pub(super) draining: Cell<bool>,
+    /// `Date` of our own answers and of responses that came without one; the sweep keeps it.
+    pub(super) date: RefCell<HttpDate>,
+    /// Connections that wait for a request with a receive buffer in hand.
+    pub(super) idle: Cell<usize>,
+    policy: RefCell<arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    current: RefCell<Rc<Current>>,
+    offences: mpsc::Sender<Offence>,
+    id_prefix: u64,
+    id_count: Cell<u64>,
+    random: Cell<u64>,
+    connections: Cell<usize>,
+    connections_max: usize,
+}
+
+impl Worker {
+    fn new(equipment: Equipment) -> Rc<Self> {
+        let snapshot = equipment.snapshot.load_full();
+        Rc::new(Self {
+            tools: Tools {
+                buffers: Buffers::default(),
+                deadlines: Deadlines::new(),
+                heads: Heads::default(),
+            },
+            limiter: equipment.limiter,
+            cells: equipment.cells,
+            access: RefCell::new(equipment.access),
+            draining: Cell::new(false),
+            date: RefCell::new(HttpDate::new(unix_s())),
+            idle: Cell::new(0),
+            policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
+            current: RefCell::new(Current::new(snapshot)),
+            offences: equipment.offences,
+            id_prefix: equipment.id_prefix,
+            id_count: Cell::new(0),
+            random: Cell::new(equipment.id_prefix | 1),
+            connections: Cell::new(0),
+            connections_max: equipment.connections_max,
+        })
+    }
+
+    /// The newest policy, asked for once per request.
+    pub(super) fn current(&self) -> Rc<Current> {
+        let mut policy = self.policy.borrow_mut();
+        let newest = policy.load();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(newest, &current.snapshot) {
+            *current = Current::new(Arc::clone(newest));
+        }
+        Rc::clone(&current)
+    }
+
+    pub(super) fn next_request_id(&self) -> RequestId {
+        let count = self.id_count.get();
+        self.id_count.set(count + 1);
+        RequestId::new(self.id_prefix, count)
+    }
+
+    /// A live server of `upstream` that is not among those that have failed.
+    pub(super) fn pick(&self, current: &Current, upstream: usize, failed: &[usize]) -> Option<usize> {
+        let snapshot = &current.snapshot;
+        let servers = balance::Servers {
+            live: &|server| snapshot.live.is_live(upstream, server),
+            in_flight: &|server| current.pool.in_flight(upstream, server),
+            tried: failed,
+        };
+        let mut turns = current.turns.borrow_mut();
+        snapshot.balancers.get(upstream)?.pick(&servers, turns.get_mut(upstream)?, self.next_random())
+    }
+
+    /// Xorshift: spreads load, guards nothing.
+    pub(super) fn next_random(&self) -> u64 {
+        let mut random = self.random.get();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        self.random.set(random);
+        random
+    }
+
+    pub(super) fn report(&self, offence: Offence) {
+        if self.offences.try_send(offence).is_err() {
+            self.cells.bound_hit(Bound::OffenceQueue);
+        }
+    }
+}
+
+/// Serves until it has drained. Runs on the worker's own ring.
+pub async fn run(equipment: Equipment, doors: Vec<Door>) {
+    let (draining, drain_timeout) = (Arc::clone(&equipment.draining), equipment.drain_timeout);
+    let worker = Worker::new(equipment);
+    let mut listening = Vec::new();
+    for door in doors {
+        let listener = match net::Listener::new(door.socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                log::error!("listener {}: {error}", door.settings.name);
+                continue;
+            }
+        };
+        listening.push(listener.fd());
+        let manners = Rc::new(Manners { settings: door.settings, tls: door.tls });
+        net::spawn(accept(Rc::clone(&worker), listener, manners));
+    }
+    while !draining.load(Ordering::Relaxed) {
+        sweep(&worker).await;
+    }
+    worker.draining.set(true);
+    for fd in listening {
+        // SAFETY: touches no memory; the accept task owns the descriptor and closes it only after this ends its wait.
+        unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+    }
+    let give_up_ns = monotonic_ns().saturating_add(nanos(drain_timeout));
+    while worker.connections.get() > 0 && monotonic_ns() < give_up_ns {
+        worker.tools.deadlines.expire(Phase::KeepAlive);
+        sweep(&worker).await;
+    }
+    worker.access.borrow_mut().flush();
+}
+
+/// One turn of the housekeeping: late connections, idle upstream connections, what the access log has gathered.
+async fn sweep(worker: &Rc<Worker>) {
+    net::sleep(SWEEP_INTERVAL).await;
+    let now_ns = monotonic_ns();
+    let before = worker.tools.deadlines.fired();
+    worker.tools.deadlines.sweep(now_ns);
+    for _ in before..worker.tools.deadlines.fired() {
+        worker.cells.bound_hit(Bound::Deadlines);
+    }
+    worker.current().pool.sweep(now_ns);
+    worker.date.borrow_mut().refresh(unix_s());
+    worker.access.borrow_mut().flush();
+}
+
+async fn accept(worker: Rc<Worker>, mut listener: net::Listener, manners: Rc<Manners>) {
+    loop {
+        match listener.accept().await {
+            Ok(Accepted::Connection(stream, peer)) => admit(&worker, stream, peer, &manners),
+            Ok(Accepted::Shed) => worker.cells.bound_hit(Bound::Descriptors),
+            Ok(Accepted::Closed) => break,
+            Err(error) => {
+                log::warn!("accept on {}: {error}", manners.settings.address);
+                net::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Manners>) {
+    if worker.connections.get() >= worker.connections_max {
+        worker.cells.bound_hit(Bound::Connections);
+        return;
+    }
+    worker.connections.set(worker.connections.get() + 1);
+    worker.cells.connection_opened();
+    let (worker, manners) = (Rc::clone(worker), Rc::clone(manners));
+    net::spawn(async move {
+        if contain(serve_connection(&worker, stream, peer, &manners)).await.is_none() {
+            worker.cells.bound_hit(Bound::Panics);
+            log::error!("a connection from {peer} was dropped: its task panicked");
+        }
+        worker.cells.connection_closed();
+        worker.connections.set(worker.connections.get() - 1);
+    });
+}

@@ -1,0 +1,85 @@
+//! The command line: what it checks and how it says what is wrong.
+
+use std::process::{Command, Output};
+
+use xtask::lab::scratch::Scratch;
+
+use crate::support::BINARY;
+
+fn portcullis(directory: &Scratch, arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).current_dir(directory.path()).output().expect("the binary starts")
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[track_caller]
+fn check(config: &str, expected: &str) {
+    let directory = Scratch::new().unwrap();
+    directory.write("portcullis.toml", config).unwrap();
+    let output = portcullis(&directory, &["check", "--config", "portcullis.toml"]);
+    assert_eq!(output.status.success(), expected.is_empty(), "{}", text(&output));
+    assert!(text(&output).contains(expected), "{}", text(&output));
+}
+
+const GOOD: &str = "[listeners.public]\naddress = \"127.0.0.1:8080\"\n[upstreams.app]\nservers = [\"127.0.0.1:9000\"]\n\
+                    [routes.all]\npath = \"/{*rest}\"\npublic = true\nupstream = \"app\"\n";
+
+#[test]
+fn check_accepts_what_is_right_and_places_what_is_wrong() {
+    check(GOOD, "");
+    check(&GOOD.replace("upstream = ", "upstraem = "), "portcullis.toml:8:1: ");
+    check(&GOOD.replace("upstream = ", "upstraem = "), "did you mean");
+    check(&GOOD.replace("\"app\"", "\"ap\""), "did you mean");
+    check(&GOOD.replace("public = true\n", ""), "public");
+    check(&format!("{GOOD}[fleet]\nredis = \"redis://127.0.0.1\"\n"), "not supported yet");
+    let two = GOOD.replace("upstream = ", "upstraem = ").replace("address = ", "adress = ");
+    check(&two, "portcullis.toml:2:1: ");
+    check(&two, "portcullis.toml:8:1: ");
+}
+
+#[test]
+fn a_missing_file_and_a_taken_port_say_what_to_do() {
+    let directory = Scratch::new().unwrap();
+    let output = portcullis(&directory, &["check", "--config", "nowhere.toml"]);
+    assert!(!output.status.success() && text(&output).contains("nowhere.toml"), "{}", text(&output));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    directory.write("portcullis.toml", GOOD.replace("127.0.0.1:8080", &address)).unwrap();
+    let output = portcullis(&directory, &["run", "--config", "portcullis.toml"]);
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains(&address) && text(&output).contains("ss -ltnp"), "{}", text(&output));
+}
+
+#[test]
+fn a_new_key_is_shown_once_and_stored_as_a_hash_that_only_its_owner_reads() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Scratch::new().unwrap();
+    let create = ["keys", "create", "--store", "keys.toml", "--consumer", "acme", "--role", "reader"];
+    let output = portcullis(&directory, &create);
+    assert!(output.status.success(), "{}", text(&output));
+    let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    assert!(key.starts_with("ptc_"), "{key}");
+    let store = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
+    let secret = key.rsplit('_').next().unwrap();
+    assert!(!store.contains(&secret[..20]) && store.contains("acme"), "{store}");
+    let mode = std::fs::metadata(directory.path().join("keys.toml")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+    assert!(portcullis(&directory, &create).status.success(), "a second key joins the first");
+    let store = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
+    assert_eq!(store.matches("consumer = ").count(), 2, "{store}");
+}
+
+#[test]
+fn a_filter_without_the_object_is_an_error_that_names_the_build() {
+    if cfg!(nic_filter) {
+        return;
+    }
+    let directory = Scratch::new().unwrap();
+    directory.write("portcullis.toml", format!("[prefilter]\ninterfaces = [\"lo\"]\n{GOOD}")).unwrap();
+    let output = portcullis(&directory, &["run", "--config", "portcullis.toml"]);
+    if text(&output).contains("built without the NIC filter") {
+        assert!(!output.status.success() && text(&output).contains("cargo xtask build"), "{}", text(&output));
+    }
+}

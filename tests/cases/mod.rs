@@ -1,0 +1,12 @@
+//! What a user meets, one file per promise.
+
+mod command;
+mod proxy;
+mod framing;
+mod access;
+mod faults;
+mod exchange;
+mod own_answers;
+mod tls;
+mod operation;
+mod nic;

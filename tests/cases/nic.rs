@@ -1,0 +1,11 @@
+//! What the filter promises, end to end: the real binary, the real program on a veth pair, packets of real clients.
+//!
+//! Each test has network namespaces, pins and a gateway of its own. Where the privileges or the filter are missing
+//! it says so by name.
+
+mod stage;
+mod offences;
+mod protected;
+mod list;
+mod limits;
+mod restart;

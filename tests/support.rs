@@ -1,0 +1,108 @@
+//! A gateway on loopback with what it needs around it, so that a test says only what it is about.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Mutex,
+    time::Duration,
+};
+
+use xtask::lab::{
+    client::{Connection, Request, Response},
+    gateway::{Gateway, Start},
+    place::Place,
+    scratch::Scratch,
+    scripted::{Scripted, Step},
+};
+
+/// The binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+/// How long any single answer may take before a test fails.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A loopback address that nobody listens on. Each is given out once per test run.
+pub(crate) fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut given = GIVEN.lock().unwrap();
+        if !given.contains(&address.port()) {
+            given.push(address.port());
+            return address;
+        }
+    }
+}
+
+/// A running gateway on loopback and the directory that its files are in.
+pub(crate) struct Edge {
+    pub(crate) gateway: Gateway,
+    pub(crate) address: SocketAddr,
+    pub(crate) directory: Scratch,
+}
+
+impl Edge {
+    /// Starts one whose configuration is a listener, an admin listener and `sections`, in which `{upstream}` stands
+    /// for `upstream`'s address.
+    pub(crate) fn start(upstream: SocketAddr, sections: &str) -> Self {
+        Self::start_with(Scratch::new().unwrap(), upstream, "", sections)
+    }
+
+    /// The same with files already written to `directory`, and `listener` keys of the public listener.
+    pub(crate) fn start_with(
+        directory: Scratch,
+        upstream: SocketAddr,
+        listener: &str,
+        sections: &str,
+    ) -> Self {
+        let (address, admin) = (free_address(), free_address());
+        let config = format!(
+            "[listeners.public]\naddress = \"{address}\"\n{listener}\n\
+             [listeners.admin]\nkind = \"admin\"\naddress = \"{admin}\"\n\
+             {}",
+            sections.replace("{upstream}", &upstream.to_string())
+        );
+        let start = Start {
+            binary: Path::new(BINARY),
+            place: Place::here(),
+            directory: directory.path(),
+            config: &config,
+            listener: address,
+            admin: Some(admin),
+        };
+        let gateway = Gateway::start(&start).unwrap_or_else(|error| panic!("{error:#}\n{config}"));
+        Self { gateway, address, directory }
+    }
+
+    /// A connection to it.
+    #[track_caller]
+    pub(crate) fn connect(&self) -> Connection {
+        Connection::open(self.address, None, TIME_MAX).unwrap()
+    }
+
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str, headers: &[(&str, &str)]) -> Response {
+        self.connect().request(&Request::get(target).with(headers)).unwrap()
+    }
+}
+
+/// One upstream and a public route to it for everything.
+pub(crate) const OPEN: &str = "\
+[upstreams.app]\nservers = [\"{upstream}\"]\nbalance = \"round_robin\"\nhealth = \"off\"\n\
+[routes.all]\npath = \"/{*rest}\"\npublic = true\nupstream = \"app\"\n";
+
+/// An upstream that does `script` on each connection.
+pub(crate) fn scripted(script: &[Step]) -> Scripted {
+    let any = "127.0.0.1:0".parse().unwrap();
+    Scripted::start(&Place::here(), any, vec![script.to_vec()]).unwrap()
+}
+
+/// Reads one request head and sends `response`, again and again on a kept-alive connection.
+pub(crate) fn answering(response: &str) -> Scripted {
+    let step = [Step::ReadHead, Step::Send(response.as_bytes().to_vec())];
+    let script: Vec<Step> = std::iter::repeat_n(step, 256).flatten().collect();
+    scripted(&script)
+}
+
+/// A response of 200 with `hello`.
+pub(crate) const HELLO: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";

@@ -1,0 +1,138 @@
+//! `cargo xtask bench`: what Portcullis costs, next to its peers, on the machine at hand.
+//!
+//! Comes in: which bench, how long. Goes out: a table for people or one JSON object per line ([`report::Row`]).
+//! Subjects take turns in short bursts and are compared within a round, so that whatever slows the machine for a while
+//! slows both. Everything runs on loopback, is bounded in time and goes away with its guard, also on Ctrl-C. It
+//! never hides a burst in which requests failed.
+
+mod cpu;
+mod load;
+mod proxy;
+mod report;
+mod subject;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum, value_parser};
+
+use crate::{build, project::Project};
+
+/// `cargo xtask bench NAME`
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Which bench.
+    #[arg(value_enum)]
+    pub name: Name,
+    /// One JSON object per line instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// A shortened run of the same: bursts of 1 s, 3 rounds.
+    #[arg(long)]
+    pub quick: bool,
+    /// Rounds per case; in each, every subject has one burst. [default: 9, with --quick 3]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(ROUNDS_MAX)))]
+    pub rounds: Option<u32>,
+    /// Only cases whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub case: Option<String>,
+    /// A built `portcullis`; without it, `cargo build --release` makes one.
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
+    /// nginx against a second nginx: shows what difference the bench sees where there is none.
+    #[arg(long, conflicts_with = "binary")]
+    pub calibrate: bool,
+}
+
+/// The benches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// The gateway and its peers before the same upstream, one core each.
+    Proxy,
+}
+
+/// Upper end of `--rounds`.
+const ROUNDS_MAX: u32 = 101;
+const ROUNDS: u32 = 9;
+const ROUNDS_QUICK: u32 = 3;
+const BURST_S: u32 = 2;
+const BURST_QUICK_S: u32 = 1;
+
+impl Options {
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { ROUNDS_QUICK } else { ROUNDS })
+    }
+
+    fn burst_s(&self) -> u32 {
+        if self.quick { BURST_QUICK_S } else { BURST_S }
+    }
+
+    fn wants(&self, case: &str) -> bool {
+        self.case.as_ref().is_none_or(|part| case.contains(part.as_str()))
+    }
+}
+
+/// Runs the bench and prints what it measured. The exit code tells of cases that could not be measured or in which
+/// requests failed, not of goals that were missed.
+pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCode> {
+    match options.name {
+        Name::Proxy => proxy::run(project, options),
+    }
+}
+
+/// The gateway to measure: the one that was named, or a fresh release build.
+fn gateway_binary(project: &Project, options: &Options) -> anyhow::Result<PathBuf> {
+    match &options.binary {
+        // The gateway is started in a directory of its own.
+        Some(path) => path.canonicalize().with_context(|| path.display().to_string()),
+        None => build::gateway(project, true, &mut std::io::stderr()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(line: &str) -> Result<Options, String> {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        Line::try_parse_from(words).map(|line| line.options).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn check_length(line: &str, expected: (u32, u32)) {
+        let options = parse(line).unwrap();
+        assert_eq!((options.rounds(), options.burst_s()), expected, "{line}");
+    }
+
+    #[test]
+    fn quick_is_shorter_and_rounds_win() {
+        check_length("proxy", (9, 2));
+        check_length("proxy --quick", (3, 1));
+        check_length("proxy --quick --rounds 5", (5, 1));
+        check_length("proxy --rounds 101", (101, 2));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for line in
+            ["", "nic-of-another", "proxy --rounds 0", "proxy --rounds 102", "proxy --calibrate --binary x"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn cases_are_chosen_by_a_part_of_their_name() {
+        assert!(parse("proxy").unwrap().wants("h1-128B-64c"));
+        assert!(parse("proxy --case 128B").unwrap().wants("h1-128B-64c"));
+        assert!(!parse("proxy --case tls").unwrap().wants("h1-128B-64c"));
+    }
+}
