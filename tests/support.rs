@@ -1,9 +1,8 @@
 //! A gateway on loopback with what it needs around it, so that a test says only what it is about.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::Path,
-    sync::Mutex,
     time::Duration,
 };
 
@@ -22,15 +21,8 @@ pub(crate) const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// A loopback address that nobody listens on. Each is given out once per test run.
 pub(crate) fn free_address() -> SocketAddr {
-    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
-    loop {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut given = GIVEN.lock().unwrap();
-        if !given.contains(&address.port()) {
-            given.push(address.port());
-            return address;
-        }
-    }
+    let [free] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into()).unwrap();
+    free
 }
 
 /// A running gateway on loopback and the directory that its files are in.

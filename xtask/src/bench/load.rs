@@ -161,7 +161,7 @@ fn parse(output: &str) -> Option<Answers> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::Ipv4Addr;
 
     use super::*;
     use xtask::lab::{
@@ -214,7 +214,7 @@ mod tests {
         let generator = cpu::Cores::divide().and_then(|cores| Generator::new(cores.load));
         match generator {
             Ok(generator) if std::path::Path::new(NGINX).exists() => {
-                let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+                let [free] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into()).unwrap();
                 Some((Nginx::start(&Place::here(), free, "blue").unwrap(), generator))
             }
             Ok(_) => {

@@ -4,7 +4,7 @@
 //! `benches/`, to be read and criticised; what differs from run to run is filled in between at signs.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -116,7 +116,7 @@ impl Stage {
     /// Starts the upstream on the load's CPUs and makes a certificate.
     pub(super) fn new(cores: Cores) -> anyhow::Result<Self> {
         let scratch = Scratch::new()?;
-        let [address] = free_addresses()?;
+        let [address] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let block = replace(UPSTREAM, "address", &address.to_string());
         let block = replace(&block, "body128", &"x".repeat(128));
         let upstream = cpu::on(&cores.load, || {
@@ -132,7 +132,7 @@ impl Stage {
     /// Starts Debian's nginx as a proxy.
     pub(super) fn nginx(&self, name: &'static str, own: bool) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let [plain, tls] = free_addresses()?;
+        let [plain, tls] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let config = self.fill(
             PEER_NGINX,
             Listeners { plain, tls },
@@ -159,7 +159,7 @@ impl Stage {
     /// Starts the gateway with a key that may read.
     pub(super) fn gateway(&self, name: &'static str, binary: &Path) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let [plain, tls, admin] = free_addresses()?;
+        let [plain, tls, admin] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let store = scratch.path().join("keys.db");
         let api_key = create_key(binary, &store, "bench", "reader")?;
         let config = self.fill(
@@ -246,19 +246,6 @@ fn make_certificate(directory: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
     Ok((chain, key))
 }
 
-/// Loopback addresses with ports that were free a moment ago, each different.
-fn free_addresses<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
-    let mut addresses = [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)); N];
-    // All are held until the last is known, or one could come twice.
-    let mut held = Vec::with_capacity(N);
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address)?;
-        *address = listener.local_addr()?;
-        held.push(listener);
-    }
-    Ok(addresses)
-}
-
 /// Replaces each `@name@` by its value; an error names one that is left.
 fn fill<'a>(
     template: &str,
@@ -319,13 +306,6 @@ mod tests {
         assert_eq!(fill("listen @plain@;", [&value]).unwrap(), "listen 127.0.0.1:80;");
         let error = fill("listen @plain@ @tls@;", [&value]).unwrap_err();
         assert_eq!(error.to_string(), "@tls@ was not filled in");
-    }
-
-    #[test]
-    fn free_addresses_differ() {
-        let [a, b, c] = free_addresses().unwrap();
-        assert!(a != b && b != c && a != c);
-        assert!([a, b, c].iter().all(|address| address.ip().is_loopback()));
     }
 
     fn stage(test: &str) -> Option<Stage> {

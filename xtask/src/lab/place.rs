@@ -9,10 +9,14 @@ use std::{
     fs::File,
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    ops::Range,
     os::{fd::AsRawFd, unix::process::CommandExt},
     panic,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
 };
 
@@ -43,16 +47,12 @@ impl Place {
         })
     }
 
-    /// Addresses of this host with ports that were free a moment ago; all differ.
+    /// Addresses of this host whose ports nobody listens on; none is given twice by one process until all have been.
     pub fn free_addresses<const N: usize>(&self, host: IpAddr) -> io::Result<[SocketAddr; N]> {
         self.enter(|| {
-            let mut held = Vec::with_capacity(N);
             let mut addresses = [SocketAddr::new(host, 0); N];
             for address in &mut addresses {
-                // Held until all are known, so that none is given twice.
-                let listener = TcpListener::bind(*address)?;
-                *address = listener.local_addr()?;
-                held.push(listener);
+                *address = free_address(host)?;
             }
             Ok(addresses)
         })?
@@ -93,6 +93,28 @@ impl Place {
     }
 }
 
+/// Below the range of `net.ipv4.ip_local_port_range`: from within it the kernel gives ports to whoever connects or
+/// binds to port 0, so that one found free there may be somebody's a moment later.
+const PORTS: Range<u16> = 10_240..32_768;
+
+fn free_address(host: IpAddr) -> io::Result<SocketAddr> {
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    // Processes side by side start apart.
+    let first = std::process::id().wrapping_mul(1009);
+    for _ in PORTS {
+        let turn = first.wrapping_add(TURN.fetch_add(1, Ordering::Relaxed));
+        let offset = turn % u32::from(PORTS.end - PORTS.start);
+        let address =
+            SocketAddr::new(host, PORTS.start + u16::try_from(offset).expect("less than the range"));
+        match TcpListener::bind(address) {
+            Ok(_) => return Ok(address),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("no free port on {host}")))
+}
+
 fn set_namespace(descriptor: i32) -> io::Result<()> {
     // SAFETY: setns(2) takes no pointer; a descriptor that is no namespace is refused by the kernel.
     if unsafe { libc::setns(descriptor, libc::CLONE_NEWNET) } == 0 {
@@ -113,6 +135,10 @@ mod tests {
         let free: [SocketAddr; 16] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into()).unwrap();
         assert_eq!(free.iter().collect::<HashSet<_>>().len(), 16);
         assert!(TcpListener::bind(free[0]).is_ok());
+        // Whoever connects or binds to port 0 meanwhile gets none of them.
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        assert!(free.iter().all(|address| address.port() < first), "{free:?} and {first}");
     }
 
     #[test]
