@@ -15,7 +15,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
@@ -98,16 +98,14 @@ impl Place {
 const PORTS: Range<u16> = 10_240..32_768;
 
 fn free_address(host: IpAddr) -> io::Result<SocketAddr> {
-    static TURN: AtomicU32 = AtomicU32::new(0);
+    static TURN: AtomicUsize = AtomicUsize::new(0);
     // Processes side by side start apart.
-    let first = std::process::id().wrapping_mul(1009);
+    let first = std::process::id() as usize * 1009;
     for _ in PORTS {
         let turn = first.wrapping_add(TURN.fetch_add(1, Ordering::Relaxed));
-        let offset = turn % u32::from(PORTS.end - PORTS.start);
-        let address =
-            SocketAddr::new(host, PORTS.start + u16::try_from(offset).expect("less than the range"));
-        match TcpListener::bind(address) {
-            Ok(_) => return Ok(address),
+        let port = PORTS.clone().nth(turn % PORTS.len()).unwrap_or(PORTS.start);
+        match TcpListener::bind((host, port)) {
+            Ok(_) => return Ok(SocketAddr::new(host, port)),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             Err(error) => return Err(error),
         }
