@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, ResponseEdit},
-    net::{BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, ReadHalf, WriteHalf, monotonic_ns},
+    net::{
+        BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Unblocked, WriteHalf, monotonic_ns,
+    },
 };
 
 use super::{Failed, ForwardError, Request, Tools, upload::UploadState};
@@ -182,6 +184,14 @@ impl Download<'_, '_> {
         }
         let mut left = bytes - first.min(bytes);
         self.tell_head(buffer, out, usize::MAX, told).await?;
+        if left >= BULK_FROM_BYTES
+            && self.is_clear()
+            && let Some(pipe) = self.tools.pipes.take()
+        {
+            self.splice(&pipe, left, told).await?;
+            self.tools.pipes.give(pipe);
+            return Ok((true, leftover));
+        }
         if left >= BULK_FROM_BYTES {
             let small = std::mem::replace(buffer, self.tools.buffers.take_bulk());
             self.tools.buffers.give(small);
@@ -202,6 +212,29 @@ impl Download<'_, '_> {
             self.send_buffer(buffer, told).await?;
         }
         Ok((true, leftover))
+    }
+
+    /// Neither side is under TLS, and nothing of the request is still under way.
+    fn is_clear(&self) -> bool {
+        self.server_read.is_clear() && self.client_write.is_clear() && self.upload.done.get()
+    }
+
+    /// Has the kernel move the last `left` bytes of a body.
+    async fn splice(&mut self, pipe: &Pipe, mut left: u64, told: &mut Told) -> Result<(), Failed> {
+        let client = Unblocked::new(self.client_write);
+        while left > 0 {
+            let count = match pipe.fill(self.server_read, left).await {
+                Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
+                Ok(count) => count,
+            };
+            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns);
+            self.client_deadline.arm(Phase::Send, at_ns.min(self.request.deadline_ns));
+            let sent = pipe.empty(&client, count).await;
+            self.client_deadline.disarm();
+            told.sent(sent, count as u64)?;
+            left -= count as u64;
+        }
+        Ok(())
     }
 
     /// Decodes a chunked or close-delimited body and frames it for the client.

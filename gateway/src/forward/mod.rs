@@ -19,7 +19,9 @@ use thiserror::Error;
 
 use crate::{
     codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version},
-    net::{Buffer, Buffers, Deadline, Deadlines, Phase, ReadHalf, Stream, WriteHalf, join, monotonic_ns},
+    net::{
+        Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, ReadHalf, Stream, WriteHalf, join, monotonic_ns,
+    },
 };
 use download::{Download, Downloaded};
 pub use pool::{CheckoutError, Lease, Pool};
@@ -33,6 +35,8 @@ pub struct Tools {
     pub deadlines: Rc<Deadlines>,
     /// Free vectors for encoded heads.
     pub heads: Heads,
+    /// Free pipes.
+    pub pipes: Pipes,
 }
 
 /// Recycled vectors, so that an encoded head costs no allocation.

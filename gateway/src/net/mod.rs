@@ -11,6 +11,7 @@ mod clock;
 mod deadline;
 mod join;
 mod ring;
+mod splice;
 mod stream;
 mod tls;
 
@@ -20,5 +21,6 @@ pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
 pub use join::join;
 pub use monoio::buf::IoBuf;
 pub use ring::{RingError, run_on_ring, sleep, spawn};
+pub use splice::{Pipe, Pipes, Unblocked};
 pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf, connect};
 pub use tls::handshake;

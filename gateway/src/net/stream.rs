@@ -93,7 +93,12 @@ impl Stream {
 }
 
 impl ReadHalf {
-    fn fd(&self) -> RawFd {
+    /// Bytes arrive as the peer's application sent them: not under TLS.
+    pub fn is_clear(&self) -> bool {
+        self.session.is_none()
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
         // SAFETY: nobody holds a `&mut TcpStream` outside of a poll, and this worker polls one task at a time.
         unsafe { (*self.socket.0.get()).as_raw_fd() }
     }
@@ -156,6 +161,22 @@ impl ReadHalf {
 }
 
 impl WriteHalf {
+    /// Bytes go out as they are given: not under TLS.
+    pub fn is_clear(&self) -> bool {
+        self.session.is_none()
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        // SAFETY: as in `ReadHalf::fd`.
+        unsafe { (*self.socket.0.get()).as_raw_fd() }
+    }
+
+    /// Waits until the socket has room.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        // SAFETY: as in `ReadHalf::readable`.
+        unsafe { &*self.socket.0.get() }.writable(true).await
+    }
+
     /// Sends all of `bytes`.
     pub async fn write_all<B: IoBuf>(&mut self, bytes: B) -> (io::Result<()>, B) {
         let Some(session) = &self.session else {
@@ -189,8 +210,8 @@ impl WriteHalf {
             session.borrow_mut().close(&mut self.ciphertext)?;
             send(&mut self.socket, &mut self.ciphertext).await?;
         }
-        // SAFETY: as in `ReadHalf::fd`; shutdown touches no memory.
-        let result = unsafe { libc::shutdown((*self.socket.0.get()).as_raw_fd(), libc::SHUT_WR) };
+        // SAFETY: shutdown touches no memory; the descriptor is ours while `self` lives.
+        let result = unsafe { libc::shutdown(self.fd(), libc::SHUT_WR) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 

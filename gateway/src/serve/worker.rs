@@ -20,7 +20,9 @@ use crate::{
     config,
     decide::{Snapshot, balance, limit},
     forward::{Heads, Pool, Tools},
-    net::{self, Accepted, Buffers, Deadlines, Phase, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s},
+    net::{
+        self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s,
+    },
     respond::{Offence, RequestId},
     telemetry::{AccessLog, Bound, Cells},
 };
@@ -114,6 +116,7 @@ impl Worker {
                 buffers: Buffers::default(),
                 deadlines: Deadlines::new(),
                 heads: Heads::default(),
+                pipes: Pipes::default(),
             },
             limiter: equipment.limiter,
             cells: equipment.cells,
