@@ -21,7 +21,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    accept::{self, BindError, TlsError},
+    accept::{self, BindError},
     config::{self, Config, Workers},
     control::{self, Publisher, SnapshotError, listener_ports},
     decide::limit,
@@ -29,6 +29,7 @@ use crate::{
     nic::{Filter, NicError},
     serve::{self, Door},
     telemetry::{Cells, access_log},
+    tls::{self, TlsError, UpstreamTlsError},
 };
 
 /// Why the gateway does not start, or ends.
@@ -40,6 +41,9 @@ pub enum BootError {
     /// A listener's TLS.
     #[error("listeners.{0}.tls: {1}")]
     Tls(Arc<str>, TlsError),
+    /// An upstream's TLS.
+    #[error(transparent)]
+    UpstreamTls(UpstreamTlsError),
     /// The filter, and the configuration wants it.
     #[error("prefilter: {0}; `on_failure = \"continue\"` starts without the filter")]
     Filter(NicError),
@@ -59,7 +63,8 @@ pub enum BootError {
 
 /// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
 pub fn check(config: &Config) -> Result<(), BootError> {
-    tls_settings(config).map(drop)
+    tls_settings(config)?;
+    tls::upstreams(config).map(drop).map_err(BootError::UpstreamTls)
 }
 
 /// Serves until SIGTERM or SIGINT, then drains.
@@ -157,7 +162,7 @@ fn tls_settings(config: &Config) -> Result<Vec<Option<Arc<ServerConfig>>>, BootE
         listener
             .tls
             .as_ref()
-            .map(accept::server_config)
+            .map(tls::server_config)
             .transpose()
             .map_err(|error| BootError::Tls(Arc::clone(&listener.name), error))
     };

@@ -264,6 +264,9 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
             Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
         }
         ForwardError::Unreachable(_) => Answer::new(502, "unreachable", "The server cannot be reached."),
+        ForwardError::Tls(_) => {
+            Answer::new(502, "upstream_tls", "No trusted connection to the server can be made.")
+        }
         ForwardError::ClosedBeforeResponse => {
             Answer::new(502, "closed_before_response", "The server closed before it answered.")
         }
@@ -293,7 +296,7 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
 }
 
 /// Every label that an [`Answer`] can carry: the names of the refusal counters.
-pub const LABELS: [&str; 40] = [
+pub const LABELS: [&str; 41] = [
     "head_timeout",
     "internal",
     "malformed_method",
@@ -327,6 +330,7 @@ pub const LABELS: [&str; 40] = [
     "upstream_busy",
     "connect_timeout",
     "unreachable",
+    "upstream_tls",
     "closed_before_response",
     "response_timeout",
     "too_many_interim",
@@ -416,6 +420,8 @@ mod tests {
         check(&Failure::Refused(&Refusal::Limited { limit: 0, retry_after_s: 2 }), 429, Some(Limited), false);
         check(&Failure::Forward(&ForwardError::ResponseTimeout), 504, None, false);
         check(&Failure::Forward(&ForwardError::ClosedBeforeResponse), 502, None, false);
+        let not_trusted = std::io::ErrorKind::InvalidData.into();
+        check(&Failure::Forward(&ForwardError::Tls(not_trusted)), 502, None, false);
         check(&Failure::Forward(&ForwardError::RequestBodyTooLarge), 413, None, true);
         assert!(answer(&Failure::Forward(&ForwardError::ClientGone)).is_none());
         let _ = (Forbidden, Unauthorized);

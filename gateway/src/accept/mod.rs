@@ -1,10 +1,8 @@
-//! Where connections come in: one listening socket per worker and address, and the TLS that is spoken on them.
+//! Where connections come in: one listening socket per worker and address.
 //!
-//! Comes in: checked configuration. Goes out: bound sockets and TLS settings, made once by `boot` and handed to the
-//! workers. It never reads a request.
+//! Comes in: checked configuration. Goes out: bound sockets, made once by `boot` and handed to the workers. It never
+//! reads a request.
 
 mod listen;
-mod tls;
 
 pub use listen::{BindError, bind};
-pub use tls::{TlsError, server_config};

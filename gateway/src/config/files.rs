@@ -51,6 +51,12 @@ pub(super) fn read(path: &Path, holds: Holds) -> Result<Zeroizing<Vec<u8>>, Stri
     Ok(bytes)
 }
 
+/// The certificates in PEM, all of them, at least one.
+pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    certificates.ok().filter(|certificates| !certificates.is_empty())
+}
+
 /// Whether PEM holds at least one certificate and nothing broken.
 pub(super) fn holds_certificates(pem: &[u8]) -> bool {
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();

@@ -13,6 +13,7 @@ use super::{
         RawFile, RawFilter, RawFleet, RawHealth, RawLimit, RawListener, RawListenerLimits,
         RawListenerTimeouts, RawLog, RawPrefilter, RawRespond, RawRetry, RawRole, RawRoute, RawRouteTimeouts,
         RawRuntime, RawServer, RawThreshold, RawTls, RawTrace, RawUpstream, RawUpstreamTimeouts,
+        RawUpstreamTls,
     },
     tests::{Dir, env},
     types::Config,
@@ -62,7 +63,7 @@ fn the_manual_shows_the_defaults() {
 
 #[test]
 fn the_manual_has_an_entry_for_every_key() {
-    let known: [(&str, &[&str]); 29] = [
+    let known: [(&str, &[&str]); 30] = [
         ("", keys_of::<RawFile>()),
         ("runtime", keys_of::<RawRuntime>()),
         ("prefilter", keys_of::<RawPrefilter>()),
@@ -76,6 +77,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("listeners.public.limits", keys_of::<RawListenerLimits>()),
         ("upstreams", keys_of::<RawUpstream>()),
         ("upstreams", keys_of::<RawServer>()),
+        ("upstreams.orders.tls", keys_of::<RawUpstreamTls>()),
         ("upstreams.orders.timeouts", keys_of::<RawUpstreamTimeouts>()),
         ("upstreams.orders.connections", keys_of::<RawConnections>()),
         ("upstreams.orders.retry", keys_of::<RawRetry>()),

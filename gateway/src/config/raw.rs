@@ -170,7 +170,7 @@ pub(super) struct RawUpstream {
     pub(super) servers: Field<Vec<Spanned<TextOr<RawServer>>>>,
     pub(super) protocol: Field<String>,
     pub(super) balance: Field<TextOr<Later>>,
-    pub(super) tls: Field<Later>,
+    pub(super) tls: Field<OrOff<RawUpstreamTls>>,
     pub(super) timeouts: Field<RawUpstreamTimeouts>,
     pub(super) connections: Field<RawConnections>,
     pub(super) retry: Field<RawRetry>,
@@ -187,6 +187,16 @@ pub(super) struct RawUpstream {
 pub(super) struct RawServer {
     pub(super) address: Field<String>,
     pub(super) weight: Field<u64>,
+}
+
+/// `upstreams.NAME.tls`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { ca_file, server_name, … }")]
+pub(super) struct RawUpstreamTls {
+    pub(super) ca_file: Field<String>,
+    pub(super) server_name: Field<String>,
+    pub(super) client_chain_file: Field<String>,
+    pub(super) client_key_file: Field<String>,
 }
 
 /// `upstreams.NAME.timeouts`

@@ -4,6 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
@@ -270,7 +271,9 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// How one is picked.
     pub balance: Balance,
-    /// TCP connect.
+    /// How its servers are spoken to, or in clear.
+    pub tls: Option<UpstreamTls>,
+    /// TCP connect, and the TLS handshake behind it.
     pub connect_timeout: Duration,
     /// From the request's last byte to the response head's last.
     pub head_timeout: Duration,
@@ -284,6 +287,29 @@ pub struct Upstream {
     pub retry_attempts: u32,
     /// Active health checks, or none.
     pub health: Option<Health>,
+}
+
+/// `upstreams.NAME.tls`: servers are always verified.
+#[derive(Clone, PartialEq)]
+pub struct UpstreamTls {
+    /// Who may vouch for a server; at least one.
+    pub authorities: Arc<[CertificateDer<'static>]>,
+    /// They are the system's: some of them may be of no use.
+    pub authorities_are_the_systems: bool,
+    /// What a certificate has to name, and what is sent as SNI; absent: the server's own name or address.
+    pub server_name: Option<ServerName<'static>>,
+    /// What we show to servers that ask who we are.
+    pub client: Option<CertificatePem>,
+}
+
+impl std::fmt::Debug for UpstreamTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamTls")
+            .field("authorities", &self.authorities.len())
+            .field("server_name", &self.server_name)
+            .field("client", &self.client.is_some())
+            .finish()
+    }
 }
 
 /// One of `upstreams.NAME.servers`.

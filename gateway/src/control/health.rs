@@ -4,7 +4,9 @@
 //! request; any answer below 500 is alive, also a 404: a server that has no such path still serves. A server counts
 //! as live until checks have said otherwise often enough in a row.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod secured;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -16,6 +18,7 @@ use tokio::{
 use crate::{
     config,
     decide::{LiveServers, Snapshot},
+    tls,
 };
 
 /// As much of an answer as its status line needs.
@@ -36,6 +39,7 @@ impl Checks {
                     name,
                     address: settings.address,
                     live: Arc::clone(&snapshot.live),
+                    tls: snapshot.upstream_tls.get(index).cloned().flatten(),
                     index,
                     server,
                 };
@@ -58,6 +62,7 @@ struct Target {
     name: String,
     address: SocketAddr,
     live: Arc<LiveServers>,
+    tls: Option<tls::Client>,
     index: usize,
     server: usize,
 }
@@ -69,28 +74,39 @@ impl Target {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let alive = timeout(health.timeout, probe(self.address, &health.path)).await.unwrap_or(false);
+            let asked = timeout(health.timeout, probe(self.address, self.tls.as_ref(), &health.path)).await;
+            let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let alive = asked.as_ref().is_ok_and(is_alive);
             if let Some(live) = streak.observe(alive, health.healthy, health.unhealthy) {
                 self.live.set(self.index, self.server, live);
-                log::warn!("server {} is {}", self.name, if live { "live again" } else { "dead" });
+                match asked {
+                    _ if live => log::warn!("server {} is live again", self.name),
+                    Ok(line) => log::warn!("server {} is dead: {}", self.name, line.escape_ascii()),
+                    Err(error) => log::warn!("server {} is dead: {error}", self.name),
+                }
             }
         }
     }
 }
 
-/// Whether a server answers a `GET` with a status below 500.
-async fn probe(address: SocketAddr, path: &str) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n"
-        );
+/// Asks a server with a `GET`, and answers with the beginning of its status line.
+async fn probe(
+    address: SocketAddr,
+    tls: Option<&tls::Client>,
+    path: &str,
+) -> io::Result<[u8; STATUS_LINE_BYTES]> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n"
+    );
+    let mut status_line = [0; STATUS_LINE_BYTES];
+    if let Some(tls) = tls {
+        secured::ask(&mut stream, tls, address, request.as_bytes(), &mut status_line).await?;
+    } else {
         stream.write_all(request.as_bytes()).await?;
-        let mut status_line = [0; STATUS_LINE_BYTES];
         stream.read_exact(&mut status_line).await?;
-        Ok::<_, std::io::Error>(status_line)
-    };
-    ask.await.is_ok_and(|status_line| is_alive(&status_line))
+    }
+    Ok(status_line)
 }
 
 /// `HTTP/1.x NNN` with a status from 200 to 499.

@@ -10,6 +10,7 @@ use crate::{
     config::{self, Config},
     decide::{LiveServers, Policy, Snapshot, balance::Balancer},
     telemetry::{ROUTES_MAX, SERVERS_MAX},
+    tls,
 };
 
 /// Why a configuration is not taken.
@@ -84,7 +85,9 @@ fn compile(config: Config, slots: &mut Slots, generation: u64) -> Result<Snapsho
     let policy = Policy::compile(&config).map_err(|errors| {
         SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
+    let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     Ok(Snapshot {
+        upstream_tls,
         balancers: config.upstreams.iter().map(Balancer::compile).collect(),
         live: Arc::new(LiveServers::all(&config)),
         route_slots: config.routes.iter().map(|route| slots.route(&route.name)).collect(),

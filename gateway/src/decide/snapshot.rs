@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use super::{Policy, balance::Balancer};
-use crate::config::Config;
+use crate::{config::Config, tls};
 
 /// A configuration with everything compiled from it. Never changes but for which servers are live.
 pub struct Snapshot {
@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Per upstream, who gets the next request.
     pub balancers: Box<[Balancer]>,
+    /// Per upstream, how its servers are spoken to under TLS, or none.
+    pub upstream_tls: Box<[Option<tls::Client>]>,
     /// Which servers are live.
     pub live: Arc<LiveServers>,
     /// Per route, the slot that counts it.

@@ -131,6 +131,10 @@ impl Download<'_, '_> {
                 Ok(0) | Err(_) if self.server_deadline.expired().is_some() => {
                     return Err(ForwardError::ResponseTimeout);
                 }
+                // A server of TLS 1.3 tells only now that it does not want us (RFC 8446 §4.4.2.4).
+                Err(error) if !received_any && error.kind() == std::io::ErrorKind::InvalidData => {
+                    return Err(ForwardError::Tls(error));
+                }
                 Ok(0) | Err(_) if received_any => return Err(ForwardError::TruncatedResponse),
                 Ok(0) | Err(_) => return Err(ForwardError::ClosedBeforeResponse),
                 Ok(_) => received_any = true,

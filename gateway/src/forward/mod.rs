@@ -5,6 +5,7 @@
 //! both directions at once, a buffer at a time: a slow reader on one side slows the other. It decides nothing about
 //! policy and answers nothing of its own but `100 Continue`.
 
+mod connect;
 mod download;
 mod pool;
 mod upload;
@@ -159,6 +160,9 @@ pub enum ForwardError {
     /// No TCP connection at all.
     #[error("the server cannot be reached: {0}")]
     Unreachable(std::io::Error),
+    /// No TLS with the server: it does not speak it, is not whom it should be, or refuses us.
+    #[error("no TLS with the server: {0}")]
+    Tls(std::io::Error),
     /// The server closed or reset before the first byte of a response.
     #[error("the server closed before it answered")]
     ClosedBeforeResponse,
@@ -214,8 +218,10 @@ pub async fn forward(
         let mut lease = match checked_out {
             Ok(lease) => lease,
             Err(error) => {
-                let unreachable =
-                    matches!(error, ForwardError::Unreachable(_) | ForwardError::ConnectTimeout);
+                let unreachable = matches!(
+                    error,
+                    ForwardError::Unreachable(_) | ForwardError::ConnectTimeout | ForwardError::Tls(_)
+                );
                 failed_servers.push(server);
                 on_event(Event::Failed, server);
                 match pick(&failed_servers) {
@@ -288,11 +294,13 @@ async fn check_out(
     if now_ns >= deadline_ns {
         return Err(ForwardError::ConnectTimeout);
     }
-    let checked_out = pool.check_out(upstream, server, fresh, &tools.deadlines, now_ns).await;
+    let checked_out =
+        pool.check_out(upstream, server, fresh, (&tools.deadlines, &tools.buffers), now_ns).await;
     checked_out.map_err(|error| match error {
         CheckoutError::Exhausted => ForwardError::PoolExhausted,
         CheckoutError::Timeout => ForwardError::ConnectTimeout,
         CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
+        CheckoutError::Tls(error) => ForwardError::Tls(error),
     })
 }
 

@@ -8,9 +8,11 @@ use std::{
     time::Duration,
 };
 
+use super::connect::connect;
 use crate::{
     config::Upstream,
-    net::{self, Deadline, Deadlines, Stream, nanos},
+    net::{Buffers, Deadline, Deadlines, Stream, nanos},
+    tls,
 };
 
 /// A connection to a server, with the deadline slot of its descriptor.
@@ -42,6 +44,7 @@ struct Servers {
     idle_max: usize,
     idle_timeout: Duration,
     connect_timeout: Duration,
+    tls: Option<tls::Client>,
 }
 
 impl Servers {
@@ -82,12 +85,14 @@ pub enum CheckoutError {
     Timeout,
     /// The server could not be reached.
     Unreachable(io::Error),
+    /// No TLS with it: it does not speak it, or is not whom it should be.
+    Tls(io::Error),
 }
 
 impl Pool {
-    /// Empty pools for `upstreams`.
-    pub fn new(upstreams: &[Upstream]) -> Self {
-        let servers = |upstream: &Upstream| {
+    /// Empty pools for `upstreams`, with the TLS of each.
+    pub fn new(upstreams: &[Upstream], tls: &[Option<tls::Client>]) -> Self {
+        let servers = |(upstream, tls): (&Upstream, &Option<tls::Client>)| {
             let server = |address| Server { address, idle: RefCell::default(), in_flight: Cell::new(0) };
             Servers {
                 servers: upstream.servers.iter().map(|s| server(s.address)).collect(),
@@ -96,9 +101,10 @@ impl Pool {
                 idle_max: upstream.idle_per_worker,
                 idle_timeout: upstream.idle_timeout,
                 connect_timeout: upstream.connect_timeout,
+                tls: tls.as_ref().map(tls::Client::for_one_worker),
             }
         };
-        Self { upstreams: upstreams.iter().map(servers).collect() }
+        Self { upstreams: upstreams.iter().zip(tls).map(servers).collect() }
     }
 
     /// Exchanges under way on a server.
@@ -112,7 +118,7 @@ impl Pool {
         upstream: usize,
         server: usize,
         fresh: bool,
-        deadlines: &Rc<Deadlines>,
+        (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
         now_ns: u64,
     ) -> Result<Lease, CheckoutError> {
         let unknown = || CheckoutError::Unreachable(io::ErrorKind::NotFound.into());
@@ -131,14 +137,11 @@ impl Pool {
         }
         servers.open.set(servers.open.get() + 1);
         let at_ns = now_ns.saturating_add(nanos(servers.connect_timeout));
-        match net::connect(entry.address, deadlines, at_ns).await {
-            Ok((stream, deadline)) => Ok(lease(Connection { deadline, stream, reused: false })),
+        match connect(entry.address, servers.tls.as_ref(), (deadlines, buffers), at_ns).await {
+            Ok(connection) => Ok(lease(connection)),
             Err(error) => {
                 servers.open.set(servers.open.get() - 1);
-                Err(match error.kind() {
-                    io::ErrorKind::TimedOut => CheckoutError::Timeout,
-                    _ => CheckoutError::Unreachable(error),
-                })
+                Err(error)
             }
         }
     }

@@ -23,4 +23,4 @@ pub use monoio::buf::IoBuf;
 pub use ring::{RingError, run_on_ring, sleep, spawn};
 pub use splice::{Pipe, Pipes, Unblocked};
 pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf, connect};
-pub use tls::handshake;
+pub use tls::{handshake, handshake_as_client};

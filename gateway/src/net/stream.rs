@@ -83,6 +83,10 @@ impl Stream {
     /// Whether an idle connection is as it was left: open, and nothing has come that nobody asked for
     /// (RFC 9112 §9.3: such bytes belong to no response). One system call.
     pub fn is_quiet(&self) -> bool {
+        // Under TLS something may have come already, together with the last response.
+        if self.read.holds_something() {
+            return false;
+        }
         let mut byte = [0_u8; 1];
         // SAFETY: the descriptor is ours while `self` lives; one byte of writable memory is passed.
         let received = unsafe {
@@ -105,12 +109,17 @@ impl ReadHalf {
 
     /// Waits until something can be received, holding no buffer. An operation of its own: for idle connections.
     pub async fn readable(&self) -> io::Result<()> {
-        let plaintext_waits = self.session.as_ref().is_some_and(|session| session.borrow().has_plaintext());
-        if plaintext_waits || self.ciphertext.is_some() {
+        if self.holds_something() {
             return Ok(());
         }
         // SAFETY: as in `fd`; `readable` takes the stream by shared reference and keeps only its descriptor.
         unsafe { &*self.socket.0.get() }.readable(true).await
+    }
+
+    /// Whether there is something to read without the kernel.
+    fn holds_something(&self) -> bool {
+        let plaintext_waits = self.session.as_ref().is_some_and(|session| session.borrow().has_plaintext());
+        plaintext_waits || self.ciphertext.is_some()
     }
 
     /// Receives into the room behind the buffer's data. `Ok(0)`: the peer (or a deadline) has ended its direction.

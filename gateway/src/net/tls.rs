@@ -6,13 +6,16 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
+    pki_types::ServerName,
+};
 
 use super::{Buffers, Stream};
 
-/// A server-side TLS session; plaintext on one side, ciphertext on the other, no socket.
+/// A TLS session in either role; plaintext on one side, ciphertext on the other, no socket.
 pub(super) struct Session {
-    tls: ServerConnection,
+    tls: Connection,
     /// Plaintext was decrypted that nobody has read yet.
     plaintext_waits: bool,
     /// The peer has ended its direction.
@@ -20,6 +23,19 @@ pub(super) struct Session {
 }
 
 impl Session {
+    fn new(tls: Connection) -> Self {
+        Self { tls, plaintext_waits: false, ended: false }
+    }
+
+    /// What the session still has to say when the handshake is over rides along with our next plaintext: a server's
+    /// tickets with the first answer, a client's Finished with the first request. A server of TLS 1.2 is waited for.
+    fn may_keep_its_last_words(&self) -> bool {
+        match &self.tls {
+            Connection::Client(_) => true,
+            Connection::Server(tls) => tls.protocol_version() == Some(ProtocolVersion::TLSv1_3),
+        }
+    }
+
     pub(super) fn has_plaintext(&self) -> bool {
         self.plaintext_waits
     }
@@ -92,8 +108,25 @@ impl Session {
 /// when the peer leaves, else what the kernel says.
 pub async fn handshake(stream: &mut Stream, config: Arc<ServerConfig>, buffers: &Buffers) -> io::Result<()> {
     let tls = ServerConnection::new(config).map_err(io::Error::other)?;
-    let mut session = Session { tls, plaintext_waits: false, ended: false };
+    negotiate(stream, Session::new(tls.into()), buffers).await
+}
+
+/// Makes the handshake as a client that wants to speak to `name`; the rest is as in [`handshake`].
+pub async fn handshake_as_client(
+    stream: &mut Stream,
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    buffers: &Buffers,
+) -> io::Result<()> {
+    let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
+    negotiate(stream, Session::new(tls.into()), buffers).await
+}
+
+async fn negotiate(stream: &mut Stream, mut session: Session, buffers: &Buffers) -> io::Result<()> {
     let mut ciphertext = Vec::with_capacity(4096);
+    // A client speaks first.
+    session.drain(&mut ciphertext)?;
+    stream.write.send_raw(&mut ciphertext).await?;
     while session.tls.is_handshaking() {
         let (received, mut buffer) = stream.read.read(buffers.take(), buffers).await;
         let fed = match received {
@@ -105,10 +138,8 @@ pub async fn handshake(stream: &mut Stream, config: Arc<ServerConfig>, buffers: 
             buffer.consume(count);
         }
         stream.read.keep_ciphertext(buffer, buffers);
-        // The session may have an alert to tell also when it failed. What TLS 1.3 still has to say when the handshake
-        // is over (tickets) rides along with the first answer; in TLS 1.2 the client waits for our Finished.
-        let over =
-            !session.tls.is_handshaking() && session.tls.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        // The session may have an alert to tell also when it failed.
+        let over = !session.tls.is_handshaking() && session.may_keep_its_last_words();
         if fed.is_err() || !over {
             session.drain(&mut ciphertext)?;
             stream.write.send_raw(&mut ciphertext).await?;

@@ -81,7 +81,7 @@ pub(super) struct Current {
 impl Current {
     fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
         let upstreams = &snapshot.config.upstreams;
-        let pool = Rc::new(Pool::new(upstreams));
+        let pool = Rc::new(Pool::new(upstreams, &snapshot.upstream_tls));
         let turns = RefCell::new(vec![0; upstreams.len()]);
         Rc::new(Self { snapshot, pool, turns })
     }

@@ -1,28 +1,20 @@
 //! `[listeners.*]`: where requests come in, and the one admin listener.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use toml::Spanned;
 
 use crate::config::{
-    files::{self, Holds},
     raw::{Field, RawCertificate, RawListener, RawListenerLimits, RawListenerTimeouts, RawTls},
     report::{
         Choice::{Later, Works},
         Report, Scope,
     },
-    types::{
-        Admin, AdminAddress, CertificatePem, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits, ListenerTimeouts,
-        Secret, Tls,
-    },
+    types::{Admin, AdminAddress, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits, ListenerTimeouts, Tls},
     values::{OrOff, Size},
 };
 
-use super::edge::choose_or;
+use super::{edge::choose_or, pem};
 
 /// The header table of a worker is this long at most.
 const HEADERS_MAX: u32 = 1024;
@@ -118,39 +110,10 @@ fn tls_of(report: &mut Report, at: &Scope, value: Spanned<OrOff<RawTls>>) -> Opt
     let list = raw.certificates.map(Spanned::into_inner).unwrap_or_default();
     let certificates = list.into_iter().enumerate().filter_map(|(i, raw)| {
         let at = at.inner(&format!("certificates[{i}]"), &raw);
-        certificate(report, &at, raw.into_inner())
+        let RawCertificate { chain_file, key_file } = raw.into_inner();
+        pem::certificate(report, &at, ("chain_file", chain_file), ("key_file", key_file))
     });
     Some(Tls { tls12, certificates: certificates.collect() })
-}
-
-fn certificate(report: &mut Report, at: &Scope, raw: RawCertificate) -> Option<CertificatePem> {
-    if raw.chain_file.is_none() {
-        report.missing(at, "chain_file", "\"api.crt\"");
-    }
-    if raw.key_file.is_none() {
-        report.missing(at, "key_file", "\"api.key\"");
-    }
-    let chain_place = raw.chain_file.as_ref().map(|file| at.at(file));
-    let key_place = raw.key_file.as_ref().map(|file| at.at(file));
-    let chain_file = raw.chain_file.map(|file| report.resolve_path(at.source, file.get_ref()));
-    let key_file = raw.key_file.map(|file| report.resolve_path(at.source, file.get_ref()));
-
-    let mut read = |file: &Option<PathBuf>, place, holds, is_pem: fn(&[u8]) -> bool, what: &str| {
-        let file = file.as_deref()?;
-        let read = files::read(file, holds)
-            .and_then(|pem| if is_pem(&pem) { Ok(pem) } else { Err(format!("does not hold {what} in PEM")) });
-        match read {
-            Ok(pem) => Some(pem),
-            Err(problem) => {
-                report.error(place?, format!("{} {problem}", file.display()));
-                None
-            }
-        }
-    };
-    let chain =
-        read(&chain_file, chain_place, Holds::Public, files::holds_certificates, "a certificate chain");
-    let key = read(&key_file, key_place, Holds::Secret, files::holds_private_key, "a private key");
-    Some(CertificatePem { chain: chain?.to_vec(), key: Secret(key?), chain_file: chain_file? })
 }
 
 fn timeouts(report: &mut Report, at: &Scope, raw: Field<RawListenerTimeouts>) -> ListenerTimeouts {

@@ -20,8 +20,10 @@ use super::{
 };
 
 mod edge;
+mod pem;
 mod listener;
 mod upstream;
+mod upstream_tls;
 mod auth;
 mod access;
 mod route;

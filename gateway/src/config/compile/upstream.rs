@@ -14,6 +14,8 @@ use crate::config::{
     values::{Later as LaterValue, OrOff, TextOr},
 };
 
+use super::upstream_tls::{self, Authorities};
+
 /// A weight repeats a server in a table.
 const WEIGHT_MAX: u32 = 256;
 
@@ -21,12 +23,12 @@ const WEIGHT_MAX: u32 = 256;
 const RETRY_ON: [&str; 2] = ["connect", "reset_before_head"];
 
 pub(super) fn upstreams(report: &mut Report, raw: Vec<(Scope, RawUpstream)>) -> Vec<Upstream> {
-    raw.into_iter().map(|(at, raw)| upstream(report, &at, raw)).collect()
+    let authorities = Authorities::default();
+    raw.into_iter().map(|(at, raw)| upstream(report, &at, raw, &authorities)).collect()
 }
 
-fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream) -> Upstream {
+fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Authorities) -> Upstream {
     let later = [
-        ("tls", &raw.tls),
         ("outlier", &raw.outlier),
         ("breaker", &raw.breaker),
         ("slow_start", &raw.slow_start),
@@ -56,6 +58,7 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream) -> Upstream {
         name: at.name().into(),
         servers,
         balance,
+        tls: raw.tls.and_then(|tls| upstream_tls::tls(report, at, tls, authorities)),
         connect_timeout,
         head_timeout,
         idle_timeout,

@@ -1,18 +1,19 @@
-//! PEM files → rustls settings.
+//! TLS settings for both sides: what a listener shows its clients, and what an upstream's servers must show us.
+//!
+//! Comes in: PEM that the configuration has read. Goes out: rustls settings, made when a configuration is compiled
+//! and shared by the workers. It never opens a socket: `net` speaks with these settings.
 
-use std::sync::Arc;
+mod client;
+mod server;
 
-use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs::{Ticketer, default_provider},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    version::{TLS12, TLS13},
-};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 
-use crate::config::{CertificatePem, Tls};
+use crate::config::CertificatePem;
+pub use client::{ALPN_HTTP1, Client, UpstreamTlsError, upstreams};
+pub use server::server_config;
 
-/// Why a listener has no TLS.
+/// Why there are no TLS settings.
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// More than one certificate waits for selection by SNI.
@@ -34,28 +35,18 @@ pub enum TlsError {
         /// What rustls says.
         error: rustls::Error,
     },
+    /// An authority's certificate cannot be used.
+    #[error("an authority's certificate is of no use: {0}")]
+    Authority(rustls::Error),
     /// No randomness for the ticket key.
     #[error("session ticket key: {0}")]
     Ticketer(rustls::Error),
+    /// rustls does not take what we ask of it.
+    #[error("TLS settings: {0}")]
+    Settings(rustls::Error),
 }
 
-/// Settings for one listener, shared by its workers: the ticket key too, so that a session resumes on any of them.
-pub fn server_config(tls: &Tls) -> Result<Arc<ServerConfig>, TlsError> {
-    let [certificate] = tls.certificates.as_slice() else { return Err(TlsError::SeveralCertificates) };
-    let versions: &[_] = if tls.tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
-    let unusable = |error| TlsError::Unusable { file: certificate.chain_file.display().to_string(), error };
-    let (chain, key) = parse(certificate)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
-        .with_protocol_versions(versions)
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(unusable)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ticketer = Ticketer::new().map_err(TlsError::Ticketer)?;
-    Ok(Arc::new(config))
-}
-
+/// A chain and its key, decoded.
 fn parse(
     certificate: &CertificatePem,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
@@ -64,4 +55,9 @@ fn parse(
         CertificateDer::pem_slice_iter(&certificate.chain).collect::<Result<Vec<_>, _>>().map_err(pem)?;
     let key = PrivateKeyDer::from_pem_slice(&certificate.key.0).map_err(pem)?;
     Ok((chain, key))
+}
+
+/// An [`TlsError::Unusable`] that names the certificate's file.
+fn unusable(certificate: &CertificatePem) -> impl Fn(rustls::Error) -> TlsError {
+    move |error| TlsError::Unusable { file: certificate.chain_file.display().to_string(), error }
 }
