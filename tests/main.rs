@@ -12,5 +12,6 @@
 )]
 
 mod support;
+mod pki;
 mod kernel;
 mod cases;

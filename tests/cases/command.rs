@@ -83,3 +83,23 @@ fn a_filter_without_the_object_is_an_error_that_names_the_build() {
         assert!(!output.status.success() && text(&output).contains("cargo xtask build"), "{}", text(&output));
     }
 }
+
+#[test]
+fn without_authorities_upstream_tls_is_refused_with_what_to_do() {
+    let directory = Scratch::new().unwrap();
+    directory.write("portcullis.toml", GOOD.replace("[routes.all]", "tls = {}\n[routes.all]")).unwrap();
+    directory.write("nobody.pem", "").unwrap();
+    let authority = crate::pki::Authority::new("the only one");
+    directory.write("somebody.pem", authority.pem()).unwrap();
+    for (store, expected) in [("nobody.pem", "install ca-certificates"), ("somebody.pem", "")] {
+        let output = Command::new(BINARY)
+            .args(["check", "--config", "portcullis.toml"])
+            .current_dir(directory.path())
+            .env("SSL_CERT_FILE", directory.path().join(store))
+            .env_remove("SSL_CERT_DIR")
+            .output()
+            .expect("the binary starts");
+        assert_eq!(output.status.success(), expected.is_empty(), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+}

@@ -9,5 +9,6 @@ mod exchange;
 mod bodies;
 mod own_answers;
 mod tls;
+mod upstream_tls;
 mod operation;
 mod nic;

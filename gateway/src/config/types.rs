@@ -306,6 +306,7 @@ impl std::fmt::Debug for UpstreamTls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("UpstreamTls")
             .field("authorities", &self.authorities.len())
+            .field("authorities_are_the_systems", &self.authorities_are_the_systems)
             .field("server_name", &self.server_name)
             .field("client", &self.client.is_some())
             .finish()

@@ -135,6 +135,7 @@ mod tests {
         Balancer::compile(&config::Upstream {
             name: "u".into(),
             servers: weights.iter().map(|weight| config::Server { address, weight: *weight }).collect(),
+            tls: None,
             balance,
             connect_timeout: Duration::from_secs(1),
             head_timeout: Duration::from_secs(1),

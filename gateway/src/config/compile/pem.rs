@@ -7,6 +7,20 @@ use crate::config::{
     types::{CertificatePem, Secret},
 };
 
+/// What a file of PEM is for.
+pub(super) struct Kind {
+    holds: Holds,
+    is_it: fn(&[u8]) -> bool,
+    what: &'static str,
+}
+
+/// Authorities.
+pub(super) const AUTHORITIES: Kind =
+    Kind { holds: Holds::Public, is_it: files::holds_certificates, what: "certificates" };
+const CHAIN: Kind =
+    Kind { holds: Holds::Public, is_it: files::holds_certificates, what: "a certificate chain" };
+const KEY: Kind = Kind { holds: Holds::Secret, is_it: files::holds_private_key, what: "a private key" };
+
 /// A certificate chain and its key, each under the key that names its file; a key that everybody may read is refused.
 pub(super) fn certificate(
     report: &mut Report,
@@ -21,23 +35,23 @@ pub(super) fn certificate(
         report.missing(at, key_key, "\"api.key\"");
     }
     let path = chain_file.as_ref().map(|file| report.resolve_path(at.source, file.get_ref()));
-    let is_chain: fn(&[u8]) -> bool = files::holds_certificates;
-    let chain = read(report, at, chain_file, (Holds::Public, is_chain, "a certificate chain"));
-    let key = read(report, at, key_file, (Holds::Secret, files::holds_private_key, "a private key"));
+    let chain = read(report, at, chain_file, &CHAIN);
+    let key = read(report, at, key_file, &KEY);
     Some(CertificatePem { chain: chain?.to_vec(), key: Secret(key?), chain_file: path? })
 }
 
-/// A file of PEM that holds `what`, or a mistake.
+/// The PEM in a file, or a mistake.
 pub(super) fn read(
     report: &mut Report,
     at: &Scope,
     file: Field<String>,
-    (holds, is_pem, what): (Holds, fn(&[u8]) -> bool, &str),
+    kind: &Kind,
 ) -> Option<zeroize::Zeroizing<Vec<u8>>> {
     let file = file?;
     let path = report.resolve_path(at.source, file.get_ref());
-    let read = files::read(&path, holds)
-        .and_then(|pem| if is_pem(&pem) { Ok(pem) } else { Err(format!("does not hold {what} in PEM")) });
+    let read = files::read(&path, kind.holds).and_then(|pem| {
+        if (kind.is_it)(&pem) { Ok(pem) } else { Err(format!("does not hold {} in PEM", kind.what)) }
+    });
     match read {
         Ok(pem) => Some(pem),
         Err(problem) => {

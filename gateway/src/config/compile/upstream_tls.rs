@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use super::pem;
 use crate::config::{
-    files::{self, Holds},
+    files,
     raw::RawUpstreamTls,
     report::{Report, Scope},
     types::UpstreamTls,
@@ -46,8 +46,7 @@ pub(super) fn tls(
     let from_system = raw.ca_file.is_none();
     let authorities = match raw.ca_file {
         Some(file) => {
-            let is_pem: fn(&[u8]) -> bool = files::holds_certificates;
-            let pem = pem::read(report, &at, Some(file), (Holds::Public, is_pem, "certificates"));
+            let pem = pem::read(report, &at, Some(file), &pem::AUTHORITIES);
             pem.and_then(|pem| files::certificates(&pem)).map(Arc::from)
         }
         None => match authorities.of_the_system() {

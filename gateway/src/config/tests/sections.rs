@@ -202,9 +202,7 @@ fn upstreams() {
         &["2:48: `upstreams.a.servers[0].weight` is 0, not 1 to 256"],
     );
     refuse(&server("{ weight = 1 }"), &["2:12: `upstreams.a.servers[0]` needs `address`"]);
-    for (line, column) in
-        [("tls = {ca_file = \"x\"}", 7), ("outlier = {errors = 5}", 11), ("slow_start = \"10s\"", 14)]
-    {
+    for (line, column) in [("outlier = {errors = 5}", 11), ("slow_start = \"10s\"", 14)] {
         refuse(
             &with(line),
             &[&format!(
@@ -257,4 +255,32 @@ fn later_sections_and_logs() {
         &["2:10: `log.access` needs `file`", "2:21: `log.access.sample` is not supported"],
     );
     refuse("[log]\naudit = { file = \"x\" }\n", &["2:9: `log.audit` is not supported yet"]);
+}
+
+#[test]
+fn the_tls_of_an_upstream() {
+    let dir = Dir::new();
+    dir.write_certificate("own.crt", "own.key").write("open.key", "", 0o644);
+    dir.write("none.pem", "nothing\n", 0o644);
+    let with = |keys: &str| {
+        let text = format!("[upstreams.a]\nservers = [\"192.0.2.1:1\"]\ntls = {{ {keys} }}\n");
+        parse_in(dir.path(), &text)
+    };
+    let loaded = with("ca_file = \"own.crt\", server_name = \"a.example\"").unwrap();
+    let tls = loaded.config.upstreams[0].tls.as_ref().unwrap();
+    assert_eq!((tls.authorities.len(), tls.authorities_are_the_systems), (1, false));
+    assert_eq!(tls.server_name.as_ref().map(|name| name.to_str().into_owned()).as_deref(), Some("a.example"));
+    let own = "ca_file = \"own.crt\", client_chain_file = \"own.crt\"";
+    assert!(with(&format!("{own}, client_key_file = \"own.key\"")).is_ok());
+    for (keys, expected) in [
+        ("ca_file = \"absent.pem\"".to_owned(), "3:19: "),
+        ("ca_file = \"none.pem\"".to_owned(), "does not hold certificates in PEM"),
+        ("ca_file = \"own.crt\", server_name = \"a b\"".to_owned(), "neither a host name nor an address"),
+        (own.to_owned(), "`upstreams.a.tls` needs `client_key_file`"),
+        (format!("{own}, client_key_file = \"open.key\""), "everybody may read"),
+        ("ca = \"own.crt\"".to_owned(), "unknown key `ca`"),
+    ] {
+        let errors = with(&keys).unwrap_err();
+        assert!(errors.iter().any(|error| error.contains(expected)), "{keys}: {errors:?}");
+    }
 }
