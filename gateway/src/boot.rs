@@ -82,6 +82,8 @@ pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
     let publisher = Publisher::new(config)?;
+    let control = control::Thread::new()?;
+    let names = control.resolve(&publisher);
 
     let (started_sender, started) = channel();
     let mut workers = Vec::new();
@@ -107,7 +109,7 @@ pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
     }
     log::info!("{} workers on CPUs {cpus:?}", workers.len());
 
-    control::run(control::Equipment {
+    control.run(control::Equipment {
         config_file: config_file.to_owned(),
         publisher,
         filter,
@@ -117,6 +119,7 @@ pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
         access,
         draining,
         workers,
+        names,
     })?;
     log::info!("drained");
     Ok(())

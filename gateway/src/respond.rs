@@ -257,6 +257,8 @@ fn body_too_large() -> Answer {
 fn not_forwarded(error: &ForwardError) -> Option<Answer> {
     Some(match error {
         ForwardError::NoLiveServer => Answer::new(503, "no_live_server", "No server is available."),
+        ForwardError::Unresolved => Answer::new(503, "name_unresolved", "No server's name is resolved yet.")
+            .with("Retry-After", "1".to_owned()),
         ForwardError::PoolExhausted => {
             Answer::new(503, "upstream_busy", "All servers are busy.").with("Retry-After", "1".to_owned())
         }
@@ -296,7 +298,7 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
 }
 
 /// Every label that an [`Answer`] can carry: the names of the refusal counters.
-pub const LABELS: [&str; 41] = [
+pub const LABELS: [&str; 42] = [
     "head_timeout",
     "internal",
     "malformed_method",
@@ -327,6 +329,7 @@ pub const LABELS: [&str; 41] = [
     "unsupported_media_type",
     "body_too_large",
     "no_live_server",
+    "name_unresolved",
     "upstream_busy",
     "connect_timeout",
     "unreachable",

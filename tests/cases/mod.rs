@@ -5,6 +5,7 @@ mod proxy;
 mod framing;
 mod access;
 mod faults;
+mod names;
 mod exchange;
 mod bodies;
 mod own_answers;

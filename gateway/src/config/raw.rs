@@ -47,6 +47,7 @@ pub(super) struct RawRuntime {
     pub(super) workers: Field<RawWorkers>,
     pub(super) connections_max: Field<u64>,
     pub(super) drain_timeout: Field<Span>,
+    pub(super) resolvers: Field<Vec<Spanned<String>>>,
 }
 
 /// `[prefilter]`

@@ -49,6 +49,8 @@ pub struct Runtime {
     pub connections_max: usize,
     /// How long open connections may finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// DNS servers that are asked for names; empty: those of the system.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 /// `runtime.workers`
@@ -316,10 +318,28 @@ impl std::fmt::Debug for UpstreamTls {
 /// One of `upstreams.NAME.servers`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Its address.
-    pub address: SocketAddr,
+    /// Where it is.
+    pub address: ServerAddress,
     /// Its share, 1 to 256.
     pub weight: u32,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ServerAddress {
+    /// Always there.
+    Fixed(SocketAddr),
+    /// Where DNS says at the moment: a lower-case name, and a port.
+    Named(Arc<str>, u16),
+}
+
+impl std::fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fixed(address) => address.fmt(f),
+            Self::Named(name, port) => write!(f, "{name}:{port}"),
+        }
+    }
 }
 
 /// `upstreams.NAME.balance`

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     config::Config,
+    decide::Snapshot,
     nic::{
         BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError, monotonic_ns,
     },
@@ -28,10 +29,14 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    pub(super) fn new(config: &Config, mut filter: Option<Filter>) -> Self {
+    pub(super) fn new(snapshot: &Snapshot, mut filter: Option<Filter>) -> Self {
+        let config = &snapshot.config;
         Self {
             diagnostics: filter.as_mut().and_then(Filter::take_log_source),
-            escalation: Escalation::new(config.escalation.clone(), Protected::of(config)),
+            escalation: Escalation::new(
+                config.escalation.clone(),
+                Protected::of(config, &snapshot.addresses),
+            ),
             filter,
             listener_ports: listener_ports(config),
             written: BTreeMap::new(),
@@ -102,13 +107,20 @@ impl Blocks {
     }
 
     /// The new configuration's limits, prefixes and thresholds; counts and blocks stay.
-    pub(super) fn reconfigure(&mut self, config: &Config) {
-        self.escalation.reconfigure(config.escalation.clone(), Protected::of(config));
+    pub(super) fn reconfigure(&mut self, snapshot: &Snapshot) {
+        self.protect(snapshot);
+        let config = &snapshot.config;
         if let Some(filter) = &mut self.filter
             && let Err(error) = filter.apply(&config.prefilter, &self.listener_ports)
         {
             log::error!("the filter keeps its old settings in part: {error}");
         }
+    }
+
+    /// Servers have moved: who is never blocked.
+    pub(super) fn protect(&mut self, snapshot: &Snapshot) {
+        let config = &snapshot.config;
+        self.escalation.reconfigure(config.escalation.clone(), Protected::of(config, &snapshot.addresses));
     }
 
     /// Interfaces with the mode in effect.

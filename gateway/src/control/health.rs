@@ -11,13 +11,13 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::AbortHandle,
+    task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
     config,
-    decide::{LiveServers, Snapshot},
+    decide::{LiveServers, ServerAddresses, Snapshot},
     tls,
 };
 
@@ -35,11 +35,15 @@ impl Checks {
             let Some(health) = &upstream.health else { continue };
             for (server, settings) in upstream.servers.iter().enumerate() {
                 let name = format!("{} {}", upstream.name, settings.address);
+                let Some(addresses) = snapshot.addresses.get(index, server) else { continue };
                 let target = Target {
                     name,
-                    address: settings.address,
+                    question: Question {
+                        addresses: Arc::clone(addresses),
+                        tls: snapshot.upstream_tls.get(index).cloned().flatten(),
+                        path: Arc::clone(&health.path),
+                    },
                     live: Arc::clone(&snapshot.live),
-                    tls: snapshot.upstream_tls.get(index).cloned().flatten(),
                     index,
                     server,
                 };
@@ -60,9 +64,8 @@ impl Drop for Checks {
 
 struct Target {
     name: String,
-    address: SocketAddr,
+    question: Question,
     live: Arc<LiveServers>,
-    tls: Option<tls::Client>,
     index: usize,
     server: usize,
 }
@@ -74,7 +77,7 @@ impl Target {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let asked = timeout(health.timeout, probe(self.address, self.tls.as_ref(), &health.path)).await;
+            let asked = timeout(health.timeout, self.question.ask_any()).await;
             let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             let alive = asked.as_ref().is_ok_and(is_alive);
             if let Some(live) = streak.observe(alive, health.healthy, health.unhealthy) {
@@ -89,24 +92,51 @@ impl Target {
     }
 }
 
-/// Asks a server with a `GET`, and answers with the beginning of its status line.
-async fn probe(
-    address: SocketAddr,
-    tls: Option<&tls::Client>,
-    path: &str,
-) -> io::Result<[u8; STATUS_LINE_BYTES]> {
-    let mut stream = TcpStream::connect(address).await?;
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n"
-    );
-    let mut status_line = [0; STATUS_LINE_BYTES];
-    if let Some(tls) = tls {
-        secured::ask(&mut stream, tls, address, request.as_bytes(), &mut status_line).await?;
-    } else {
-        stream.write_all(request.as_bytes()).await?;
-        stream.read_exact(&mut status_line).await?;
+/// What is asked of a server.
+#[derive(Clone)]
+struct Question {
+    addresses: Arc<ServerAddresses>,
+    tls: Option<tls::Client>,
+    path: Arc<str>,
+}
+
+impl Question {
+    /// Asks at all of the server's addresses: as for a request, any that answers will do. Otherwise what one of them
+    /// said, or why none did.
+    async fn ask_any(&self) -> io::Result<[u8; STATUS_LINE_BYTES]> {
+        let mut probes = JoinSet::new();
+        for address in self.addresses.in_order(0) {
+            let question = self.clone();
+            probes.spawn(async move { question.ask(address).await });
+        }
+        let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "its name is not resolved"));
+        while let Some(asked) = probes.join_next().await {
+            last = asked.unwrap_or_else(|error| Err(io::Error::other(error)));
+            if last.as_ref().is_ok_and(is_alive) {
+                break;
+            }
+        }
+        last
     }
-    Ok(status_line)
+
+    /// Asks with a `GET`, and answers with the beginning of the status line.
+    async fn ask(&self, address: SocketAddr) -> io::Result<[u8; STATUS_LINE_BYTES]> {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n",
+            self.path,
+            self.addresses.server(),
+        );
+        let mut status_line = [0; STATUS_LINE_BYTES];
+        if let Some(tls) = &self.tls {
+            let name = tls.name_of(self.addresses.server()).map_err(io::Error::other)?;
+            secured::ask(&mut stream, (tls, name), request.as_bytes(), &mut status_line).await?;
+        } else {
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_exact(&mut status_line).await?;
+        }
+        Ok(status_line)
+    }
 }
 
 /// `HTTP/1.x NNN` with a status from 200 to 499.

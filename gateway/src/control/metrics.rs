@@ -4,12 +4,16 @@
 //! The latency histogram is written here and not recorded: the crate's histograms want every sample one by one, while
 //! the cells hold counts by bucket and the sum already.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    fmt::Write as _,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{blocks::Blocks, policy::Publisher};
+use super::{blocks::Blocks, names::Names, policy::Publisher};
 use crate::{
     decide::{Snapshot as Policy, limit},
     respond::{LABELS, OffenceKind},
@@ -23,6 +27,7 @@ pub(super) struct Sources<'s> {
     pub(super) access: &'s AccessWriter,
     pub(super) snapshot: &'s Policy,
     pub(super) publisher: &'s Publisher,
+    pub(super) names: &'s Names,
     pub(super) blocks: &'s mut Blocks,
 }
 
@@ -44,6 +49,7 @@ impl Metrics {
         with_local_recorder(&self.recorder, || {
             fold_requests(&counted, sources.publisher);
             fold_rest(&counted, sources);
+            fold_names(sources.names);
             fold_filter(sources.blocks);
         });
         let mut text = self.recorder.handle().render();
@@ -126,6 +132,18 @@ fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     gauge!("portcullis_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
 }
 
+fn fold_names(names: &Names) {
+    let mut cut = 0;
+    for (name, tally) in names.tallies() {
+        for (result, count) in [("resolved", &tally.resolved), ("failed", &tally.failed)] {
+            counter!("portcullis_name_lookups_total", "name" => name.to_owned(), "result" => result)
+                .absolute(count.load(Relaxed));
+        }
+        cut += tally.cut.load(Relaxed);
+    }
+    counter!("portcullis_bounds_hit_total", "bound" => "server_addresses").absolute(cut);
+}
+
 fn fold_filter(blocks: &mut Blocks) {
     for count in blocks.counters() {
         let (reason, verdict) = (count.reason.name(), count.verdict.name());
@@ -161,6 +179,7 @@ fn describe() {
         "Connections, reuses, retries and failures by server"
     );
     describe_gauge!("portcullis_upstream_live", "1 while a server gets requests");
+    describe_counter!("portcullis_name_lookups_total", "Look-ups of servers' names, by result");
     describe_counter!("portcullis_connections_total", "Connections accepted");
     describe_gauge!("portcullis_connections_active", "Connections open");
     describe_counter!("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed");

@@ -9,6 +9,7 @@
 pub mod protect;
 pub mod escalate;
 pub mod health;
+mod names;
 mod blocks;
 mod policy;
 mod metrics;
@@ -42,6 +43,7 @@ use admin::{Attached, Health, QUESTIONS_MAX, Question};
 use blocks::Blocks;
 pub(crate) use blocks::listener_ports;
 use metrics::{Metrics, Sources};
+pub use names::Names;
 pub use policy::{Publisher, SnapshotError};
 
 /// Offences that wait for the control thread, over all workers.
@@ -71,6 +73,8 @@ pub struct Equipment {
     pub draining: Arc<AtomicBool>,
     /// The workers' threads, in the order of their numbers.
     pub workers: Vec<JoinHandle<()>>,
+    /// Where the servers are.
+    pub names: Names,
 }
 
 struct Control {
@@ -83,19 +87,44 @@ struct Control {
     access: AccessWriter,
     workers: Vec<JoinHandle<()>>,
     checks: health::Checks,
+    names: Names,
 }
 
-/// Runs until SIGTERM or SIGINT; the workers then drain. A second signal ends the process at once.
-///
-/// Errors: the admin listener's address, or signals, can't be had.
-pub fn run(equipment: Equipment) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    tokio::task::LocalSet::new().block_on(&runtime, steer(equipment))
+/// The thread that all of this runs on: the one that holds it.
+pub struct Thread(tokio::runtime::Runtime);
+
+impl Thread {
+    /// Nothing runs yet.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(tokio::runtime::Builder::new_current_thread().enable_all().build()?))
+    }
+
+    /// The names of the servers, before anybody asks for one. See [`Names::resolve`].
+    pub fn resolve(&self, publisher: &Publisher) -> Names {
+        self.0.block_on(Names::resolve(&publisher.current(), None))
+    }
+
+    /// Runs until SIGTERM or SIGINT; the workers then drain. A second signal ends the process at once.
+    ///
+    /// Errors: the admin listener's address, or signals, can't be had.
+    pub fn run(&self, equipment: Equipment) -> io::Result<()> {
+        tokio::task::LocalSet::new().block_on(&self.0, steer(equipment))
+    }
 }
 
 async fn steer(equipment: Equipment) -> io::Result<()> {
-    let Equipment { config_file, publisher, filter, mut offences, cells, limiter, access, draining, workers } =
-        equipment;
+    let Equipment {
+        config_file,
+        publisher,
+        filter,
+        mut offences,
+        cells,
+        limiter,
+        access,
+        draining,
+        workers,
+        names,
+    } = equipment;
     let snapshot = publisher.current();
     let (questions, mut asked) = mpsc::channel(QUESTIONS_MAX);
     if let Some(settings) = &snapshot.config.admin {
@@ -107,7 +136,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
         });
     }
-    let blocks = Blocks::new(&snapshot.config, filter);
+    let blocks = Blocks::new(&snapshot, filter);
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),
@@ -118,6 +147,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         limiter,
         access,
         workers,
+        names,
     };
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
@@ -136,7 +166,8 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => control.reload(),
+            _ = hangup.recv() => control.reload().await,
+            () = control.names.moved() => control.blocks.protect(&control.publisher.current()),
             _ = beat.tick() => control.beat()?,
             Some(question) = asked.recv() => control.answer(question),
         }
@@ -156,11 +187,14 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
 
 impl Control {
     /// A new configuration is taken whole or not at all.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         self.access.reopen();
-        match self.publisher.reload(&self.config_file) {
+        match self.publisher.prepare(&self.config_file) {
             Ok(snapshot) => {
-                self.blocks.reconfigure(&snapshot.config);
+                // Before anybody asks for a server that has only a name so far.
+                self.names = Names::resolve(&snapshot, Some(&self.names)).await;
+                self.publisher.publish(&snapshot);
+                self.blocks.reconfigure(&snapshot);
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
@@ -179,6 +213,7 @@ impl Control {
                     access: &self.access,
                     snapshot: &snapshot,
                     publisher: &self.publisher,
+                    names: &self.names,
                     blocks: &mut self.blocks,
                 };
                 answer.send(self.metrics.render(&mut sources)).is_ok()

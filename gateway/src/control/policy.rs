@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::needs_restart;
 use crate::{
     config::{self, Config},
-    decide::{LiveServers, Policy, Snapshot, balance::Balancer},
+    decide::{Addresses, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
     telemetry::{ROUTES_MAX, SERVERS_MAX},
     tls,
 };
@@ -35,7 +35,7 @@ impl Publisher {
     /// Publishes the first snapshot.
     pub fn new(config: Config) -> Result<Self, SnapshotError> {
         let mut slots = Slots::default();
-        let first = compile(config, &mut slots, 1)?;
+        let first = compile(config, &mut slots, None)?;
         Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), slots })
     }
 
@@ -49,8 +49,8 @@ impl Publisher {
         self.published.load_full()
     }
 
-    /// Reads the file again and publishes what it says. An error changes nothing.
-    pub fn reload(&mut self, file: &Path) -> Result<Arc<Snapshot>, SnapshotError> {
+    /// Reads the file again and compiles what it says, for [`Publisher::publish`]. An error changes nothing.
+    pub fn prepare(&mut self, file: &Path) -> Result<Arc<Snapshot>, SnapshotError> {
         let loaded = config::load(file, &|name| std::env::var(name).ok()).map_err(|errors| {
             SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
         })?;
@@ -61,10 +61,14 @@ impl Publisher {
         if let Some(what) = needs_restart(&current.config, &loaded.config) {
             return Err(SnapshotError(format!("{what} changed, which needs a restart")));
         }
-        let snapshot = Arc::new(compile(loaded.config, &mut self.slots, current.generation + 1)?);
+        let snapshot = Arc::new(compile(loaded.config, &mut self.slots, Some(&current))?);
         keep_verdicts(&current, &snapshot);
-        self.published.store(Arc::clone(&snapshot));
         Ok(snapshot)
+    }
+
+    /// From now on the workers go by `snapshot`.
+    pub fn publish(&self, snapshot: &Arc<Snapshot>) {
+        self.published.store(Arc::clone(snapshot));
     }
 
     /// Names of routes by slot.
@@ -81,7 +85,7 @@ impl Publisher {
     }
 }
 
-fn compile(config: Config, slots: &mut Slots, generation: u64) -> Result<Snapshot, SnapshotError> {
+fn compile(config: Config, slots: &mut Slots, before: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
     let policy = Policy::compile(&config).map_err(|errors| {
         SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
@@ -90,12 +94,25 @@ fn compile(config: Config, slots: &mut Slots, generation: u64) -> Result<Snapsho
         upstream_tls,
         balancers: config.upstreams.iter().map(Balancer::compile).collect(),
         live: Arc::new(LiveServers::all(&config)),
+        addresses: Addresses::of(&config, |upstream, address| addresses_of(before?, upstream, address)),
         route_slots: config.routes.iter().map(|route| slots.route(&route.name)).collect(),
         server_slots: config.upstreams.iter().map(|upstream| slots.servers_of(upstream)).collect(),
         config,
         policy,
-        generation,
+        generation: before.map_or(1, |before| before.generation + 1),
     })
+}
+
+/// Where a server is that was there before.
+fn addresses_of(
+    before: &Snapshot,
+    upstream: &str,
+    address: &config::ServerAddress,
+) -> Option<Arc<ServerAddresses>> {
+    let at = before.config.upstreams.iter().position(|other| &*other.name == upstream)?;
+    let servers = &before.config.upstreams.get(at)?.servers;
+    let server = servers.iter().position(|other| other.address == *address)?;
+    before.addresses.get(at, server).map(Arc::clone)
 }
 
 /// What the health checks have found out stays with upstream and address: a reload does not send requests to the dead.
@@ -146,7 +163,7 @@ mod tests {
     fn snapshot(servers: &str, slots: &mut Slots) -> Snapshot {
         let text = format!("[upstreams.app]\nservers = [{servers}]\n");
         let loaded = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration");
-        compile(loaded.config, slots, 1).expect("a policy")
+        compile(loaded.config, slots, None).expect("a policy")
     }
 
     #[test]

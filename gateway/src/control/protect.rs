@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::config::Config;
+use crate::{config::Config, decide::Addresses};
 
 /// The protected prefixes, merged and sorted, and the lengths that make a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,15 +37,15 @@ impl Protected {
         }
     }
 
-    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy and every upstream server.
-    pub fn of(config: &Config) -> Self {
-        let servers = config.upstreams.iter().flat_map(|upstream| &upstream.servers);
+    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy, and every upstream server where it is now.
+    pub fn of(config: &Config, addresses: &Addresses) -> Self {
         let proxies = config.listeners.iter().flat_map(|listener| &listener.trusted_proxies);
-        let nets = (config.prefilter.allow.iter())
-            .chain(&config.escalation.exempt)
-            .chain(proxies)
-            .copied()
-            .chain(servers.map(|server| IpNet::from(server.address.ip())));
+        let nets =
+            (config.prefilter.allow.iter()).chain(&config.escalation.exempt).chain(proxies).copied().chain(
+                addresses.all().flat_map(|server| {
+                    server.list().iter().map(|address| IpNet::from(address.ip())).collect::<Vec<_>>()
+                }),
+            );
         Self::new(nets, config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6)
     }
 

@@ -131,10 +131,13 @@ mod tests {
     const ALL: [config::Balance; 3] = [RoundRobin, Random, LeastRequests];
 
     fn balancer(balance: config::Balance, weights: &[u32]) -> Balancer {
-        let address = "192.0.2.1:80".parse().unwrap();
+        let address = config::ServerAddress::Fixed("192.0.2.1:80".parse().unwrap());
         Balancer::compile(&config::Upstream {
             name: "u".into(),
-            servers: weights.iter().map(|weight| config::Server { address, weight: *weight }).collect(),
+            servers: weights
+                .iter()
+                .map(|weight| config::Server { address: address.clone(), weight: *weight })
+                .collect(),
             tls: None,
             balance,
             connect_timeout: Duration::from_secs(1),

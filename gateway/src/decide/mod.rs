@@ -19,11 +19,13 @@ pub mod jwt;
 mod claims;
 pub mod authz;
 pub mod balance;
+mod addresses;
 mod snapshot;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::{
+    addresses::{ADDRESSES_MAX, Addresses, ServerAddresses},
     authn::AuthFailure,
     authz::Forbidden,
     policy::{Policy, PolicyError, RoutePolicy},

@@ -5,10 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{Policy, balance::Balancer};
+use super::{Addresses, Policy, balance::Balancer};
 use crate::{config::Config, tls};
 
-/// A configuration with everything compiled from it. Never changes but for which servers are live.
+/// A configuration with everything compiled from it. Never changes but for which servers are live, and where.
 pub struct Snapshot {
     /// The configuration.
     pub config: Config,
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub upstream_tls: Box<[Option<tls::Client>]>,
     /// Which servers are live.
     pub live: Arc<LiveServers>,
+    /// Where they are.
+    pub addresses: Addresses,
     /// Per route, the slot that counts it.
     pub route_slots: Box<[usize]>,
     /// Per upstream, the slot that counts its first server; the others follow.

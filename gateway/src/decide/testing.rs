@@ -116,6 +116,7 @@ pub(super) fn empty() -> config::Config {
             workers: config::Workers::Auto,
             connections_max: 1,
             drain_timeout: Duration::ZERO,
+            resolvers: Vec::new(),
         },
         prefilter: config::Prefilter {
             interfaces: Vec::new(),

@@ -1,16 +1,18 @@
 //! A new connection to a server: TCP, then TLS where the upstream has it, both before one deadline.
 
-use std::{io, net::SocketAddr, rc::Rc};
+use std::{io, rc::Rc};
 
 use super::pool::{CheckoutError, Connection};
 use crate::{
+    decide::ServerAddresses,
     net::{self, Buffers, Deadlines, Phase},
     tls,
 };
 
-/// Connects to the server at `address` before `at_ns`.
+/// Connects to one of the server's `addresses` before `at_ns`.
 pub(super) async fn connect(
-    address: SocketAddr,
+    addresses: &ServerAddresses,
+    turn: usize,
     tls: Option<&tls::Client>,
     (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
     at_ns: u64,
@@ -19,11 +21,15 @@ pub(super) async fn connect(
         io::ErrorKind::TimedOut => CheckoutError::Timeout,
         _ => CheckoutError::Unreachable(error),
     };
-    let (stream, deadline) = net::connect(address, deadlines, at_ns).await.map_err(unreachable)?;
-    let mut connection = Connection { deadline, stream, reused: false };
+    // Before the addresses: where they change meanwhile, the connection is looked for among the new ones.
+    let version = addresses.version();
+    let connecting = net::connect(&addresses.in_order(turn), deadlines, at_ns).await;
+    let (stream, deadline, address) = connecting.map_err(unreachable)?;
+    let mut connection = Connection { deadline, stream, address, version, reused: false };
     if let Some(tls) = tls {
         connection.deadline.arm(Phase::Connect, at_ns);
-        let name = tls.name_of(address.ip());
+        let name =
+            tls.name_of(addresses.server()).map_err(|error| CheckoutError::Tls(io::Error::other(error)))?;
         let shaken = net::handshake_as_client(&mut connection.stream, tls.config(), name, buffers).await;
         if connection.deadline.expired().is_some() {
             return Err(CheckoutError::Timeout);

@@ -151,6 +151,9 @@ pub enum ForwardError {
     /// No server of the upstream is live.
     #[error("no server is live")]
     NoLiveServer,
+    /// Its servers have names, and DNS has not answered for any yet.
+    #[error("no server's name is resolved")]
+    Unresolved,
     /// The worker has as many connections to the upstream as it may have.
     #[error("all connections to the upstream are busy")]
     PoolExhausted,
@@ -211,7 +214,10 @@ pub async fn forward(
     upload.take_received(client.received, &mut request.head)?;
     let mut failed_servers = Vec::new();
     let mut retries_left = request.retries_max;
-    let mut server = pick(&failed_servers).ok_or(ForwardError::NoLiveServer)?;
+    let nobody = || {
+        if pool.is_resolved(upstream) { ForwardError::NoLiveServer } else { ForwardError::Unresolved }
+    };
+    let mut server = pick(&failed_servers).ok_or_else(nobody)?;
     let mut fresh = false;
     loop {
         let checked_out = check_out(tools, pool, (upstream, server), fresh, request.deadline_ns).await;

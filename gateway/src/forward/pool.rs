@@ -5,12 +5,14 @@ use std::{
     io,
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
 use super::connect::connect;
 use crate::{
     config::Upstream,
+    decide::{Addresses, ServerAddresses},
     net::{Buffers, Deadline, Deadlines, Stream, nanos},
     tls,
 };
@@ -21,6 +23,10 @@ pub struct Connection {
     pub deadline: Deadline,
     /// The halves.
     pub stream: Stream,
+    /// Whom it leads to, which DNS may no longer name.
+    pub(super) address: SocketAddr,
+    /// The version of its server's addresses that this one was last found in.
+    pub(super) version: u64,
     /// It has carried an exchange before, so the server may have closed it meanwhile.
     pub reused: bool,
 }
@@ -31,10 +37,51 @@ struct Idle {
 }
 
 struct Server {
-    address: SocketAddr,
+    addresses: Arc<ServerAddresses>,
+    /// The version of the addresses that the idle connections lead to.
+    version: Cell<u64>,
+    /// Counts the connections, so that each of several addresses gets some.
+    turn: Cell<usize>,
     idle: RefCell<Vec<Idle>>,
     /// Exchanges under way, which `least_requests` compares.
     in_flight: Cell<u32>,
+}
+
+impl Server {
+    fn new(addresses: Arc<ServerAddresses>) -> Self {
+        Self {
+            addresses,
+            version: Cell::new(0),
+            turn: Cell::new(0),
+            idle: RefCell::default(),
+            in_flight: Cell::new(0),
+        }
+    }
+
+    /// Whether a connection leads to this server still: DNS may have changed while it was in use.
+    fn is_at(&self, connection: &mut Connection) -> bool {
+        let version = self.version.get();
+        connection.version == version || {
+            connection.version = version;
+            self.addresses.list().contains(&connection.address)
+        }
+    }
+
+    /// Where DNS has named other addresses meanwhile, closes what leads elsewhere; says how many those were.
+    fn follow_addresses(&self) -> usize {
+        let version = self.addresses.version();
+        if self.version.replace(version) == version {
+            return 0;
+        }
+        let list = self.addresses.list();
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain_mut(|idle| {
+            idle.connection.version = version;
+            list.contains(&idle.connection.address)
+        });
+        before - idle.len()
+    }
 }
 
 struct Servers {
@@ -50,6 +97,7 @@ struct Servers {
 impl Servers {
     /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
     fn take_idle(&self, server: &Server, now_ns: u64) -> Option<Connection> {
+        self.follow_addresses(server);
         loop {
             let idle = server.idle.borrow_mut().pop()?;
             let age_ns = now_ns.saturating_sub(idle.since_ns);
@@ -58,6 +106,10 @@ impl Servers {
             }
             self.open.set(self.open.get() - 1);
         }
+    }
+
+    fn follow_addresses(&self, server: &Server) {
+        self.open.set(self.open.get() - server.follow_addresses());
     }
 
     /// Closes the connection that has been idle for longest, whichever server's; false: there is none.
@@ -90,12 +142,12 @@ pub enum CheckoutError {
 }
 
 impl Pool {
-    /// Empty pools for `upstreams`, with the TLS of each.
-    pub fn new(upstreams: &[Upstream], tls: &[Option<tls::Client>]) -> Self {
-        let servers = |(upstream, tls): (&Upstream, &Option<tls::Client>)| {
-            let server = |address| Server { address, idle: RefCell::default(), in_flight: Cell::new(0) };
+    /// Empty pools for `upstreams`, whose servers are at `addresses`, with the TLS of each.
+    pub fn new(upstreams: &[Upstream], addresses: &Addresses, tls: &[Option<tls::Client>]) -> Self {
+        let servers = |(index, (upstream, tls)): (usize, (&Upstream, &Option<tls::Client>))| {
+            let addresses_of = |server| addresses.get(index, server).map(Arc::clone);
             Servers {
-                servers: upstream.servers.iter().map(|s| server(s.address)).collect(),
+                servers: (0..upstream.servers.len()).filter_map(addresses_of).map(Server::new).collect(),
                 open: Cell::new(0),
                 open_max: upstream.connections_per_worker,
                 idle_max: upstream.idle_per_worker,
@@ -104,12 +156,18 @@ impl Pool {
                 tls: tls.as_ref().map(tls::Client::for_one_worker),
             }
         };
-        Self { upstreams: upstreams.iter().zip(tls).map(servers).collect() }
+        Self { upstreams: upstreams.iter().zip(tls).enumerate().map(servers).collect() }
     }
 
     /// Exchanges under way on a server.
     pub fn in_flight(&self, upstream: usize, server: usize) -> u32 {
         self.upstreams.get(upstream).and_then(|u| u.servers.get(server)).map_or(0, |s| s.in_flight.get())
+    }
+
+    /// Whether any server of an upstream has an address.
+    pub fn is_resolved(&self, upstream: usize) -> bool {
+        let servers = self.upstreams.get(upstream).map_or(&[][..], |upstream| &upstream.servers);
+        servers.iter().any(|server| server.addresses.version() > 0)
     }
 
     /// An idle connection that is still quiet, or a new one. With `fresh`, always a new one.
@@ -137,7 +195,8 @@ impl Pool {
         }
         servers.open.set(servers.open.get() + 1);
         let at_ns = now_ns.saturating_add(nanos(servers.connect_timeout));
-        match connect(entry.address, servers.tls.as_ref(), (deadlines, buffers), at_ns).await {
+        let turn = entry.turn.replace(entry.turn.get().wrapping_add(1));
+        match connect(&entry.addresses, turn, servers.tls.as_ref(), (deadlines, buffers), at_ns).await {
             Ok(connection) => Ok(lease(connection)),
             Err(error) => {
                 servers.open.set(servers.open.get() - 1);
@@ -146,10 +205,11 @@ impl Pool {
         }
     }
 
-    /// Closes what has been idle for too long.
+    /// Closes what has been idle for too long, or leads to where its server no longer is.
     pub fn sweep(&self, now_ns: u64) {
         for servers in &self.upstreams {
             for server in &servers.servers {
+                servers.follow_addresses(server);
                 let mut idle = server.idle.borrow_mut();
                 let before = idle.len();
                 idle.retain(|idle| {
@@ -184,8 +244,9 @@ impl Lease {
         let Some(servers) = self.pool.upstreams.get(self.upstream) else { return };
         let Some(server) = servers.servers.get(self.server) else { return };
         server.in_flight.set(server.in_flight.get().saturating_sub(1));
+        servers.follow_addresses(server);
         let mut idle = server.idle.borrow_mut();
-        if idle.len() < servers.idle_max {
+        if idle.len() < servers.idle_max && server.is_at(&mut connection) {
             idle.push(Idle { connection, since_ns: now_ns });
         } else {
             servers.open.set(servers.open.get().saturating_sub(1));

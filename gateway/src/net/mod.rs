@@ -13,6 +13,7 @@ mod join;
 mod ring;
 mod splice;
 mod stream;
+mod race;
 mod tls;
 
 pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
@@ -20,7 +21,8 @@ pub use clock::{monotonic_ns, nanos, unix_s};
 pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
 pub use join::join;
 pub use monoio::buf::IoBuf;
+pub use race::connect;
 pub use ring::{RingError, run_on_ring, sleep, spawn};
 pub use splice::{Pipe, Pipes, Unblocked};
-pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf, connect};
+pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf};
 pub use tls::{handshake, handshake_as_client};

@@ -242,11 +242,13 @@ async fn send(socket: &mut OwnedWriteHalf<TcpStream>, bytes: &mut Vec<u8>) -> io
 }
 
 /// Connects to `address` before `at_ns`. The descriptor has a deadline from its first moment, which is why the socket
-/// is made here and not by the runtime.
-pub async fn connect(
+/// is made here and not by the runtime. `waits` hears of it where the connection is not there at once: until this
+/// ends, a `shutdown(2)` of it ends the wait.
+pub(super) async fn connect(
     address: SocketAddr,
     deadlines: &Rc<Deadlines>,
     at_ns: u64,
+    waits: impl FnOnce(RawFd),
 ) -> io::Result<(Stream, Deadline)> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
@@ -262,6 +264,7 @@ pub async fn connect(
     let deadline = deadlines.watch(tcp.as_raw_fd());
     if pending {
         deadline.arm(Phase::Connect, at_ns);
+        waits(tcp.as_raw_fd());
         tcp.writable(true).await?;
         deadline.disarm();
         if deadline.expired().is_some() {

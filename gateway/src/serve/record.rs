@@ -86,7 +86,7 @@ impl Record {
         if access.is_on() {
             let (method, path) = self.line.split_at_checked(self.method_bytes).unwrap_or_default();
             let server = self.server.get().and_then(|(upstream, server)| {
-                Some(snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
+                Some(&snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
             });
             access.write(&Exchange {
                 unix_s: unix_s(),

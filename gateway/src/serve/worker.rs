@@ -81,7 +81,7 @@ pub(super) struct Current {
 impl Current {
     fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
         let upstreams = &snapshot.config.upstreams;
-        let pool = Rc::new(Pool::new(upstreams, &snapshot.upstream_tls));
+        let pool = Rc::new(Pool::new(upstreams, &snapshot.addresses, &snapshot.upstream_tls));
         let turns = RefCell::new(vec![0; upstreams.len()]);
         Rc::new(Self { snapshot, pool, turns })
     }
@@ -156,7 +156,9 @@ impl Worker {
     pub(super) fn pick(&self, current: &Current, upstream: usize, failed: &[usize]) -> Option<usize> {
         let snapshot = &current.snapshot;
         let servers = balance::Servers {
-            live: &|server| snapshot.live.is_live(upstream, server),
+            live: &|server| {
+                snapshot.live.is_live(upstream, server) && snapshot.addresses.is_resolved(upstream, server)
+            },
             in_flight: &|server| current.pool.in_flight(upstream, server),
             tried: failed,
         };

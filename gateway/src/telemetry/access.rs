@@ -198,7 +198,13 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut sink: Sink, writer: &AccessWriter) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
     use super::*;
+    use crate::config::ServerAddress;
+
+    static SERVER: ServerAddress =
+        ServerAddress::Fixed(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 9), 80)));
 
     fn exchange<'e>(path: &'e str, consumer: Option<&'e str>) -> Exchange<'e> {
         Exchange {
@@ -212,7 +218,7 @@ mod tests {
             refusal: "",
             route: Some("orders"),
             consumer,
-            server: Some("192.0.2.9:80".parse().expect("an address")),
+            server: Some(&SERVER),
             request_id: "00",
             bytes_in: 1,
             bytes_out: 2,

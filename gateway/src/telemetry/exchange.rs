@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::config::ServerAddress;
+
 /// What is known of a request when it has ended. Texts from the client are as it sent them.
 #[derive(Debug)]
 pub struct Exchange<'e> {
@@ -26,7 +28,7 @@ pub struct Exchange<'e> {
     /// Who asked, where that is known.
     pub consumer: Option<&'e str>,
     /// The last server that was tried.
-    pub server: Option<std::net::SocketAddr>,
+    pub server: Option<&'e ServerAddress>,
     /// Its id.
     pub request_id: &'e str,
     /// Body bytes from the client.

@@ -1,20 +1,20 @@
 //! What an upstream's servers must show us, and what we show them. A server is always verified: there is no setting
 //! that leaves it out.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
     crypto::aws_lc_rs::default_provider,
-    pki_types::ServerName,
+    pki_types::{InvalidDnsNameError, ServerName},
     version::{TLS12, TLS13},
 };
 
 use thiserror::Error;
 
 use super::{TlsError, parse, unusable};
-use crate::config::{Config, Upstream, UpstreamTls};
+use crate::config::{Config, ServerAddress, Upstream, UpstreamTls};
 
 /// HTTP/1.1, for [`Client::compile`].
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -85,9 +85,13 @@ impl Client {
         Arc::clone(&self.config)
     }
 
-    /// What the certificate of a server at `address` has to name. An address is looked for among the certificate's
-    /// addresses, and not sent as SNI (RFC 6066 §3).
-    pub fn name_of(&self, address: IpAddr) -> ServerName<'static> {
-        self.server_name.clone().unwrap_or_else(|| address.into())
+    /// What the certificate of a server has to name. An address is looked for among the certificate's addresses, and
+    /// not sent as SNI (RFC 6066 §3).
+    pub fn name_of(&self, server: &ServerAddress) -> Result<ServerName<'static>, InvalidDnsNameError> {
+        match (&self.server_name, server) {
+            (Some(name), _) => Ok(name.clone()),
+            (None, ServerAddress::Fixed(address)) => Ok(address.ip().into()),
+            (None, ServerAddress::Named(name, _)) => ServerName::try_from(name.to_string()),
+        }
     }
 }

@@ -16,6 +16,7 @@ pub mod flood;
 pub mod client;
 pub mod upstream;
 pub mod scripted;
+pub mod dns;
 pub mod gateway;
 pub mod metrics;
 pub mod process;

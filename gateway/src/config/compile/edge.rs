@@ -1,6 +1,10 @@
 //! `[runtime]`, `[prefilter]`, `[escalation]` and `[log]`: the sections that stand once.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use toml::Spanned;
 
@@ -46,7 +50,29 @@ pub(super) fn runtime(report: &mut Report, section: Option<(Scope, RawRuntime)>)
             raw.drain_timeout.as_ref(),
             Duration::from_secs(30),
         ),
+        resolvers: resolvers(report, &at, raw.resolvers),
     }
+}
+
+/// `"192.0.2.53"` or `"192.0.2.53:5353"`.
+fn resolvers(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<SocketAddr> {
+    const DNS_PORT: u16 = 53;
+    let mut resolvers = Vec::new();
+    for text in list.map(Spanned::into_inner).unwrap_or_default() {
+        let address = text.get_ref().parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+        match address.or_else(|_| text.get_ref().parse::<SocketAddr>()) {
+            Ok(address) if address.port() != 0 && !address.ip().is_unspecified() => resolvers.push(address),
+            _ => {
+                let message = format!(
+                    "`{}.resolvers` holds {:?}, not an address of a DNS server",
+                    at.path,
+                    text.get_ref()
+                );
+                report.error(at.at(&text), message);
+            }
+        }
+    }
+    resolvers
 }
 
 fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers {

@@ -24,6 +24,7 @@ mod pem;
 mod listener;
 mod upstream;
 mod upstream_tls;
+mod servers;
 mod auth;
 mod access;
 mod route;

@@ -1,23 +1,23 @@
 //! `[upstreams.*]`: where requests go.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use toml::Spanned;
 
 use crate::config::{
-    raw::{Field, RawHealth, RawRetry, RawServer, RawUpstream},
+    raw::{Field, RawHealth, RawRetry, RawUpstream},
     report::{
         Choice::{Later, Works},
         Report, Scope,
     },
-    types::{Balance, Health, Server, Upstream},
+    types::{Balance, Health, Upstream},
     values::{Later as LaterValue, OrOff, TextOr},
 };
 
-use super::upstream_tls::{self, Authorities};
-
-/// A weight repeats a server in a table.
-const WEIGHT_MAX: u32 = 256;
+use super::{
+    servers,
+    upstream_tls::{self, Authorities},
+};
 
 /// What `retry.on` is when nobody says otherwise.
 const RETRY_ON: [&str; 2] = ["connect", "reset_before_head"];
@@ -39,7 +39,7 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
         report.choose(at, "protocol", &protocol, &[("http/1.1", Works(())), ("h2", Later)]);
     }
     let balance = balance(report, at, raw.balance);
-    let servers = servers(report, at, raw.servers);
+    let servers = servers::servers(report, at, raw.servers);
 
     let timeouts_at = raw.timeouts.as_ref().map_or_else(|| at.clone(), |table| at.inner("timeouts", table));
     let timeouts = raw.timeouts.map(Spanned::into_inner).unwrap_or_default();
@@ -87,57 +87,6 @@ fn balance(report: &mut Report, at: &Scope, value: Field<TextOr<LaterValue>>) ->
         }
     }
     .unwrap_or(Balance::LeastRequests)
-}
-
-fn servers(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<TextOr<RawServer>>>>) -> Vec<Server> {
-    if list.as_ref().is_none_or(|list| list.get_ref().is_empty()) {
-        report.missing(at, "servers", "[\"192.0.2.10:8080\"]");
-    }
-    let mut servers: Vec<Server> = Vec::new();
-    for (i, value) in list.map(Spanned::into_inner).unwrap_or_default().into_iter().enumerate() {
-        let span = value.span();
-        let inner = at.inner(&format!("servers[{i}]"), &value);
-        let (address, weight) = match value.into_inner() {
-            TextOr::Text(address) => (Some(Spanned::new(span, address)), 1),
-            TextOr::More(raw) => {
-                let weight = report.number_u32(&inner, "weight", raw.weight.as_ref(), 1, 1..=WEIGHT_MAX);
-                (raw.address, weight)
-            }
-        };
-        let Some(address) = address else {
-            report.missing(&inner, "address", "\"192.0.2.10:8080\"");
-            continue;
-        };
-        match server_address(address.get_ref()) {
-            Ok(parsed) if servers.iter().any(|s| s.address == parsed) => {
-                report.error(at.at(&address), format!("`{}` names the server {parsed} twice", at.path));
-            }
-            Ok(parsed) => servers.push(Server { address: parsed, weight }),
-            Err(problem) => {
-                report.error(
-                    at.at(&address),
-                    format!("`{}` is {:?}: {problem}", inner.path, address.get_ref()),
-                );
-            }
-        }
-    }
-    servers
-}
-
-fn server_address(text: &str) -> Result<SocketAddr, &'static str> {
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        let usable = address.port() != 0 && !address.ip().is_unspecified();
-        return usable.then_some(address).ok_or("nothing can be reached there");
-    }
-    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
-    let is_name = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':');
-    if text.contains("://") {
-        Err("write an IP address and a port only, such as \"192.0.2.10:8080\"")
-    } else if is_name {
-        Err("names are not supported yet: use an IP address and port")
-    } else {
-        Err("write an IP address and a port, such as \"192.0.2.10:8080\" or \"[2001:db8::10]:8080\"")
-    }
 }
 
 fn retry(report: &mut Report, at: &Scope, value: Field<RawRetry>) -> u32 {

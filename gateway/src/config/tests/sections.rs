@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
-use crate::config::{AccessLog, Balance, Workers};
+use crate::config::{AccessLog, Balance, ServerAddress, Workers};
 
 #[test]
 fn runtime() {
@@ -14,6 +14,12 @@ fn runtime() {
     refuse("[runtime]\nworkers = []\n", &["2:11: `runtime.workers` lists CPU ids"]);
     refuse("[runtime]\nconnections_max = 0\n", &["2:19: `runtime.connections_max` is 0"]);
     refuse("[runtime]\ndrain_timeout = \"0s\"\n", &["2:17: `runtime.drain_timeout` must be longer"]);
+    let resolvers = accept("[runtime]\nresolvers = [\"192.0.2.53\", \"[::1]:5353\"]\n").runtime.resolvers;
+    assert_eq!(resolvers, ["192.0.2.53:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
+    refuse(
+        "[runtime]\nresolvers = [\"dns.internal\"]\n",
+        &["2:14: `runtime.resolvers` holds \"dns.internal\""],
+    );
     refuse("[runtime]\nconnections_max = -1\n", &["2:19: `runtime.connections_max`: it is integer `-1`"]);
 }
 
@@ -178,17 +184,23 @@ fn upstreams() {
     assert_eq!(accept(&with("health = \"off\"")).upstreams[0].health, None);
     refuse("[upstreams.a]\n", &["1:12: `upstreams.a` needs `servers`"]);
     refuse(&server(""), &["1:12: `upstreams.a` needs `servers`"]);
-    refuse(
-        &server("\"orders.internal:80\""),
-        &[
-            "2:12: `upstreams.a.servers[0]` is \"orders.internal:80\": names are not supported yet: use an IP address and port",
-        ],
-    );
-    refuse(
-        &server("\"http://192.0.2.1:80\""),
-        &["2:12: `upstreams.a.servers[0]` is \"http://192.0.2.1:80\": write an IP"],
-    );
-    refuse(&server("\"192.0.2.1\""), &["2:12: `upstreams.a.servers[0]` is \"192.0.2.1\": write an IP"]);
+    let named = accept(&server("\"Orders.internal:80\", \"localhost:81\"")).upstreams[0].servers.clone();
+    assert_eq!(named[0].address, ServerAddress::Named("orders.internal".into(), 80));
+    assert_eq!(named[1].address.to_string(), "localhost:81");
+    for (written, problem) in [
+        ("orders.internal", "write an address and a port"),
+        ("orders.internal:0", "its port is not 1 to 65535"),
+        ("orders.internal:65536", "its port is not 1 to 65535"),
+        ("192.0.2.300:80", "write an address and a port"),
+        ("-orders:80", "write an address and a port"),
+        ("a..b:80", "write an address and a port"),
+        ("http://192.0.2.1:80", "write an address and a port only"),
+        ("192.0.2.1", "write an address and a port"),
+    ] {
+        let expected = format!("2:12: `upstreams.a.servers[0]` is \"{written}\": {problem}");
+        refuse(&server(&format!("\"{written}\"")), &[&expected]);
+    }
+    refuse(&server("\"a:1\", \"A:1\""), &["2:19: `upstreams.a` names the server a:1 twice"]);
     refuse(
         &server("\"192.0.2.1:0\""),
         &["2:12: `upstreams.a.servers[0]` is \"192.0.2.1:0\": nothing can be reached"],

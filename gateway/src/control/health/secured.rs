@@ -1,11 +1,8 @@
 //! One question over TLS, on the control thread's runtime: what the workers do by `net`, in small.
 
-use std::{
-    io::{self, Read as _, Write as _},
-    net::SocketAddr,
-};
+use std::io::{self, Read as _, Write as _};
 
-use rustls::ClientConnection;
+use rustls::{ClientConnection, pki_types::ServerName};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -16,19 +13,17 @@ use crate::tls;
 /// Ciphertext that is received at once.
 const RECEIVE_BYTES: usize = 4096;
 
-/// Sends `request` to the server at `address` and fills `answer` with the first bytes that it says.
+/// Sends `request` to the server of this name and fills `answer` with the first bytes that it says.
 ///
 /// Errors: `InvalidData` for a server that does not speak TLS or is not whom it should be, else what ended the
 /// connection. The caller sets the deadline.
 pub(super) async fn ask(
     stream: &mut TcpStream,
-    tls: &tls::Client,
-    address: SocketAddr,
+    (tls, name): (&tls::Client, ServerName<'static>),
     request: &[u8],
     answer: &mut [u8],
 ) -> io::Result<()> {
-    let mut session =
-        ClientConnection::new(tls.config(), tls.name_of(address.ip())).map_err(io::Error::other)?;
+    let mut session = ClientConnection::new(tls.config(), name).map_err(io::Error::other)?;
     // Kept by the session until the handshake is over.
     session.writer().write_all(request)?;
     let mut room = answer;
