@@ -247,6 +247,9 @@ fn refused(refusal: &Refusal) -> Answer {
         Refusal::UnsupportedMediaType => {
             Answer::new(415, "unsupported_media_type", "This media type is not accepted here.")
         }
+        Refusal::UnclearRewrite => {
+            Answer::new(400, "unclear_rewrite", "The path cannot be rewritten as it is meant to be.")
+        }
     }
 }
 
@@ -298,7 +301,7 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
 }
 
 /// Every label that an [`Answer`] can carry: the names of the refusal counters.
-pub const LABELS: [&str; 42] = [
+pub const LABELS: &[&str] = &[
     "head_timeout",
     "internal",
     "malformed_method",
@@ -327,6 +330,7 @@ pub const LABELS: [&str; 42] = [
     "forbidden",
     "limited",
     "unsupported_media_type",
+    "unclear_rewrite",
     "body_too_large",
     "no_live_server",
     "name_unresolved",
@@ -375,13 +379,22 @@ pub fn encode(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling
 pub fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
         204 => "No Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        410 => "Gone",
         413 => "Content Too Large",
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
@@ -436,8 +449,13 @@ mod tests {
         let mut out = Vec::new();
         let refusal = Refusal::Limited { limit: 0, retry_after_s: 2 };
         let answer = answer(&Failure::Refused(&refusal)).expect("a limit answers");
-        let telling =
-            Telling { date: "now", keep_alive: true, client_version: Version::Http11, for_head: false };
+        let telling = Telling {
+            date: "now",
+            keep_alive: true,
+            client_version: Version::Http11,
+            for_head: false,
+            lines: b"",
+        };
         encode(&mut out, &answer, request_id, &telling);
         let text = String::from_utf8(out).expect("ASCII");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");

@@ -6,6 +6,7 @@
 
 mod panics;
 mod record;
+mod reshape;
 mod worker;
 
 use std::{
@@ -20,13 +21,14 @@ use crate::{
         Version,
     },
     config::{self, Action},
-    decide::{self, Now, Peer, Plan, Refusal, Refused},
-    forward::{self, Client, Event, Failed, ForwardError, Request},
+    decide::{self, Now, Peer, Plan, Policy, Refusal, Refused},
+    forward::{self, Client, Event, Failed, ForwardError, Request, ResponseChanges},
     net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos, unix_s},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
     telemetry::{Bound, UpstreamEvent},
 };
 use record::Record;
+use reshape::OwnAnswer;
 use worker::{Current, Manners, Worker};
 pub use worker::{Door, Equipment, run};
 
@@ -165,7 +167,9 @@ impl Connection<'_> {
                     }
                 },
                 Judgement::Forward(approved) => break self.forward(&current, approved, &mut record).await,
-                Judgement::Respond(plan, skipped) => break self.respond(&plan, skipped, &mut record).await,
+                Judgement::Respond(answer, skipped) => {
+                    break self.respond(answer, skipped, &mut record).await;
+                }
                 Judgement::Refuse(answer, skipped) => {
                     break self.tell(&answer, skipped, &mut record).await;
                 }
@@ -250,26 +254,53 @@ impl Connection<'_> {
                         .map_or(Judgement::Partial, |answer| Judgement::Refuse(answer, Skipped::No));
                 }
                 record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
-                match plan.action {
-                    Action::Respond { .. } => {
-                        let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
-                        self.received.consume(head_bytes);
-                        let skipped = skip_body(&mut self.received, body, keep_alive);
-                        Judgement::Respond(plan, skipped)
-                    }
+                let heads = &self.worker.tools.heads;
+                let values = reshape::values_of(&head, &plan, record);
+                let own = match &plan.action {
+                    Action::Respond(respond) => Ok(OwnAnswer::fixed(heads, respond, &values)),
+                    Action::Redirect(to) => OwnAnswer::redirect(heads, to, &values),
                     Action::Upstream(upstream) => {
-                        let approved = self.approve(&head, plan, upstream, record);
-                        self.received.consume(head_bytes);
-                        Judgement::Forward(approved)
+                        let upstream = *upstream;
+                        match self.approve(&head, plan, upstream, policy, record) {
+                            Ok(approved) => {
+                                self.received.consume(head_bytes);
+                                return Judgement::Forward(approved);
+                            }
+                            Err(refusal) => Err(refusal),
+                        }
                     }
+                };
+                let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
+                self.received.consume(head_bytes);
+                let skipped = skip_body(&mut self.received, body, keep_alive);
+                match own {
+                    Ok(answer) => Judgement::Respond(answer, skipped),
+                    Err(refusal) => respond::answer(&Failure::Refused(&refusal))
+                        .map_or(Judgement::Partial, |answer| Judgement::Refuse(answer, skipped)),
                 }
             }
         }
     }
 
     /// Encodes the head for the server and keeps what forwarding needs to know of it.
-    fn approve(&self, head: &RequestHead<'_, '_>, plan: Plan, upstream: usize, record: &Record) -> Approved {
-        let mut out = self.worker.tools.heads.take();
+    ///
+    /// # Errors
+    /// What the route makes of it is unclear.
+    fn approve(
+        &self,
+        head: &RequestHead<'_, '_>,
+        plan: Plan,
+        upstream: usize,
+        policy: &Policy,
+        record: &Record,
+    ) -> Result<Approved, Refusal> {
+        let heads = &self.worker.tools.heads;
+        let route = policy.routes().get(usize::from(plan.route)).ok_or(Refusal::NoRoute)?;
+        let values = reshape::values_of(head, &plan, record);
+        let mut scratch = heads.take();
+        let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
+        let response_lines = reshape::response_lines(heads, route, &values);
+        let mut out = heads.take();
         let forwarded_for = forwarded_for(head, self.peer.ip().to_canonical(), &self.manners.settings);
         let set: Vec<(&str, &str)> = plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         let edit = RequestEdit {
@@ -278,11 +309,13 @@ impl Connection<'_> {
             request_id: record.request_id.as_str(),
             remove: &plan.remove,
             set: &set,
+            rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
             body: head.body,
         };
         codec::upstream_request(&mut out, head, &edit);
+        heads.give(scratch);
         let listener = &self.manners.settings;
-        Approved {
+        Ok(Approved {
             upstream,
             head: out,
             body: head.body,
@@ -293,12 +326,16 @@ impl Connection<'_> {
             is_head: head.method == "HEAD",
             version: head.version,
             keep_alive: head.keep_alive,
+            response_lines,
             plan,
-        }
+        })
     }
 
     async fn forward(&mut self, current: &Rc<Current>, approved: Approved, record: &mut Record) -> Next {
-        let Some(upstream) = current.snapshot.config.upstreams.get(approved.upstream) else {
+        let (Some(upstream), Some(route)) = (
+            current.snapshot.config.upstreams.get(approved.upstream),
+            current.snapshot.policy.routes().get(usize::from(approved.plan.route)),
+        ) else {
             return self.refuse(&Failure::Internal, None, record).await;
         };
         // The head has come. From here on the client's deadline runs only while the client owes us something.
@@ -308,6 +345,7 @@ impl Connection<'_> {
             head: approved.head,
             body: approved.body,
             body_bytes_max: approved.body_bytes_max,
+            response: ResponseChanges { remove: &route.response_removed, lines: &approved.response_lines },
             // Trailers must not bring back what was removed from the head.
             trailers_removed: &approved.plan.remove,
             expect_continue: approved.expect_continue,
@@ -342,6 +380,9 @@ impl Connection<'_> {
         };
         let done =
             forward::forward(&self.worker.tools, &current.pool, index, pick, client, request, on_event).await;
+        if approved.response_lines.capacity() > 0 {
+            self.worker.tools.heads.give(approved.response_lines);
+        }
         match done {
             Ok(outcome) => {
                 record.status = outcome.status;
@@ -370,22 +411,24 @@ impl Connection<'_> {
     }
 
     /// A route's own answer.
-    async fn respond(&mut self, plan: &Plan, skipped: Skipped, record: &mut Record) -> Next {
-        let Action::Respond { status, body } = &plan.action else { return Next::Close };
+    async fn respond(&mut self, answer: OwnAnswer, skipped: Skipped, record: &mut Record) -> Next {
         let keep_alive = skipped == Skipped::Yes && !self.worker.draining.get();
         let mut out = self.worker.tools.heads.take();
-        let fields =
-            [("Content-Type", "text/plain; charset=utf-8"), ("X-Request-Id", record.request_id.as_str())];
-        let phrase = respond::reason(*status);
-        codec::simple_response(
-            &mut out,
-            *status,
-            phrase,
-            &fields,
-            body.as_bytes(),
-            &telling(&self.worker.date.borrow(), keep_alive, record),
-        );
-        record.status = *status;
+        {
+            let fields = [("X-Request-Id", record.request_id.as_str())];
+            let date = self.worker.date.borrow();
+            let telling = Telling { lines: &answer.lines, ..telling(&date, keep_alive, record) };
+            codec::simple_response(
+                &mut out,
+                answer.status,
+                answer.phrase(),
+                &fields,
+                answer.body(),
+                &telling,
+            );
+        }
+        record.status = answer.status;
+        self.worker.tools.heads.give(answer.lines);
         self.send(out, keep_alive, record).await
     }
 
@@ -449,7 +492,7 @@ enum Judgement {
     /// The head has not ended yet.
     Partial,
     Forward(Approved),
-    Respond(Plan, Skipped),
+    Respond(OwnAnswer, Skipped),
     Refuse(Answer, Skipped),
 }
 
@@ -473,11 +516,18 @@ struct Approved {
     is_head: bool,
     version: Version,
     keep_alive: bool,
+    response_lines: Vec<u8>,
     plan: Plan,
 }
 
 fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &Record) -> Telling<'d> {
-    Telling { date: date.as_str(), keep_alive, client_version: record.version, for_head: record.is_head }
+    Telling {
+        date: date.as_str(),
+        keep_alive,
+        client_version: record.version,
+        for_head: record.is_head,
+        lines: b"",
+    }
 }
 
 /// Takes the body of a request that was answered early out of `received`; only one that is there already is worth it.

@@ -9,6 +9,7 @@ mod names;
 mod exchange;
 mod bodies;
 mod own_answers;
+mod reshape;
 mod tls;
 mod upstream_tls;
 mod operation;

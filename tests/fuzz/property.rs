@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::codec::{
     BodyDecoder, BodyError, BodyLength, CHUNK_END, HEADERS_MAX, HeadLimits, HeaderSlots, RequestEdit,
-    ResponseEdit, Version, chunk_head, client_framing, client_response, last_chunk, request_head,
+    ResponseEdit, Rewrite, Version, chunk_head, client_framing, client_response, last_chunk, request_head,
     response_head, upstream_request,
 };
 
@@ -45,6 +45,7 @@ fn request_holds(bytes: &[u8]) {
         request_id: "id",
         remove: &["authorization"],
         set: &[("X-User", "ann")],
+        rewrite: Rewrite::default(),
         body: head.body,
     };
     let mut sent = Vec::new();
@@ -98,7 +99,15 @@ fn response_holds(bytes: &[u8]) {
 
     for client_version in [Version::Http10, Version::Http11] {
         let body = client_framing(head.body, client_version);
-        let edit = ResponseEdit { keep_alive: true, client_version, request_id: "id", date: "now", body };
+        let edit = ResponseEdit {
+            keep_alive: true,
+            client_version,
+            request_id: "id",
+            date: "now",
+            remove: &[],
+            lines: b"",
+            body,
+        };
         let mut sent = Vec::new();
         client_response(&mut sent, &head, &edit);
         let mut slots = HeaderSlots::new();

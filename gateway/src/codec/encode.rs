@@ -39,8 +39,22 @@ pub struct RequestEdit<'a, N = &'a str> {
     pub remove: &'a [N],
     /// Fields that we add, such as identity; the client's own of these names are not passed on.
     pub set: &'a [(&'a str, &'a str)],
+    /// What the route changes.
+    pub rewrite: Rewrite<'a>,
     /// How the body is framed to the upstream; [`BodyLength::UntilClose`] counts as chunked.
     pub body: BodyLength,
+}
+
+/// What a route sends instead of what came.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rewrite<'a> {
+    /// Its canonical path.
+    pub path: Option<&'a str>,
+    /// Its `Host`; `X-Forwarded-Host` still says what the client asked for.
+    pub host: Option<&'a str>,
+    /// More fields, made by [`push_field_line`]; the client's own of these names are in `remove`, where they are to
+    /// give way.
+    pub lines: &'a [u8],
 }
 
 /// What changes in a response before it goes to the client.
@@ -54,6 +68,10 @@ pub struct ResponseEdit<'a> {
     pub request_id: &'a str,
     /// `Date`, for a response that came without one (RFC 9110 §6.6.1).
     pub date: &'a str,
+    /// Names of fields that are not passed on.
+    pub remove: &'a [std::sync::Arc<str>],
+    /// Fields that the route adds, made by [`push_field_line`]. They go with the final response only.
+    pub lines: &'a [u8],
     /// How the body is framed to the client: [`client_framing`]. [`BodyLength::None`] means that none follows by
     /// method or status; a length that the upstream declared for it is then passed on.
     pub body: BodyLength,
@@ -70,6 +88,8 @@ pub struct Telling<'a> {
     pub client_version: Version,
     /// It answers `HEAD`: the length is said and the body left out.
     pub for_head: bool,
+    /// Fields that the route adds to every answer, made by [`push_field_line`].
+    pub lines: &'a [u8],
 }
 
 /// Appends the request head for the upstream: HTTP/1.1, origin-form, `Host` first.
@@ -82,11 +102,11 @@ pub fn upstream_request<N: AsRef<str>>(
     head: &RequestHead<'_, '_>,
     edit: &RequestEdit<'_, N>,
 ) {
-    push(out, &[head.method, " ", &head.path]);
+    push(out, &[head.method, " ", edit.rewrite.path.unwrap_or(&head.path)]);
     if let Some(query) = head.query {
         push(out, &["?", query]);
     }
-    push(out, &[" HTTP/1.1\r\nHost: ", head.authority, "\r\n"]);
+    push(out, &[" HTTP/1.1\r\nHost: ", edit.rewrite.host.unwrap_or(head.authority), "\r\n"]);
     let listed = Listed::of(&head.headers);
     for (name, value) in head.headers.iter() {
         let passes = match kind(name) {
@@ -108,6 +128,7 @@ pub fn upstream_request<N: AsRef<str>>(
     for (name, value) in edit.set {
         push_own_field(out, name, value);
     }
+    out.extend_from_slice(edit.rewrite.lines);
     match edit.body {
         BodyLength::None => {}
         BodyLength::Exact(bytes) => push_content_length(out, bytes),
@@ -141,13 +162,14 @@ pub fn client_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, edit: &Re
             Kind::Protected => true,
             Kind::Expect | Kind::Override | Kind::Underscored | Kind::Other => !listed.contains(name),
         };
-        if passes {
+        if passes && !edit.remove.iter().any(|each| each.eq_ignore_ascii_case(name)) {
             push_field(out, name, value);
         }
     }
     push_via(out, head.version);
     push_own_field(out, "X-Request-Id", edit.request_id);
     if !head.is_interim() {
+        out.extend_from_slice(edit.lines);
         if head.headers.get("date").is_none() {
             push_own_field(out, "Date", edit.date);
         }
@@ -196,6 +218,7 @@ pub fn simple_response(
     for (name, value) in fields {
         push_own_field(out, name, value);
     }
+    out.extend_from_slice(telling.lines);
     // RFC 9110 §8.6: neither has a body, and 204 must not say that it has none.
     let bodiless = matches!(status, 204 | 304);
     if !bodiless {
@@ -255,9 +278,15 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 /// A field whose value comes from us, from a claim or from a configuration.
 fn push_own_field(out: &mut Vec<u8>, name: &str, value: &str) {
+    push_field_line(out, name, |out| push(out, &[value]));
+}
+
+/// Appends a field line whose value is what `write` appends, with its control characters made spaces: whatever that
+/// is, it stays one field. `name` is a token.
+pub fn push_field_line(out: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
     push(out, &[name, ": "]);
     let start = out.len();
-    push(out, &[value]);
+    write(out);
     for byte in out.iter_mut().skip(start) {
         if byte.is_ascii_control() && *byte != b'\t' {
             *byte = b' ';

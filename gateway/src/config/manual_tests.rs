@@ -10,10 +10,10 @@ use super::{
     load,
     raw::{
         RawAccessFile, RawAuth, RawBucket, RawCertificate, RawConnections, RawConsumer, RawEscalation,
-        RawFile, RawFilter, RawFleet, RawHealth, RawLimit, RawListener, RawListenerLimits,
-        RawListenerTimeouts, RawLog, RawPrefilter, RawRespond, RawRetry, RawRole, RawRoute, RawRouteTimeouts,
-        RawRuntime, RawServer, RawThreshold, RawTls, RawTrace, RawUpstream, RawUpstreamTimeouts,
-        RawUpstreamTls,
+        RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit, RawListener, RawListenerLimits,
+        RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond, RawRetry, RawRewrite, RawRole,
+        RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawThreshold, RawTls, RawTrace, RawUpstream,
+        RawUpstreamTimeouts, RawUpstreamTls,
     },
     tests::{Dir, env},
     types::Config,
@@ -37,7 +37,7 @@ fn load_text(text: &str) -> Config {
 
 #[test]
 fn our_files_load() {
-    assert_eq!(load_text(MANUAL).routes.len(), 2);
+    assert_eq!(load_text(MANUAL).routes.len(), 5);
     assert_eq!(load_text(EDGE).prefilter.interfaces, ["eth0"]);
     let minimal = load_text(MINIMAL);
     let lens = [minimal.listeners.len(), minimal.upstreams.len(), minimal.auths.len(), minimal.limits.len()];
@@ -63,7 +63,7 @@ fn the_manual_shows_the_defaults() {
 
 #[test]
 fn the_manual_has_an_entry_for_every_key() {
-    let known: [(&str, &[&str]); 30] = [
+    let known: &[(&str, &[&str])] = &[
         ("", keys_of::<RawFile>()),
         ("runtime", keys_of::<RawRuntime>()),
         ("prefilter", keys_of::<RawPrefilter>()),
@@ -90,6 +90,9 @@ fn the_manual_has_an_entry_for_every_key() {
         ("routes", keys_of::<RawRoute>()),
         ("routes", keys_of::<RawRouteTimeouts>()),
         ("routes", keys_of::<RawRespond>()),
+        ("routes", keys_of::<RawRedirect>()),
+        ("routes", keys_of::<RawRewrite>()),
+        ("routes", keys_of::<RawFieldEdits>()),
         ("log", keys_of::<RawLog>()),
         ("log", keys_of::<RawAccessFile>()),
         ("trace", keys_of::<RawTrace>()),

@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 
 mod types;
+mod edits;
+mod template;
 pub mod keys;
 mod report;
 mod units;
@@ -23,7 +25,9 @@ mod tests;
 #[cfg(test)]
 mod manual_tests;
 
+pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
 pub use report::{ConfigError, ConfigWarning};
+pub use template::{Piece, Placeholder, Template};
 pub use types::*;
 
 pub use units::duration;

@@ -331,13 +331,13 @@ pub(super) struct RawRoute {
     pub(super) filter: Field<String>,
     pub(super) timeouts: Field<RawRouteTimeouts>,
     pub(super) body_size: Field<Size>,
-    pub(super) rewrite: Field<Later>,
+    pub(super) rewrite: Field<RawRewrite>,
     pub(super) cors: Field<Later>,
     pub(super) websocket: Field<Later>,
     pub(super) compress: Field<Later>,
     pub(super) cache: Field<Later>,
     pub(super) translate: Field<Later>,
-    pub(super) redirect: Field<Later>,
+    pub(super) redirect: Field<TextOr<RawRedirect>>,
     pub(super) respond: Field<RawRespond>,
 }
 
@@ -354,6 +354,36 @@ pub(super) struct RawRouteTimeouts {
 pub(super) struct RawRespond {
     pub(super) status: Field<u64>,
     pub(super) body: Field<String>,
+    pub(super) content_type: Field<String>,
+    pub(super) headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+}
+
+/// `routes.NAME.redirect` with a status.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a URL or a table { to, status }")]
+pub(super) struct RawRedirect {
+    pub(super) to: Field<String>,
+    pub(super) status: Field<u64>,
+}
+
+/// `routes.NAME.rewrite`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { path, set_headers, … }")]
+pub(super) struct RawRewrite {
+    pub(super) path: Field<String>,
+    pub(super) add_headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub(super) set_headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub(super) remove_headers: Field<Vec<Spanned<String>>>,
+    pub(super) response: Field<RawFieldEdits>,
+}
+
+/// `routes.NAME.rewrite.response`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { set_headers, … }")]
+pub(super) struct RawFieldEdits {
+    pub(super) add_headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub(super) set_headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+    pub(super) remove_headers: Field<Vec<Spanned<String>>>,
 }
 
 /// `[log]`

@@ -6,6 +6,8 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
 
+use super::edits::{Redirect, Respond, Rewrite};
+
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
 
@@ -529,6 +531,8 @@ pub struct Route {
     pub request_timeout: Option<Duration>,
     /// Replaces the listener's `body_size`.
     pub body_size_bytes: Option<u64>,
+    /// What changes on the way to the upstream and back.
+    pub rewrite: Option<Arc<Rewrite>>,
 }
 
 /// What a route does with a request that may pass.
@@ -537,12 +541,9 @@ pub enum Action {
     /// Index into [`Config::upstreams`].
     Upstream(usize),
     /// A fixed answer.
-    Respond {
-        /// Status code, 200 to 599.
-        status: u16,
-        /// Body, sent as text/plain.
-        body: Arc<str>,
-    },
+    Respond(Arc<Respond>),
+    /// Somewhere else.
+    Redirect(Arc<Redirect>),
 }
 
 /// `routes.NAME.permission`

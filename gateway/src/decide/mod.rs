@@ -20,6 +20,7 @@ mod claims;
 pub mod authz;
 pub mod balance;
 mod addresses;
+pub mod edit;
 mod snapshot;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -141,6 +142,8 @@ pub enum Refusal {
     },
     /// 415: a body whose media type the route's filter does not list.
     UnsupportedMediaType,
+    /// 400: what the route's `rewrite` or `redirect` makes of the request could be read in more than one way.
+    UnclearRewrite,
 }
 
 /// Decides one request.

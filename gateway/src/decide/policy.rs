@@ -12,7 +12,10 @@ use super::{
     limit::Bucket,
     route::Router,
 };
-use crate::config;
+use crate::{
+    codec::{path::canonical, target::check_authority},
+    config,
+};
 
 /// Routes, auths, limits or roles: fewer than an index of 16 bits can count.
 const TABLE_LEN_MAX: usize = u16::MAX as usize - 1;
@@ -41,6 +44,9 @@ pub struct RoutePolicy {
     pub body_bytes_max: Option<u64>,
     /// Replaces the listener's `request` timeout.
     pub request_timeout: Option<Duration>,
+    /// Fields of the upstream's responses that are not passed on: lower case.
+    pub response_removed: Arc<[Arc<str>]>,
+    pub(super) rewrite: Option<Arc<config::Rewrite>>,
     pub(super) public: bool,
     pub(super) auths: Box<[u16]>,
     pub(super) need: Need,
@@ -101,6 +107,14 @@ pub enum PolicyError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A rewrite or a redirect that could never come out well.
+    #[error("routes.{route}: {reason}")]
+    Edit {
+        /// Name of the route.
+        route: Arc<str>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Keys that can't be used.
     #[error("auth.{auth}: {reason}")]
     Auth {
@@ -140,8 +154,9 @@ impl Policy {
         }
         let router = Router::compile(&config.routes).map_err(|more| errors.extend(more));
         errors.extend(config.routes.iter().filter_map(access_fault));
-        let (Ok(router), true) = (router, errors.is_empty()) else { return Err(errors) };
         let identity_headers = identity_headers(&config.auths);
+        errors.extend(config.routes.iter().filter_map(|route| edit_fault(route, &identity_headers)));
+        let (Ok(router), true) = (router, errors.is_empty()) else { return Err(errors) };
         let compile = |route| RoutePolicy::compile(route, config, &auths, &identity_headers);
         Ok(Policy {
             router,
@@ -191,13 +206,18 @@ impl RoutePolicy {
         let challenge =
             |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
         let credentials = route.auths.iter().filter_map(|auth| auths.get(*auth)).map(authn::Auth::header);
-        let remove: BTreeSet<&Arc<str>> = identity_headers.iter().chain(credentials).collect();
+        let rewrite = route.rewrite.as_deref();
+        let rewritten: Vec<Arc<str>> = rewrite.into_iter().flat_map(|r| r.request.removed()).collect();
+        let remove: BTreeSet<&Arc<str>> =
+            identity_headers.iter().chain(credentials).chain(&rewritten).collect();
         let filter = route.filter.and_then(|filter| config.filters.get(filter));
         RoutePolicy {
             name: route.name.clone(),
             action: route.action.clone(),
             body_bytes_max: route.body_size_bytes,
             request_timeout: route.request_timeout,
+            response_removed: rewrite.into_iter().flat_map(|r| r.response.removed()).collect(),
+            rewrite: route.rewrite.clone(),
             public: route.public,
             auths: indices(&route.auths),
             need: Need::compile(&route.permission, &config.roles),
@@ -207,6 +227,12 @@ impl RoutePolicy {
             challenge: challenge(AuthFailure::Absent),
             challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
         }
+    }
+
+    /// Whether the route adds fields to the upstream's responses.
+    pub fn adds_response_fields(&self) -> bool {
+        let response = self.rewrite.as_ref().map(|rewrite| &rewrite.response);
+        response.is_some_and(|edits| !edits.add.is_empty() || !edits.set.is_empty())
     }
 
     /// The value of `WWW-Authenticate` after a failure.
@@ -242,6 +268,37 @@ fn access_fault(route: &config::Route) -> Option<PolicyError> {
         _ => return None,
     };
     Some(PolicyError::Access { route: route.name.clone(), reason })
+}
+
+/// What only shows when a template is held against the codec, or against other sections.
+fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<PolicyError> {
+    let rewrite = route.rewrite.as_deref();
+    let is_canonical = |template: &config::Template| {
+        let sample = template.sample();
+        canonical(&sample).is_ok_and(|canonical| canonical == sample)
+    };
+    let redirect = match &route.action {
+        config::Action::Redirect(redirect) => Some(&redirect.path),
+        config::Action::Upstream(_) | config::Action::Respond(_) => None,
+    };
+    let host = rewrite.and_then(|rewrite| rewrite.host.as_ref());
+    let sent = rewrite.into_iter().flat_map(|r| r.request.add.iter().chain(&r.request.set));
+    let reason = if rewrite.and_then(|rewrite| rewrite.path.as_ref()).is_some_and(|path| !is_canonical(path))
+    {
+        "rewrite.path is not in canonical form"
+    } else if redirect.is_some_and(|path| !is_canonical(path)) {
+        "redirect has a path that is not in canonical form"
+    } else if host.is_some_and(|host| check_authority(&host.sample()).is_err()) {
+        "rewrite.set_headers sets a host that is none"
+    } else if sent
+        .map(|(name, _)| name.to_ascii_lowercase())
+        .any(|name| identity_headers.binary_search_by(|each| (**each).cmp(name.as_str())).is_ok())
+    {
+        "rewrite sends a header that says who is asking, which only `forward` of an auth may set"
+    } else {
+        return None;
+    };
+    Some(PolicyError::Edit { route: route.name.clone(), reason })
 }
 
 /// Every header that some `forward` sets; all are removed from what clients send, on every route.

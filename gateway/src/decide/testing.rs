@@ -16,7 +16,7 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         hosts: Vec::new(),
         path: path.into(),
         methods: Vec::new(),
-        action: config::Action::Respond { status: 204, body: Arc::from("") },
+        action: config::Action::Respond(Arc::new(respond(204))),
         auths: Vec::new(),
         public: true,
         permission: config::Permission::None,
@@ -24,7 +24,13 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         filter: None,
         request_timeout: None,
         body_size_bytes: None,
+        rewrite: None,
     }
+}
+
+/// A fixed answer without a body.
+pub(super) fn respond(status: u16) -> config::Respond {
+    config::Respond { status, body: "".into(), content_type: "text/plain".into(), headers: Vec::new() }
 }
 
 /// The HMAC key of every test store.

@@ -160,6 +160,8 @@ impl Download<'_, '_> {
             client_version: self.request.version,
             request_id: self.request.request_id,
             date: date.as_str(),
+            remove: self.request.response.remove,
+            lines: self.request.response.lines,
             body: framing,
         };
         codec::client_response(out, &head, &edit);

@@ -85,6 +85,8 @@ pub struct Request<'r> {
     pub body: BodyLength,
     /// More body bytes than this are refused.
     pub body_bytes_max: u64,
+    /// What the route changes in the response's head.
+    pub response: ResponseChanges<'r>,
     /// Trailers of these names are dropped, as the fields of these names were: some servers merge the two.
     pub trailers_removed: &'r [Arc<str>],
     /// The client waits for `100 Continue`.
@@ -109,6 +111,15 @@ pub struct Request<'r> {
     pub head_timeout_ns: u64,
     /// How often the request may be sent again.
     pub retries_max: u32,
+}
+
+/// What a route changes in a response's head.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResponseChanges<'r> {
+    /// Fields of these names are not passed on.
+    pub remove: &'r [Arc<str>],
+    /// Fields to add, each with its CRLF.
+    pub lines: &'r [u8],
 }
 
 /// An exchange that ended with a whole response.

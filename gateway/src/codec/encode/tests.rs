@@ -1,8 +1,9 @@
 //! Rows 14, 22, 41 to 47: what goes on, and what does not.
 
 use super::{
-    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, RequestEdit, ResponseEdit, Telling, Version, chunk_head,
-    client_framing, client_response, last_chunk, last_chunk_without, simple_response, upstream_request,
+    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, RequestEdit, ResponseEdit, Rewrite, Telling, Version,
+    chunk_head, client_framing, client_response, last_chunk, last_chunk_without, simple_response,
+    upstream_request,
 };
 use crate::codec::{HeadLimits, HeaderSlots, request_head, response_head};
 
@@ -14,6 +15,7 @@ const EDIT: RequestEdit<'static> = RequestEdit {
     request_id: "id-1",
     remove: &["x-api-key", "authorization"],
     set: &[("X-User", "ann")],
+    rewrite: Rewrite { path: None, host: None, lines: b"" },
     body: BodyLength::None,
 };
 
@@ -166,6 +168,8 @@ const ANSWER: ResponseEdit<'static> = ResponseEdit {
     client_version: Version::Http11,
     request_id: "id-1",
     date: "now",
+    remove: &[],
+    lines: b"",
     body: BodyLength::None,
 };
 
@@ -245,7 +249,7 @@ fn responses_without_a_body_are_so() {
 #[test]
 fn our_own_responses() {
     let simple_to = |client_version, status, body: &str, keep_alive, for_head| {
-        let telling = Telling { date: "now", keep_alive, client_version, for_head };
+        let telling = Telling { date: "now", keep_alive, client_version, for_head, lines: b"" };
         let mut out = Vec::new();
         simple_response(&mut out, status, "R", &[("A", "b\r\nc")], body.as_bytes(), &telling);
         String::from_utf8(out).unwrap().replacen("R\r\nDate: now\r\n", "R\r\n~\r\n", 1)

@@ -29,6 +29,7 @@ mod auth;
 mod access;
 mod route;
 mod pattern;
+mod reshape;
 
 /// The only version of the contract so far.
 const VERSION: u64 = 1;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use toml::Spanned;
 
 use crate::config::{
-    raw::{Field, RawRespond, RawRoute},
+    raw::{Field, RawRoute},
     report::{Place, Report, Scope, did_you_mean},
     types::{Action, Permission, Role, Route},
     values::TextOr,
@@ -14,14 +14,11 @@ use crate::config::{
 use super::{
     Names,
     access::{is_header_name, is_permission},
-    pattern,
+    pattern, reshape,
 };
 
 /// Routes are compiled into one table per worker.
 const ROUTES_MAX: usize = 1024;
-
-/// A fixed answer is a message, not a file.
-const RESPOND_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Methods that people write; others are taken as they are.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
@@ -61,7 +58,9 @@ fn route(
     if let Some((_, shape)) = &path {
         claim(report, claims, at, &hosts, shape, &methods);
     }
-    let action = action(report, names, at, &mut raw);
+    let pattern = path.as_ref().map_or("/", |(path, _)| path);
+    let action = action(report, names, at, pattern, &mut raw);
+    let rewrite = reshape::rewrite(report, at, pattern, raw.rewrite.take());
     let (auths, public) = access(report, names, at, &mut raw);
     let permission = permission(report, roles, at, raw.permission, &methods, public);
     let limits = report.indices(at, "limits", &names.limits, raw.limits);
@@ -84,6 +83,7 @@ fn route(
         filter,
         request_timeout,
         body_size_bytes: raw.body_size.map(|size| size.get_ref().0),
+        rewrite: rewrite.map(Arc::new),
     })
 }
 
@@ -95,13 +95,11 @@ fn refuse_later(report: &mut Report, at: &Scope, raw: &RawRoute) {
         ("scopes", &raw.scopes),
         ("when", &raw.when),
         ("contract", &raw.contract),
-        ("rewrite", &raw.rewrite),
         ("cors", &raw.cors),
         ("websocket", &raw.websocket),
         ("compress", &raw.compress),
         ("cache", &raw.cache),
         ("translate", &raw.translate),
-        ("redirect", &raw.redirect),
     ];
     report.later(at, &later);
 }
@@ -213,51 +211,44 @@ fn claim(
     }
 }
 
-fn action(report: &mut Report, names: &Names, at: &Scope, raw: &mut RawRoute) -> Option<Action> {
-    match (raw.upstream.take(), raw.respond.take()) {
-        (Some(upstream), None) => {
-            report.index(at, "upstreams", &names.upstreams, &upstream).map(Action::Upstream)
-        }
-        (None, Some(value)) => {
-            let inner = at.inner("respond", &value);
-            respond(report, &inner, value.into_inner())
-        }
-        (Some(_), Some(respond)) => {
-            report.error(
-                at.at(&respond),
-                format!("`{}` has both `upstream` and `respond`: choose one", at.path),
-            );
-            None
-        }
-        (None, None) => {
-            let others = [&raw.split, &raw.redirect];
-            let asks_later = others.iter().any(|key| key.as_ref().is_some_and(|key| key.get_ref().asks()));
-            if !asks_later && !report.was_dropped(&format!("{}.respond", at.path)) {
-                report.missing(at, "upstream", "upstream = \"orders\", or respond = { status = 404 }");
-            }
-            None
-        }
-    }
-}
-
-fn respond(report: &mut Report, at: &Scope, raw: RawRespond) -> Option<Action> {
-    let body = raw.body.map_or_else(String::new, |body| {
-        if body.get_ref().len() > RESPOND_BODY_BYTES_MAX {
-            let message = format!("`{}.body` is longer than {} KiB", at.path, RESPOND_BODY_BYTES_MAX >> 10);
-            report.error(at.at(&body), message);
-        }
-        body.into_inner()
-    });
-    let Some(status) = raw.status else {
-        report.missing(at, "status", "404");
-        return None;
+/// Where a route leads: one of three, never none.
+fn action(report: &mut Report, names: &Names, at: &Scope, path: &str, raw: &mut RawRoute) -> Option<Action> {
+    let upstream = raw.upstream.take();
+    let redirect = raw.redirect.take().filter(reshape::asks_redirect);
+    let respond = raw.respond.take();
+    let second = match (&upstream, &redirect, &respond) {
+        (Some(_), Some(redirect), _) => Some(("upstream", "redirect", at.at(redirect))),
+        (Some(_), None, Some(respond)) => Some(("upstream", "respond", at.at(respond))),
+        (None, Some(redirect), Some(_)) => Some(("respond", "redirect", at.at(redirect))),
+        _ => None,
     };
-    let number = report.number(at, "status", Some(&status), 404, 200..=599);
-    // These have no body (RFC 9110 sections 15.3.5 and 15.4.5).
-    if matches!(number, 204 | 304) && !body.is_empty() {
-        report.error(at.at(&status), format!("`{}` has a body, but {number} cannot have one", at.path));
+    if let Some((first, second, place)) = second {
+        report.error(place, format!("`{}` has both `{first}` and `{second}`: choose one", at.path));
+        return None;
     }
-    Some(Action::Respond { status: u16::try_from(number).unwrap_or(404), body: body.into() })
+    if let (None, Some(rewrite)) = (&upstream, &raw.rewrite)
+        && raw.split.is_none()
+    {
+        report.error(at.at(rewrite), format!("`{}.rewrite` needs an `upstream`", at.path));
+    }
+    if let Some(upstream) = upstream {
+        return report.index(at, "upstreams", &names.upstreams, &upstream).map(Action::Upstream);
+    }
+    if let Some(raw) = redirect {
+        return reshape::redirect(report, at, path, raw).map(|redirect| Action::Redirect(redirect.into()));
+    }
+    if let Some(value) = respond {
+        let inner = at.inner("respond", &value);
+        let respond = reshape::respond(report, &inner, path, value.into_inner());
+        return respond.map(|respond| Action::Respond(respond.into()));
+    }
+    let asks_later = raw.split.as_ref().is_some_and(|key| key.get_ref().asks());
+    if !asks_later
+        && !["respond", "redirect"].iter().any(|key| report.was_dropped(&format!("{}.{key}", at.path)))
+    {
+        report.missing(at, "upstream", "upstream = \"orders\", or respond = { status = 404 }");
+    }
+    None
 }
 
 /// Who may call: `auth` or `public`, never both and never neither.

@@ -238,7 +238,7 @@ fn routes() {
         &with("public = true\nrespond = { status = 204, body = \"x\" }"),
         &["4:22: `routes.a.respond` has a body, but 204"],
     );
-    refuse(&with("public = true\nredirect = \"/b\""), &["4:12: `routes.a.redirect` is not supported yet"]);
+    accept(&with("public = true\nredirect = \"/b\""));
     refuse(&open("websocket = true"), &["5:13: `routes.a.websocket` is not supported yet"]);
     refuse(&open("when = \"true\""), &["5:8: `routes.a.when` is not supported yet"]);
     refuse(&open("contract = \"c\""), &["5:12: `routes.a.contract` is not supported yet"]);
