@@ -146,7 +146,7 @@ fn fill_in(out: &mut Vec<u8>, template: &Template, values: &Values<'_>) {
         match piece {
             Piece::Text(text) => push(out, text),
             Piece::Value(Placeholder::Segment(at)) => {
-                push(out, segments(values.path).nth(*at).unwrap_or_default())
+                push(out, segments(values.path).nth(*at).unwrap_or_default());
             }
             Piece::Value(Placeholder::Rest(at)) => push(out, below(values.path, *at)),
             Piece::Value(Placeholder::Path) => push(out, values.path),
