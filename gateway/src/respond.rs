@@ -223,7 +223,8 @@ fn malformed_head(error: RequestError) -> Answer {
     }
 }
 
-fn refused(refusal: &Refusal) -> Answer {
+/// The answer to what policy refuses.
+pub fn refused(refusal: &Refusal) -> Answer {
     match refusal {
         Refusal::NoRoute => {
             Answer::new(404, "no_route", "Nothing is served here.").counts_as(OffenceKind::NotFound)

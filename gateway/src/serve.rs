@@ -4,29 +4,27 @@
 //! decide, forward, respond, record. What is synchronous (parse, decide, encode) happens while the head is still
 //! borrowed from the receive buffer, so that a request costs no copy of it.
 
+mod exchange;
+mod judge;
 mod panics;
 mod record;
 mod reshape;
 mod worker;
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     rc::Rc,
 };
 
 use crate::{
-    codec::{
-        self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, RequestEdit, RequestHead, Telling,
-        Version,
-    },
-    config::{self, Action},
-    decide::{self, Now, Peer, Plan, Policy, Refusal, Refused},
-    forward::{self, Client, Event, Failed, ForwardError, Request, ResponseChanges},
-    net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos, unix_s},
+    codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
+    config,
+    forward::{Client, Failed},
+    net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
-    telemetry::{Bound, UpstreamEvent},
 };
+use exchange::exchange;
+use judge::{Approved, Caller, Reach, Verdict};
 use record::Record;
 use reshape::OwnAnswer;
 use worker::{Current, Manners, Worker};
@@ -221,190 +219,49 @@ impl Connection<'_> {
                 };
             }
         };
-        let (source, source_is_forwarded) = decide::source_of(
-            self.peer.ip().to_canonical(),
-            &listener.trusted_proxies,
-            head.headers.all("x-forwarded-for"),
-        );
-        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
-        record.saw(&head, (source, source_is_forwarded), log);
-        let now = Now { monotonic_ns: record.begun_ns, unix_s: unix_s() };
-        let peer = Peer { source, source_is_forwarded, tls: self.manners.tls.is_some() };
-        let policy = &current.snapshot.policy;
-        let decided = decide::decide(policy, &head, &peer, &self.worker.limiter, now);
+        let caller = Caller {
+            worker: self.worker,
+            manners: self.manners,
+            peer: self.peer.ip().to_canonical(),
+            scheme: self.scheme,
+        };
+        let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
         let head_bytes = head.head_bytes;
-        match decided {
-            Err(Refused { route, refusal }) => {
-                record.route = route;
-                let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
-                let answer = respond::answer(&Failure::Refused(&refusal));
-                self.received.consume(head_bytes);
-                let skipped = skip_body(&mut self.received, body, keep_alive);
-                match answer {
-                    Some(answer) => Judgement::Refuse(answer, skipped),
-                    None => Judgement::Partial,
-                }
-            }
-            Ok(plan) => {
-                record.route = Some(plan.route);
-                let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
-                if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
-                    let refusal = Failure::Refused(&Refusal::BodyTooLarge { max });
-                    return respond::answer(&refusal)
-                        .map_or(Judgement::Partial, |answer| Judgement::Refuse(answer, Skipped::No));
-                }
-                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
-                let heads = &self.worker.tools.heads;
-                let values = reshape::values_of(&head, &plan, record);
-                let own = match &plan.action {
-                    Action::Respond(respond) => Ok(OwnAnswer::fixed(heads, respond, &values)),
-                    Action::Redirect(to) => OwnAnswer::redirect(heads, to, &values),
-                    Action::Upstream(upstream) => {
-                        let upstream = *upstream;
-                        match self.approve(&head, plan, upstream, policy, record) {
-                            Ok(approved) => {
-                                self.received.consume(head_bytes);
-                                return Judgement::Forward(approved);
-                            }
-                            Err(refusal) => Err(refusal),
-                        }
-                    }
-                };
-                let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
-                self.received.consume(head_bytes);
-                let skipped = skip_body(&mut self.received, body, keep_alive);
-                match own {
-                    Ok(answer) => Judgement::Respond(answer, skipped),
-                    Err(refusal) => respond::answer(&Failure::Refused(&refusal))
-                        .map_or(Judgement::Partial, |answer| Judgement::Refuse(answer, skipped)),
-                }
+        let verdict = caller.weigh(current, &head, record);
+        if let Verdict::Refuse(answer, Reach::Connection) = verdict {
+            return Judgement::Refuse(answer, Skipped::No);
+        }
+        self.received.consume(head_bytes);
+        match verdict {
+            Verdict::Forward(approved) => Judgement::Forward(approved),
+            Verdict::Respond(own) => Judgement::Respond(own, skip_body(&mut self.received, body, keep_alive)),
+            Verdict::Refuse(answer, _) => {
+                Judgement::Refuse(answer, skip_body(&mut self.received, body, keep_alive))
             }
         }
     }
 
-    /// Encodes the head for the server and keeps what forwarding needs to know of it.
-    ///
-    /// # Errors
-    /// What the route makes of it is unclear.
-    fn approve(
-        &self,
-        head: &RequestHead<'_, '_>,
-        plan: Plan,
-        upstream: usize,
-        policy: &Policy,
-        record: &Record,
-    ) -> Result<Approved, Refusal> {
-        let heads = &self.worker.tools.heads;
-        let route = policy.routes().get(usize::from(plan.route)).ok_or(Refusal::NoRoute)?;
-        let values = reshape::values_of(head, &plan, record);
-        let mut scratch = heads.take();
-        let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
-        let response_lines = reshape::response_lines(heads, route, &values);
-        let mut out = heads.take();
-        let forwarded_for = forwarded_for(head, self.peer.ip().to_canonical(), &self.manners.settings);
-        let set: Vec<(&str, &str)> = plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
-        let edit = RequestEdit {
-            forwarded_for: &forwarded_for,
-            proto: self.scheme,
-            request_id: record.request_id.as_str(),
-            remove: &plan.remove,
-            set: &set,
-            rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
-            body: head.body,
-        };
-        codec::upstream_request(&mut out, head, &edit);
-        heads.give(scratch);
-        let listener = &self.manners.settings;
-        Ok(Approved {
-            upstream,
-            head: out,
-            body: head.body,
-            body_bytes_max: plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes),
-            request_timeout_ns: nanos(plan.request_timeout.unwrap_or(listener.timeouts.request)),
-            expect_continue: head.expect_continue,
-            idempotent: is_idempotent(head.method),
-            is_head: head.method == "HEAD",
-            version: head.version,
-            keep_alive: head.keep_alive,
-            response_lines,
-            plan,
-        })
-    }
-
     async fn forward(&mut self, current: &Rc<Current>, approved: Approved, record: &mut Record) -> Next {
-        let (Some(upstream), Some(route)) = (
-            current.snapshot.config.upstreams.get(approved.upstream),
-            current.snapshot.policy.routes().get(usize::from(approved.plan.route)),
-        ) else {
+        let Some(way) = approved.way(current) else {
             return self.refuse(&Failure::Internal, None, record).await;
         };
         // The head has come. From here on the client's deadline runs only while the client owes us something.
         self.deadline.disarm();
-        let index = approved.upstream;
-        let request = Request {
-            head: approved.head,
-            body: approved.body,
-            body_bytes_max: approved.body_bytes_max,
-            response: ResponseChanges { remove: &route.response_removed, lines: &approved.response_lines },
-            // Trailers must not bring back what was removed from the head.
-            trailers_removed: &approved.plan.remove,
-            expect_continue: approved.expect_continue,
-            idempotent: approved.idempotent,
-            is_head: approved.is_head,
-            version: approved.version,
-            keep_alive: approved.keep_alive,
-            draining: &self.worker.draining,
-            date: &self.worker.date,
-            request_id: record.request_id.as_str(),
-            deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
-            head_timeout_ns: nanos(upstream.head_timeout),
-            retries_max: upstream.retry_attempts,
-        };
+        let body_is_over = matches!(approved.body, BodyLength::None | BodyLength::Exact(0));
+        let skipped = if body_is_over && approved.keep_alive { Skipped::Yes } else { Skipped::No };
         let client = Client {
-            stream: &mut self.stream,
+            read: &mut self.stream.read,
+            write: &mut self.stream.write,
             received: &mut self.received,
             deadline: self.deadline,
             idle_ns: nanos(self.manners.settings.timeouts.body_idle),
         };
-        let pick = |failed: &[usize]| self.worker.pick(current, index, failed);
-        let on_event = |event: Event, server: usize| {
-            record.server.set(Some((index, server)));
-            let slot = current.snapshot.server_slots.get(index).map_or(usize::MAX, |first| first + server);
-            let event = match event {
-                Event::Connected => UpstreamEvent::Connected,
-                Event::Reused => UpstreamEvent::Reused,
-                Event::Retried => UpstreamEvent::Retried,
-                Event::Failed => UpstreamEvent::Failed,
-            };
-            self.worker.cells.upstream(event, slot);
-        };
-        let done =
-            forward::forward(&self.worker.tools, &current.pool, index, pick, client, request, on_event).await;
-        if approved.response_lines.capacity() > 0 {
-            self.worker.tools.heads.give(approved.response_lines);
-        }
-        match done {
-            Ok(outcome) => {
-                record.status = outcome.status;
-                record.request_bytes += outcome.request_body_bytes;
-                record.response_bytes = outcome.response_bytes;
-                record.upstream_ns = outcome.upstream_ns;
-                if outcome.keep_alive { Next::KeepAlive } else { Next::Close }
-            }
-            Err(Failed { error, answered: Some(status), response_bytes, request_body_bytes }) => {
-                record.status = status;
-                record.label = respond::answer(&Failure::Forward(&error)).map_or("client_gone", |a| a.label);
-                record.request_bytes += request_body_bytes;
-                record.response_bytes = response_bytes;
-                Next::Abort
-            }
+        match exchange(self.worker, current, way, approved, client, record).await {
+            Ok(outcome) if outcome.keep_alive => Next::KeepAlive,
+            Ok(_) => Next::Close,
+            Err(Failed { answered: Some(_), .. }) => Next::Abort,
+            // What is left of the request is unknown where its body was not taken whole.
             Err(Failed { error, answered: None, .. }) => {
-                if matches!(error, ForwardError::PoolExhausted) {
-                    self.worker.cells.bound_hit(Bound::Pool);
-                }
-                // What is left of the request is unknown where its body was not taken whole.
-                let body_is_over = matches!(approved.body, BodyLength::None | BodyLength::Exact(0));
-                let skipped = if body_is_over && approved.keep_alive { Skipped::Yes } else { Skipped::No };
                 self.refuse(&Failure::Forward(&error), Some(skipped), record).await
             }
         }
@@ -414,19 +271,7 @@ impl Connection<'_> {
     async fn respond(&mut self, answer: OwnAnswer, skipped: Skipped, record: &mut Record) -> Next {
         let keep_alive = skipped == Skipped::Yes && !self.worker.draining.get();
         let mut out = self.worker.tools.heads.take();
-        {
-            let fields = [("X-Request-Id", record.request_id.as_str())];
-            let date = self.worker.date.borrow();
-            let telling = Telling { lines: &answer.lines, ..telling(&date, keep_alive, record) };
-            codec::simple_response(
-                &mut out,
-                answer.status,
-                answer.phrase(),
-                &fields,
-                answer.body(),
-                &telling,
-            );
-        }
+        answer.encode(&mut out, self.worker, keep_alive, record);
         record.status = answer.status;
         self.worker.tools.heads.give(answer.lines);
         self.send(out, keep_alive, record).await
@@ -503,23 +348,6 @@ enum Skipped {
     No,
 }
 
-/// A request that may pass, encoded.
-#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each read by name")]
-struct Approved {
-    upstream: usize,
-    head: Vec<u8>,
-    body: BodyLength,
-    body_bytes_max: u64,
-    request_timeout_ns: u64,
-    expect_continue: bool,
-    idempotent: bool,
-    is_head: bool,
-    version: Version,
-    keep_alive: bool,
-    response_lines: Vec<u8>,
-    plan: Plan,
-}
-
 fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &Record) -> Telling<'d> {
     Telling {
         date: date.as_str(),
@@ -547,27 +375,6 @@ fn skip_body(received: &mut Buffer, body: BodyLength, keep_alive: bool) -> Skipp
         }
     }
     Skipped::No
-}
-
-/// RFC 9110 §9.2.2
-fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
-}
-
-/// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, then the peer.
-fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, listener: &config::Listener) -> String {
-    let mut list = String::with_capacity(48);
-    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
-        for value in head.headers.all("x-forwarded-for") {
-            if let Ok(value) = str::from_utf8(value) {
-                list.push_str(value);
-                list.push_str(", ");
-            }
-        }
-    }
-    // Writing to a String does not fail.
-    let _ = write!(list, "{peer}");
-    list
 }
 
 fn offence(kind: OffenceKind, source: IpAddr, source_is_forwarded: bool, request_id: RequestId) -> Offence {

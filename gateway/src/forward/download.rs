@@ -1,12 +1,12 @@
 //! The response: server → client. Heads are parsed and written anew; a body of known length passes through the buffer
 //! that received it, with the new head in front of its first bytes; chunked bodies are decoded and framed again.
 
-use std::rc::Rc;
+use std::{future::Future, pin::pin, rc::Rc, task::Poll};
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, ResponseEdit},
     net::{
-        BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Unblocked, WriteHalf, monotonic_ns,
+        BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Transmit, Unblocked, monotonic_ns,
     },
 };
 
@@ -23,16 +23,18 @@ const BULK_FROM_BYTES: u64 = 64 * 1024;
 const LINGER_NS: u64 = 2_000_000_000;
 
 /// A response on its way.
-pub(super) struct Download<'a, 'r> {
+pub(super) struct Download<'a, 'r, W> {
     pub(super) tools: &'a Tools,
     pub(super) server_read: &'a mut ReadHalf,
     pub(super) server_deadline: &'a Deadline,
-    pub(super) client_write: &'a mut WriteHalf,
+    pub(super) client_write: &'a mut W,
     pub(super) client_deadline: &'a Deadline,
     pub(super) client_idle_ns: u64,
     pub(super) request: &'a Request<'r>,
     pub(super) sent_ns: u64,
     pub(super) upload: Rc<UploadState>,
+    /// The client has said that it wants no more.
+    pub(super) client_gone: bool,
 }
 
 /// A response that was told whole.
@@ -55,11 +57,17 @@ struct Head {
     server_keep_alive: bool,
 }
 
-impl Download<'_, '_> {
+impl<W: Transmit> Download<'_, '_, W> {
     pub(super) async fn run(mut self) -> Result<Downloaded, Failed> {
         let mut buffer = self.tools.buffers.take();
         let mut out = self.tools.heads.take();
-        let result = self.relay(&mut buffer, &mut out).await;
+        let mut result = self.relay(&mut buffer, &mut out).await;
+        if self.client_gone
+            && let Err(failed) = &mut result
+        {
+            // The server was cut off for it.
+            failed.error = ForwardError::ClientGone;
+        }
         self.tools.buffers.give(buffer);
         self.tools.heads.give(out);
         if self.upload.running.get() {
@@ -222,12 +230,12 @@ impl Download<'_, '_> {
 
     /// Neither side is under TLS, and nothing of the request is still under way.
     fn is_clear(&self) -> bool {
-        self.server_read.is_clear() && self.client_write.is_clear() && self.upload.done.get()
+        self.server_read.is_clear() && self.client_write.clear().is_some() && self.upload.done.get()
     }
 
     /// Has the kernel move the last `left` bytes of a body.
     async fn splice(&mut self, pipe: &Pipe, mut left: u64, told: &mut Told) -> Result<(), Failed> {
-        let client = Unblocked::new(self.client_write);
+        let Some(client) = self.client_write.clear().map(Unblocked::new) else { return Ok(()) };
         while left > 0 {
             let count = match pipe.fill(self.server_read, left).await {
                 Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
@@ -351,8 +359,11 @@ impl Download<'_, '_> {
 
     async fn receive(&mut self, buffer: &mut Buffer) -> std::io::Result<usize> {
         let taken = std::mem::replace(buffer, Buffer::placeholder());
-        let (received, returned) = self.server_read.read(taken, &self.tools.buffers).await;
+        let reading = self.server_read.read(taken, &self.tools.buffers);
+        let on_gone = || self.server_deadline.cut(Phase::ResponseBody);
+        let ((received, returned), gone) = cut_when_gone(reading, self.client_write, on_gone).await;
         *buffer = returned;
+        self.client_gone |= gone;
         received
     }
 
@@ -365,6 +376,28 @@ impl Download<'_, '_> {
             self.tools.buffers.give(std::mem::replace(buffer, bulk));
         }
     }
+}
+
+/// Drives `reading` to its end, with a `cut` that brings the end at once when the client says that it wants no more;
+/// and whether it did.
+async fn cut_when_gone<F: Future>(
+    reading: F,
+    client: &mut impl Transmit,
+    cut: impl Fn(),
+) -> (F::Output, bool) {
+    let mut reading = pin!(reading);
+    let mut gone = false;
+    std::future::poll_fn(move |context| {
+        if let Poll::Ready(output) = reading.as_mut().poll(context) {
+            return Poll::Ready((output, gone));
+        }
+        if !gone && client.poll_gone(context).is_ready() {
+            gone = true;
+            cut();
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 enum Parsed {

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::{
     codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version},
     net::{
-        Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, ReadHalf, Stream, WriteHalf, join, monotonic_ns,
+        Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, Receive, Stream, Transmit, join, monotonic_ns,
     },
 };
 use download::{Download, Downloaded};
@@ -64,10 +64,12 @@ impl Heads {
     }
 }
 
-/// The client's side of an exchange.
-pub struct Client<'c> {
-    /// Its stream.
-    pub stream: &'c mut Stream,
+/// The client's side of an exchange, spoken to in HTTP/1.1 whatever carries it.
+pub struct Client<'c, R, W> {
+    /// What it says.
+    pub read: &'c mut R,
+    /// What it is told.
+    pub write: &'c mut W,
     /// What was received behind the request head.
     pub received: &'c mut Buffer,
     /// Its descriptor's deadline.
@@ -212,12 +214,12 @@ pub enum ForwardError {
 /// A request is sent again only if no server can have acted on it twice (RFC 9110 §9.2.2): nothing was sent because
 /// there was no connection; or a pooled connection turned out dead, no byte of a response came, all of the request is
 /// still in memory, and it is idempotent. `on_event` hears of connects and retries.
-pub async fn forward(
+pub async fn forward<R: Receive, W: Transmit>(
     tools: &Tools,
     pool: &Rc<Pool>,
     upstream: usize,
     mut pick: impl FnMut(&[usize]) -> Option<usize>,
-    client: Client<'_>,
+    client: Client<'_, R, W>,
     mut request: Request<'_>,
     on_event: impl Fn(Event, usize),
 ) -> Result<Outcome, Failed> {
@@ -256,8 +258,8 @@ pub async fn forward(
         let whole = upload.is_done();
         let mut attempt = Attempt {
             tools,
-            client_read: &mut client.stream.read,
-            client_write: &mut client.stream.write,
+            client_read: &mut *client.read,
+            client_write: &mut *client.write,
             client_received: &mut *client.received,
             client_deadline: client.deadline,
             client_idle_ns: client.idle_ns,
@@ -322,10 +324,10 @@ async fn check_out(
 }
 
 /// One request on one connection.
-struct Attempt<'a> {
+struct Attempt<'a, R, W> {
     tools: &'a Tools,
-    client_read: &'a mut ReadHalf,
-    client_write: &'a mut WriteHalf,
+    client_read: &'a mut R,
+    client_write: &'a mut W,
     client_received: &'a mut Buffer,
     client_deadline: &'a Deadline,
     client_idle_ns: u64,
@@ -333,7 +335,7 @@ struct Attempt<'a> {
     server_deadline: &'a Deadline,
 }
 
-impl Attempt<'_> {
+impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
     /// The outcome, and whether the server's connection can carry another exchange.
     async fn run(
         &mut self,
@@ -370,6 +372,7 @@ impl Attempt<'_> {
             request,
             sent_ns,
             upload: Rc::clone(&upload.state),
+            client_gone: false,
         };
         if upload.is_done() {
             let downloaded = download.run().await?;

@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength},
-    net::{Buffer, Deadline, Phase, ReadHalf, WriteHalf, monotonic_ns},
+    net::{Buffer, Deadline, Phase, Receive, WriteHalf, monotonic_ns},
 };
 
 use super::{ForwardError, Tools};
@@ -48,8 +48,8 @@ pub(super) struct UploadLimits {
 }
 
 /// Where the bytes come from and where they go, each end with its deadline.
-pub(super) struct Ends<'a> {
-    pub(super) client: &'a mut ReadHalf,
+pub(super) struct Ends<'a, R> {
+    pub(super) client: &'a mut R,
     /// What was received behind the head.
     pub(super) received: &'a mut Buffer,
     pub(super) client_deadline: &'a Deadline,
@@ -133,7 +133,11 @@ impl<'r> Upload<'r> {
 
     /// Reads, frames and sends until the body has ended. Ends without an error when the server stops taking it: its
     /// response may say why.
-    pub(super) async fn run(&mut self, tools: &Tools, mut ends: Ends<'_>) -> Result<(), ForwardError> {
+    pub(super) async fn run<R: Receive>(
+        &mut self,
+        tools: &Tools,
+        mut ends: Ends<'_, R>,
+    ) -> Result<(), ForwardError> {
         self.state.running.set(true);
         let result = self.relay(tools, &mut ends).await;
         self.state.running.set(false);
@@ -145,7 +149,7 @@ impl<'r> Upload<'r> {
         result
     }
 
-    async fn relay(&mut self, tools: &Tools, ends: &mut Ends<'_>) -> Result<(), ForwardError> {
+    async fn relay<R: Receive>(&mut self, tools: &Tools, ends: &mut Ends<'_, R>) -> Result<(), ForwardError> {
         let Ends { client, received, client_deadline, server, server_deadline, limits } = ends;
         let mut out = tools.heads.take();
         let mut discarded_bytes = 0_u64;

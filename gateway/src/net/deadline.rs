@@ -6,6 +6,7 @@ use std::{
     cell::{Cell, RefCell},
     os::fd::RawFd,
     rc::Rc,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -48,11 +49,26 @@ impl Phase {
     }
 }
 
-#[derive(Clone, Copy)]
+/// The descriptor of a slot whose wait is not for a socket of its own: expiry wakes a task instead.
+const NO_FD: RawFd = -1;
+
 struct Slot {
     fd: RawFd,
     phase: Phase,
     expired: Option<Phase>,
+    /// Who is woken on expiry, where there is no descriptor.
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    fn expire(&mut self, shut_down: fn(RawFd, libc::c_int)) {
+        self.expired = Some(self.phase);
+        if self.fd != NO_FD {
+            shut_down(self.fd, self.phase.shutdown_how());
+        } else if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// The table of one worker. The ticks stand apart from the rest, so that a sweep reads little memory.
@@ -85,7 +101,15 @@ impl Deadlines {
 
     /// A slot for `fd`. It has to be dropped before the descriptor is closed.
     pub fn watch(self: &Rc<Self>, fd: RawFd) -> Deadline {
-        let slot = Slot { fd, phase: Phase::Head, expired: None };
+        self.slot(Slot { fd, phase: Phase::Head, expired: None, waker: None })
+    }
+
+    /// A slot for a wait that shares its socket with others: [`Deadline::poll_expired`] ends it.
+    pub fn watch_task(self: &Rc<Self>) -> Deadline {
+        self.watch(NO_FD)
+    }
+
+    fn slot(self: &Rc<Self>, slot: Slot) -> Deadline {
         let (mut ticks, mut slots) = (self.ticks.borrow_mut(), self.slots.borrow_mut());
         let reused = self.free.borrow_mut().pop();
         let index = reused.unwrap_or(slots.len());
@@ -105,9 +129,8 @@ impl Deadlines {
         for (tick, slot) in self.ticks.borrow_mut().iter_mut().zip(self.slots.borrow_mut().iter_mut()) {
             if *tick <= now {
                 *tick = UNARMED;
-                slot.expired = Some(slot.phase);
                 self.fired.set(self.fired.get() + 1);
-                (self.shut_down)(slot.fd, slot.phase.shutdown_how());
+                slot.expire(self.shut_down);
             }
         }
     }
@@ -151,6 +174,35 @@ impl Deadline {
         }
     }
 
+    /// Ends the wait at once, as if its time were over: somebody knows that it is of no use.
+    pub fn cut(&self, phase: Phase) {
+        self.disarm();
+        if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
+            slot.phase = phase;
+            slot.expire(self.table.shut_down);
+        }
+    }
+
+    /// Ready when a deadline has passed; until then the task is woken when one does.
+    pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<Phase> {
+        let mut slots = self.table.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
+        if let Some(phase) = slot.expired {
+            return Poll::Ready(phase);
+        }
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            slot.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Forgets that a wait has ended: for one that only wakes its task and is armed again.
+    pub fn rearm(&self) {
+        if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
+            slot.expired = None;
+        }
+    }
+
     /// Which wait ended this connection, if one did.
     pub fn expired(&self) -> Option<Phase> {
         self.table.slots.borrow().get(self.index).and_then(|slot| slot.expired)
@@ -161,7 +213,8 @@ impl Drop for Deadline {
     fn drop(&mut self) {
         self.disarm();
         if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
-            slot.fd = -1;
+            slot.fd = NO_FD;
+            slot.waker = None;
         }
         self.table.free.borrow_mut().push(self.index);
     }

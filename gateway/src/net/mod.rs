@@ -9,6 +9,7 @@
 mod buffer;
 mod clock;
 mod deadline;
+mod halves;
 mod join;
 mod ring;
 mod splice;
@@ -19,6 +20,7 @@ mod tls;
 pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
 pub use clock::{monotonic_ns, nanos, unix_s};
 pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
+pub use halves::{Receive, Transmit, bytes_of};
 pub use join::join;
 pub use monoio::buf::IoBuf;
 pub use race::connect;

@@ -17,7 +17,7 @@ use monoio::{
     net::TcpStream,
 };
 
-use super::{Buffer, Buffers, Deadline, Deadlines, Phase, tls::Session};
+use super::{Buffer, Buffers, Deadline, Deadlines, Phase, halves::bytes_of, tls::Session};
 
 /// Ciphertext memory that an idle TLS connection keeps: a small answer costs no allocation.
 const CIPHERTEXT_KEPT_BYTES: usize = 4 * 1024;
@@ -192,9 +192,7 @@ impl WriteHalf {
             let (sent, bytes) = self.socket.write_all(bytes).await;
             return (sent.map(drop), bytes);
         };
-        // SAFETY: `IoBuf` promises that so many bytes are initialised there, and `bytes` stays in this frame.
-        let plaintext = unsafe { std::slice::from_raw_parts(bytes.read_ptr(), bytes.bytes_init()) };
-        let mut rest = plaintext;
+        let mut rest = bytes_of(&bytes);
         while !rest.is_empty() {
             let taken = session.borrow_mut().write_plaintext(rest, &mut self.ciphertext);
             match taken {

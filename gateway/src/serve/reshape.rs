@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::record::Record;
+use super::{record::Record, telling, worker::Worker};
 use crate::{
-    codec::RequestHead,
+    codec::{self, RequestHead, Telling},
     config::{Redirect, Respond},
     decide::{
         Plan, Refusal, RoutePolicy,
@@ -38,12 +38,23 @@ impl OwnAnswer {
         Ok(Self { status: to.status, lines, respond: None })
     }
 
-    pub(super) fn body(&self) -> &[u8] {
-        self.respond.as_ref().map_or(b"", |respond| respond.body.as_bytes())
+    /// Appends it, as HTTP/1.1.
+    pub(super) fn encode(&self, out: &mut Vec<u8>, worker: &Worker, keep_alive: bool, record: &Record) {
+        let fields = [("X-Request-Id", record.request_id.as_str())];
+        let date = worker.date.borrow();
+        let telling = Telling { lines: &self.lines, ..telling(&date, keep_alive, record) };
+        codec::simple_response(
+            out,
+            self.status,
+            respond::reason(self.status),
+            &fields,
+            self.body(),
+            &telling,
+        );
     }
 
-    pub(super) fn phrase(&self) -> &'static str {
-        respond::reason(self.status)
+    fn body(&self) -> &[u8] {
+        self.respond.as_ref().map_or(b"", |respond| respond.body.as_bytes())
     }
 }
 

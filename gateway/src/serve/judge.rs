@@ -1,0 +1,185 @@
+//! Whether a request passes: source, policy, body size. The same for every protocol that a client can speak.
+//!
+//! Comes in: a head that has one meaning. Goes out: the head for the server and what forwarding has to know, a route's
+//! own answer, or a refusal. It never touches the client's stream.
+
+use std::{fmt::Write as _, net::IpAddr, rc::Rc};
+
+use super::{
+    record::Record,
+    reshape::{self, OwnAnswer},
+    worker::{Current, Manners, Worker},
+};
+use crate::{
+    codec::{self, BodyLength, RequestEdit, RequestHead, Version},
+    config::{self, Action, Upstream},
+    decide::{self, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy},
+    net::{nanos, unix_s},
+    respond::{self, Answer},
+};
+
+/// Who asks, and where.
+pub(super) struct Caller<'w> {
+    pub(super) worker: &'w Worker,
+    pub(super) manners: &'w Manners,
+    pub(super) peer: IpAddr,
+    pub(super) scheme: &'static str,
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict {
+    Forward(Approved),
+    Respond(OwnAnswer),
+    Refuse(Answer, Reach),
+}
+
+/// How far a refusal reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// This request.
+    Request,
+    /// Whatever comes behind it on its connection: its body is not worth reading.
+    Connection,
+}
+
+/// A request that may pass, encoded.
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts, each read by name")]
+pub(super) struct Approved {
+    pub(super) upstream: usize,
+    pub(super) head: Vec<u8>,
+    pub(super) body: BodyLength,
+    pub(super) body_bytes_max: u64,
+    pub(super) request_timeout_ns: u64,
+    pub(super) expect_continue: bool,
+    pub(super) idempotent: bool,
+    pub(super) is_head: bool,
+    pub(super) version: Version,
+    pub(super) keep_alive: bool,
+    pub(super) response_lines: Vec<u8>,
+    pub(super) plan: Plan,
+}
+
+impl Approved {
+    /// Where it goes, and by which route's rules.
+    pub(super) fn way<'c>(&self, current: &'c Current) -> Option<(&'c Upstream, &'c RoutePolicy)> {
+        let upstream = current.snapshot.config.upstreams.get(self.upstream)?;
+        Some((upstream, current.snapshot.policy.routes().get(usize::from(self.plan.route))?))
+    }
+}
+
+impl Caller<'_> {
+    /// Decides, and encodes what goes on.
+    pub(super) fn weigh(
+        &self,
+        current: &Rc<Current>,
+        head: &RequestHead<'_, '_>,
+        record: &mut Record,
+    ) -> Verdict {
+        let listener = &self.manners.settings;
+        let (source, source_is_forwarded) =
+            decide::source_of(self.peer, &listener.trusted_proxies, head.headers.all("x-forwarded-for"));
+        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
+        record.saw(head, (source, source_is_forwarded), log);
+        let now = Now { monotonic_ns: record.begun_ns, unix_s: unix_s() };
+        let peer = Peer { source, source_is_forwarded, tls: self.manners.tls.is_some() };
+        let policy = &current.snapshot.policy;
+        match decide::decide(policy, head, &peer, &self.worker.limiter, now) {
+            Err(Refused { route, refusal }) => {
+                record.route = route;
+                Verdict::Refuse(respond::refused(&refusal), Reach::Request)
+            }
+            Ok(plan) => {
+                record.route = Some(plan.route);
+                let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
+                if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
+                    let refusal = Refusal::BodyTooLarge { max };
+                    return Verdict::Refuse(respond::refused(&refusal), Reach::Connection);
+                }
+                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
+                let heads = &self.worker.tools.heads;
+                let values = reshape::values_of(head, &plan, record);
+                let verdict = match &plan.action {
+                    Action::Respond(respond) => {
+                        Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values)))
+                    }
+                    Action::Redirect(to) => OwnAnswer::redirect(heads, to, &values).map(Verdict::Respond),
+                    Action::Upstream(upstream) => {
+                        let upstream = *upstream;
+                        self.approve(head, plan, upstream, policy, record).map(Verdict::Forward)
+                    }
+                };
+                verdict.unwrap_or_else(|refusal| Verdict::Refuse(respond::refused(&refusal), Reach::Request))
+            }
+        }
+    }
+
+    /// Encodes the head for the server and keeps what forwarding needs to know of it.
+    ///
+    /// # Errors
+    /// What the route makes of it is unclear.
+    fn approve(
+        &self,
+        head: &RequestHead<'_, '_>,
+        plan: Plan,
+        upstream: usize,
+        policy: &Policy,
+        record: &Record,
+    ) -> Result<Approved, Refusal> {
+        let heads = &self.worker.tools.heads;
+        let route = policy.routes().get(usize::from(plan.route)).ok_or(Refusal::NoRoute)?;
+        let values = reshape::values_of(head, &plan, record);
+        let mut scratch = heads.take();
+        let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
+        let response_lines = reshape::response_lines(heads, route, &values);
+        let mut out = heads.take();
+        let forwarded_for = forwarded_for(head, self.peer, &self.manners.settings);
+        let set: Vec<(&str, &str)> = plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+        let edit = RequestEdit {
+            forwarded_for: &forwarded_for,
+            proto: self.scheme,
+            request_id: record.request_id.as_str(),
+            remove: &plan.remove,
+            set: &set,
+            rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
+            body: head.body,
+        };
+        codec::upstream_request(&mut out, head, &edit);
+        heads.give(scratch);
+        let listener = &self.manners.settings;
+        Ok(Approved {
+            upstream,
+            head: out,
+            body: head.body,
+            body_bytes_max: plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes),
+            request_timeout_ns: nanos(plan.request_timeout.unwrap_or(listener.timeouts.request)),
+            expect_continue: head.expect_continue,
+            idempotent: is_idempotent(head.method),
+            is_head: head.method == "HEAD",
+            version: head.version,
+            keep_alive: head.keep_alive,
+            response_lines,
+            plan,
+        })
+    }
+}
+
+/// RFC 9110 §9.2.2
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}
+
+/// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, then the peer.
+fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, listener: &config::Listener) -> String {
+    let mut list = String::with_capacity(48);
+    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
+        for value in head.headers.all("x-forwarded-for") {
+            if let Ok(value) = str::from_utf8(value) {
+                list.push_str(value);
+                list.push_str(", ");
+            }
+        }
+    }
+    // Writing to a String does not fail.
+    let _ = write!(list, "{peer}");
+    list
+}
