@@ -248,6 +248,9 @@ pub fn refused(refusal: &Refusal) -> Answer {
         Refusal::UnsupportedMediaType => {
             Answer::new(415, "unsupported_media_type", "This media type is not accepted here.")
         }
+        Refusal::OriginNotAllowed => {
+            Answer::new(403, "origin_not_allowed", "Pages of this origin may not ask.")
+        }
         Refusal::UnclearRewrite => {
             Answer::new(400, "unclear_rewrite", "The path cannot be rewritten as it is meant to be.")
         }
@@ -332,6 +335,7 @@ pub const LABELS: &[&str] = &[
     "limited",
     "unsupported_media_type",
     "unclear_rewrite",
+    "origin_not_allowed",
     "body_too_large",
     "no_live_server",
     "name_unresolved",

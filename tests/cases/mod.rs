@@ -10,6 +10,7 @@ mod exchange;
 mod bodies;
 mod own_answers;
 mod reshape;
+mod cors;
 mod tls;
 mod upstream_tls;
 mod operation;

@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use super::edits::{Redirect, Respond, Rewrite};
+use super::{
+    cors::Cors,
+    edits::{Redirect, Respond, Rewrite},
+};
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
@@ -533,6 +536,8 @@ pub struct Route {
     pub body_size_bytes: Option<u64>,
     /// What changes on the way to the upstream and back.
     pub rewrite: Option<Arc<Rewrite>>,
+    /// Which pages of other origins may read the answers.
+    pub cors: Option<Arc<Cors>>,
 }
 
 /// What a route does with a request that may pass.

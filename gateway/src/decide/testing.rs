@@ -25,6 +25,7 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         request_timeout: None,
         body_size_bytes: None,
         rewrite: None,
+        cors: None,
     }
 }
 
