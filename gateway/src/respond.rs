@@ -269,6 +269,8 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::PoolExhausted => {
             Answer::new(503, "upstream_busy", "All servers are busy.").with("Retry-After", "1".to_owned())
         }
+        ForwardError::PendingTimeout => Answer::new(503, "upstream_wait_timeout", "All servers are busy.")
+            .with("Retry-After", "1".to_owned()),
         ForwardError::ConnectTimeout => {
             Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
         }
@@ -340,6 +342,7 @@ pub const LABELS: &[&str] = &[
     "no_live_server",
     "name_unresolved",
     "upstream_busy",
+    "upstream_wait_timeout",
     "connect_timeout",
     "unreachable",
     "upstream_tls",

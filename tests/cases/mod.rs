@@ -6,6 +6,7 @@ mod framing;
 mod access;
 mod faults;
 mod names;
+mod pools;
 mod exchange;
 mod bodies;
 mod own_answers;

@@ -215,7 +215,8 @@ pub(super) struct RawUpstreamTimeouts {
 pub(super) struct RawConnections {
     pub(super) per_worker: Field<u64>,
     pub(super) idle_per_worker: Field<u64>,
-    pub(super) pending: Field<Later>,
+    pub(super) pending: Field<u64>,
+    pub(super) max_age: Field<OrOff<Span>>,
 }
 
 /// `upstreams.NAME.retry`

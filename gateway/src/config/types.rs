@@ -290,6 +290,10 @@ pub struct Upstream {
     pub connections_per_worker: usize,
     /// Idle connections kept per worker and server.
     pub idle_per_worker: usize,
+    /// Requests per worker that wait for a connection when all are busy.
+    pub connections_pending: usize,
+    /// A connection that has been open for so long is not used again.
+    pub connection_age_max: Option<Duration>,
     /// How many times a request may be sent again.
     pub retry_attempts: u32,
     /// Active health checks, or none.
