@@ -13,5 +13,6 @@
 
 mod support;
 mod pki;
+mod secured;
 mod kernel;
 mod cases;

@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    codec::{self, RequestError, Telling},
+    codec::{self, HandshakeError, RequestError, Telling},
     decide::Refusal,
     forward::ForwardError,
 };
@@ -124,13 +124,13 @@ pub struct Answer {
     pub offence: Option<OffenceKind>,
     /// Where the next request starts is unknown, or the peer is not to be trusted with one.
     pub close: bool,
-    /// A field that goes with it.
-    pub field: Option<(&'static str, String)>,
+    /// Fields that go with it.
+    pub fields: Vec<(&'static str, String)>,
 }
 
 impl Answer {
     fn new(status: u16, label: &'static str, detail: &'static str) -> Self {
-        Self { status, label, detail, offence: None, close: false, field: None }
+        Self { status, label, detail, offence: None, close: false, fields: Vec::new() }
     }
 
     fn counts_as(mut self, offence: OffenceKind) -> Self {
@@ -144,7 +144,7 @@ impl Answer {
     }
 
     fn with(mut self, name: &'static str, value: String) -> Self {
-        self.field = Some((name, value));
+        self.fields.push((name, value));
         self
     }
 }
@@ -248,11 +248,34 @@ pub fn refused(refusal: &Refusal) -> Answer {
         Refusal::UnsupportedMediaType => {
             Answer::new(415, "unsupported_media_type", "This media type is not accepted here.")
         }
-        Refusal::OriginNotAllowed => {
-            Answer::new(403, "origin_not_allowed", "Pages of this origin may not ask.")
-        }
         Refusal::UnclearRewrite => {
             Answer::new(400, "unclear_rewrite", "The path cannot be rewritten as it is meant to be.")
+        }
+        Refusal::BadHandshake(error) => bad_handshake(*error),
+        // No offence: any page that a person visits can make their browser ask, and get their address blocked.
+        Refusal::ForeignOrigin => {
+            Answer::new(403, "foreign_origin", "Pages of this origin may not open a WebSocket here.").closes()
+        }
+    }
+}
+
+/// What follows such a head may be frames and not a request, so that the connection ends.
+fn bad_handshake(error: HandshakeError) -> Answer {
+    match error {
+        HandshakeError::Version => {
+            Answer::new(426, "websocket_version", "Only version 13 of the WebSocket protocol is spoken here.")
+                .closes()
+                .with("Sec-WebSocket-Version", codec::websocket::VERSION.to_owned())
+                .with("Upgrade", "websocket".to_owned())
+                .with("Connection", "upgrade".to_owned())
+        }
+        HandshakeError::EarlyBytes => {
+            Answer::new(400, "websocket_early_bytes", "Bytes came before the handshake was answered.")
+                .closes()
+                .counts_as(OffenceKind::Malformed)
+        }
+        HandshakeError::Request | HandshakeError::Connection | HandshakeError::Key => {
+            Answer::new(400, "websocket_handshake", "The WebSocket handshake is malformed.").closes()
         }
     }
 }
@@ -269,8 +292,6 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::PoolExhausted => {
             Answer::new(503, "upstream_busy", "All servers are busy.").with("Retry-After", "1".to_owned())
         }
-        ForwardError::PendingTimeout => Answer::new(503, "upstream_wait_timeout", "All servers are busy.")
-            .with("Retry-After", "1".to_owned()),
         ForwardError::ConnectTimeout => {
             Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
         }
@@ -283,6 +304,9 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         }
         ForwardError::ResponseTimeout => {
             Answer::new(504, "response_timeout", "The server did not answer in time.")
+        }
+        ForwardError::UpgradeNotAgreed => {
+            Answer::new(502, "upgrade_not_agreed", "The server's answer to the WebSocket handshake is wrong.")
         }
         ForwardError::TooManyInterim => {
             Answer::new(502, "too_many_interim", "The server sent interim answers without end.")
@@ -337,12 +361,15 @@ pub const LABELS: &[&str] = &[
     "limited",
     "unsupported_media_type",
     "unclear_rewrite",
-    "origin_not_allowed",
     "body_too_large",
+    "websocket_version",
+    "websocket_early_bytes",
+    "websocket_handshake",
+    "foreign_origin",
+    "upgrade_not_agreed",
     "no_live_server",
     "name_unresolved",
     "upstream_busy",
-    "upstream_wait_timeout",
     "connect_timeout",
     "unreachable",
     "upstream_tls",
@@ -377,9 +404,7 @@ pub fn encode(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling
         ("Cache-Control", "no-store"),
         ("X-Request-Id", request_id.as_str()),
     ];
-    if let Some((name, value)) = &answer.field {
-        fields.push((name, value));
-    }
+    fields.extend(answer.fields.iter().map(|(name, value)| (*name, value.as_str())));
     codec::simple_response(out, answer.status, reason(answer.status), &fields, body.as_bytes(), telling);
 }
 
@@ -407,6 +432,7 @@ pub fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
@@ -448,6 +474,16 @@ mod tests {
         check(&Failure::Forward(&ForwardError::Tls(not_trusted)), 502, None, false);
         check(&Failure::Forward(&ForwardError::RequestBodyTooLarge), 413, None, true);
         assert!(answer(&Failure::Forward(&ForwardError::ClientGone)).is_none());
+        check(&Failure::Refused(&Refusal::BadHandshake(HandshakeError::Version)), 426, None, true);
+        check(&Failure::Refused(&Refusal::BadHandshake(HandshakeError::Key)), 400, None, true);
+        check(&Failure::Refused(&Refusal::ForeignOrigin), 403, None, true);
+        check(&Failure::Forward(&ForwardError::UpgradeNotAgreed), 502, None, false);
+        check(
+            &Failure::Refused(&Refusal::BadHandshake(HandshakeError::EarlyBytes)),
+            400,
+            Some(Malformed),
+            true,
+        );
         let _ = (Forbidden, Unauthorized);
     }
 

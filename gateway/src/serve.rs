@@ -9,6 +9,7 @@ mod judge;
 mod panics;
 mod record;
 mod reshape;
+mod tunnel;
 mod worker;
 
 use std::{
@@ -19,7 +20,7 @@ use std::{
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
     config,
-    forward::{Client, Failed},
+    forward::{Client, Failed, Outcome},
     net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
 };
@@ -233,6 +234,11 @@ impl Connection<'_> {
         }
         self.received.consume(head_bytes);
         match verdict {
+            Verdict::Forward(approved)
+                if approved.plan.websocket.is_some() && !self.received.data().is_empty() =>
+            {
+                Judgement::Refuse(respond::refused(&tunnel::EARLY_BYTES), Skipped::No)
+            }
             Verdict::Forward(approved) => Judgement::Forward(approved),
             Verdict::Respond(own) => Judgement::Respond(own, skip_body(&mut self.received, body, keep_alive)),
             Verdict::Refuse(answer, _) => {
@@ -256,7 +262,9 @@ impl Connection<'_> {
             deadline: self.deadline,
             idle_ns: nanos(self.manners.settings.timeouts.body_idle),
         };
+        let websocket = approved.plan.websocket;
         match exchange(self.worker, current, way, approved, client, record).await {
+            Ok(Outcome { tunnel: Some(tunnel), .. }) => self.tunnel(tunnel, websocket, record).await,
             Ok(outcome) if outcome.keep_alive => Next::KeepAlive,
             Ok(_) => Next::Close,
             Err(Failed { answered: Some(_), .. }) => Next::Abort,
@@ -348,13 +356,13 @@ enum Skipped {
     No,
 }
 
-fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &'d Record) -> Telling<'d> {
+fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &Record) -> Telling<'d> {
     Telling {
         date: date.as_str(),
         keep_alive,
         client_version: record.version,
         for_head: record.is_head,
-        lines: &record.lines,
+        lines: b"",
     }
 }
 

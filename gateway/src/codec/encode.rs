@@ -10,6 +10,7 @@ use super::{
     framing::BodyLength,
     head::{RequestHead, Version},
     response::ResponseHead,
+    websocket::UPGRADE_FIELDS,
 };
 
 /// What is sent to a client that waits before it sends its body (RFC 9110 §10.1.1).
@@ -148,7 +149,8 @@ pub fn client_framing(upstream: BodyLength, client_version: Version) -> BodyLeng
 
 /// Appends the response head for the client: fields about the upstream's connection and those that `Connection`
 /// names are removed, `Via`, `X-Request-Id` and framing are ours. Says `Connection: close` when the connection is
-/// not kept, also because the body ends with it. An interim head has no framing, and none may go to HTTP/1.0.
+/// not kept, also because the body ends with it. An interim head has no framing, and none may go to HTTP/1.0; 101 is
+/// that of a WebSocket.
 pub fn client_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, edit: &ResponseEdit<'_>) {
     push_status_line(out, head.status, head.reason);
     let listed = Listed::of(&head.headers);
@@ -168,6 +170,11 @@ pub fn client_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, edit: &Re
     }
     push_via(out, head.version);
     push_own_field(out, "X-Request-Id", edit.request_id);
+    if head.status == 101 {
+        for (name, value) in UPGRADE_FIELDS {
+            push_own_field(out, name, value);
+        }
+    }
     if !head.is_interim() {
         out.extend_from_slice(edit.lines);
         if head.headers.get("date").is_none() {

@@ -3,7 +3,7 @@
 //! In request order: [`head`] reads a request head ([`target`], [`path`] and [`framing`] are its parts), [`body`]
 //! finds the payload inside a body, [`response`] reads what the upstream answers, [`encode`] writes both onwards,
 //! remade: what one side sent is never relayed as it came, so that both sides see one message in one way; [`date`] is
-//! what our own answers say of the time.
+//! what our own answers say of the time; [`websocket`] is the one way out of HTTP.
 //!
 //! It never reads a clock, opens a socket, holds unsafe code or keeps a byte that it did not bound. The common
 //! request (canonical path, no trailers) is read and written without an allocation.
@@ -19,6 +19,7 @@ pub mod body;
 pub mod response;
 pub mod encode;
 pub mod date;
+pub mod websocket;
 #[cfg(test)]
 mod tests;
 
@@ -33,4 +34,5 @@ pub use fields::{Fields, HEADERS_MAX, HeaderSlots};
 pub use framing::{BodyLength, FramingError};
 pub use head::{HeadLimits, RequestError, RequestHead, Version, is_worth_a_try, request_head};
 pub use path::PathError;
-pub use response::{ResponseError, ResponseHead, response_head};
+pub use response::{ResponseError, ResponseHead, response_head, switched_head};
+pub use websocket::{HandshakeError, WebSocketKey, agrees, asks_for_websocket, websocket_key};

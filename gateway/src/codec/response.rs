@@ -48,7 +48,7 @@ pub enum ResponseError {
 pub struct ResponseHead<'h, 'b> {
     /// What the upstream speaks.
     pub version: Version,
-    /// 100 to 599, never 101.
+    /// 100 to 599; 101 only from [`switched_head`].
     pub status: u16,
     /// May be empty; visible ASCII, spaces and tabs.
     pub reason: &'b str,
@@ -63,7 +63,7 @@ pub struct ResponseHead<'h, 'b> {
 }
 
 impl ResponseHead<'_, '_> {
-    /// Another head follows this one (RFC 9110 §15.2).
+    /// Another head follows this one (RFC 9110 §15.2), except behind 101.
     pub fn is_interim(&self) -> bool {
         self.status < 200
     }
@@ -87,6 +87,28 @@ impl fmt::Debug for ResponseHead<'_, '_> {
 /// read more and call again with all of it. An interim head (1xx) is one as well: the caller drops or sends it, and
 /// calls again behind it. `limits.target_bytes_max` has no meaning here.
 pub fn response_head<'h, 'b>(
+    bytes: &'b [u8],
+    slots: &'h mut HeaderSlots<'b>,
+    request_method: &str,
+    limits: &HeadLimits,
+) -> Result<Option<ResponseHead<'h, 'b>>, ResponseError> {
+    match any_head(bytes, slots, request_method, limits)? {
+        Some(head) if head.status == 101 => Err(ResponseError::UnaskedUpgrade),
+        head => Ok(head),
+    }
+}
+
+/// The same for a `GET` that asked for a switch of protocols: 101 is a head as well, and the last one on its connection.
+/// Whether the server switched to what was asked for is told by [`agrees`](super::agrees).
+pub fn switched_head<'h, 'b>(
+    bytes: &'b [u8],
+    slots: &'h mut HeaderSlots<'b>,
+    limits: &HeadLimits,
+) -> Result<Option<ResponseHead<'h, 'b>>, ResponseError> {
+    any_head(bytes, slots, "GET", limits)
+}
+
+fn any_head<'h, 'b>(
     bytes: &'b [u8],
     slots: &'h mut HeaderSlots<'b>,
     request_method: &str,
@@ -117,9 +139,6 @@ pub fn response_head<'h, 'b>(
     };
     if !(100..=599).contains(&status) {
         return Err(ResponseError::UnknownStatus);
-    }
-    if status == 101 {
-        return Err(ResponseError::UnaskedUpgrade);
     }
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
     let headers = Fields(response.headers);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, de::IgnoredAny};
 use toml::{Spanned, value::Datetime};
 
-use super::values::{Later, OrOff, PerSecond, Size, Span, TextOr};
+use super::values::{FlagOr, Later, OrOff, PerSecond, Size, Span, TextOr};
 
 /// A value with its place, or nothing.
 pub(super) type Field<T> = Option<Spanned<T>>;
@@ -215,8 +215,7 @@ pub(super) struct RawUpstreamTimeouts {
 pub(super) struct RawConnections {
     pub(super) per_worker: Field<u64>,
     pub(super) idle_per_worker: Field<u64>,
-    pub(super) pending: Field<u64>,
-    pub(super) max_age: Field<OrOff<Span>>,
+    pub(super) pending: Field<Later>,
 }
 
 /// `upstreams.NAME.retry`
@@ -333,8 +332,8 @@ pub(super) struct RawRoute {
     pub(super) timeouts: Field<RawRouteTimeouts>,
     pub(super) body_size: Field<Size>,
     pub(super) rewrite: Field<RawRewrite>,
-    pub(super) cors: Field<RawCors>,
-    pub(super) websocket: Field<Later>,
+    pub(super) cors: Field<Later>,
+    pub(super) websocket: Field<FlagOr<RawWebSocket>>,
     pub(super) compress: Field<Later>,
     pub(super) cache: Field<Later>,
     pub(super) translate: Field<Later>,
@@ -349,6 +348,14 @@ pub(super) struct RawRouteTimeouts {
     pub(super) request: Field<Span>,
 }
 
+/// `routes.NAME.websocket`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "true, false or a table { origins, idle_timeout }")]
+pub(super) struct RawWebSocket {
+    pub(super) origins: Field<Vec<Spanned<String>>>,
+    pub(super) idle_timeout: Field<Span>,
+}
+
 /// `routes.NAME.respond`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table { status, body }")]
@@ -357,18 +364,6 @@ pub(super) struct RawRespond {
     pub(super) body: Field<String>,
     pub(super) content_type: Field<String>,
     pub(super) headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
-}
-
-/// `routes.NAME.cors`
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, expecting = "a table { origins, methods, … }")]
-pub(super) struct RawCors {
-    pub(super) origins: Field<Vec<Spanned<String>>>,
-    pub(super) methods: Field<Vec<Spanned<String>>>,
-    pub(super) headers: Field<Vec<Spanned<String>>>,
-    pub(super) expose: Field<Vec<Spanned<String>>>,
-    pub(super) credentials: Field<bool>,
-    pub(super) max_age: Field<Span>,
 }
 
 /// `routes.NAME.redirect` with a status.

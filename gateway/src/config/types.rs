@@ -6,10 +6,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, ServerName};
 
-use super::{
-    cors::Cors,
-    edits::{Redirect, Respond, Rewrite},
-};
+use super::edits::{Redirect, Respond, Rewrite};
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
@@ -290,10 +287,6 @@ pub struct Upstream {
     pub connections_per_worker: usize,
     /// Idle connections kept per worker and server.
     pub idle_per_worker: usize,
-    /// Requests per worker that wait for a connection when all are busy.
-    pub connections_pending: usize,
-    /// A connection that has been open for so long is not used again.
-    pub connection_age_max: Option<Duration>,
     /// How many times a request may be sent again.
     pub retry_attempts: u32,
     /// Active health checks, or none.
@@ -540,8 +533,17 @@ pub struct Route {
     pub body_size_bytes: Option<u64>,
     /// What changes on the way to the upstream and back.
     pub rewrite: Option<Arc<Rewrite>>,
-    /// Which pages of other origins may read the answers.
-    pub cors: Option<Arc<Cors>>,
+    /// Settings of its WebSockets, or none.
+    pub websocket: Option<WebSocket>,
+}
+
+/// `routes.NAME.websocket`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Pages of these origins may open one, in lower case; empty: `Origin` is not looked at.
+    pub origins: Vec<Arc<str>>,
+    /// Silence in both directions that ends one, and how long one peer may take to accept what the other said.
+    pub idle_timeout: Duration,
 }
 
 /// What a route does with a request that may pass.

@@ -44,6 +44,15 @@ pub(super) enum TextOr<T> {
     More(T),
 }
 
+/// A switch, or something with more to it.
+#[derive(Debug, Clone)]
+pub(super) enum FlagOr<T> {
+    /// `true` or `false`
+    Flag(bool),
+    /// Not a switch.
+    More(T),
+}
+
 /// The value of a key that does not work yet. "off", `false`, and what is empty ask for nothing.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Later {
@@ -167,6 +176,30 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         from.deserialize_any(TextOrVisitor(PhantomData))
+    }
+}
+
+struct FlagOrVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FlagOrVisitor<T> {
+    type Value = FlagOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true, false or a table")
+    }
+
+    fn visit_bool<E: Error>(self, flag: bool) -> Result<Self::Value, E> {
+        Ok(FlagOr::Flag(flag))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(FlagOr::More)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FlagOr<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(FlagOrVisitor(PhantomData))
     }
 }
 

@@ -104,6 +104,9 @@ fn fold_requests(counted: &Snapshot, publisher: &Publisher) {
 fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     counter!("portcullis_connections_total").absolute(counted.opened);
     gauge!("portcullis_connections_active").set(float(counted.opened.saturating_sub(counted.closed)));
+    counter!("portcullis_tunnels_total").absolute(counted.tunnels_opened);
+    gauge!("portcullis_tunnels_active")
+        .set(float(counted.tunnels_opened.saturating_sub(counted.tunnels_closed)));
     counter!("portcullis_tls_handshakes_failed_total").absolute(counted.handshakes_failed);
     counter!("portcullis_request_body_bytes_total").absolute(counted.bytes_in);
     counter!("portcullis_response_bytes_total").absolute(counted.bytes_out);
@@ -182,6 +185,8 @@ fn describe() {
     describe_counter!("portcullis_name_lookups_total", "Look-ups of servers' names, by result");
     describe_counter!("portcullis_connections_total", "Connections accepted");
     describe_gauge!("portcullis_connections_active", "Connections open");
+    describe_counter!("portcullis_tunnels_total", "Requests that became a WebSocket");
+    describe_gauge!("portcullis_tunnels_active", "WebSockets open");
     describe_counter!("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed");
     describe_counter!("portcullis_request_body_bytes_total", "Body bytes from clients");
     describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");

@@ -2,7 +2,8 @@
 //!
 //! Comes in: a request head, who sent it, the policy, the buckets and the time. Goes out: a [`Plan`] to carry out or
 //! a [`Refused`] to answer. Order: route, limits that need no identity (so that guessing is limited too), what the
-//! head shows of the body, authentication, authorisation, limits of the consumer.
+//! head shows of the body, authentication, authorisation, a WebSocket's handshake, limits of the
+//! consumer.
 //!
 //! It never reads a clock, opens anything, locks, or holds unsafe code. With an API key, or none, it allocates
 //! nothing: what a plan carries is shared with the policy.
@@ -21,7 +22,7 @@ pub mod authz;
 pub mod balance;
 mod addresses;
 pub mod edit;
-pub mod cors;
+mod websocket;
 mod snapshot;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -33,6 +34,7 @@ pub use self::{
     policy::{Policy, PolicyError, RoutePolicy},
     snapshot::{LiveServers, Snapshot},
     source::source_of,
+    websocket::WebSocket,
 };
 use self::{
     authn::{Caller, Presented},
@@ -41,8 +43,8 @@ use self::{
     route::Miss,
 };
 use crate::{
-    codec::{BodyLength, RequestHead},
-    config::{Action, LimitPer, Redirect, Respond},
+    codec::{BodyLength, HandshakeError, RequestHead},
+    config::{Action, LimitPer},
 };
 
 /// Who sent a request.
@@ -71,7 +73,7 @@ pub struct Plan {
     /// Index into [`Policy::routes`].
     pub route: u16,
     /// Where it goes.
-    pub action: Act,
+    pub action: Action,
     /// Who is asking; none on a public route.
     pub identity: Option<Identity>,
     /// Headers to set upstream, after `remove`.
@@ -85,29 +87,8 @@ pub struct Plan {
     pub request_timeout: Option<Duration>,
     /// The first limit in dry run that would have refused: index into the configuration's limits.
     pub limited_in_dry_run: Option<u16>,
-}
-
-/// Where a request that may pass goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Index into the configuration's upstreams.
-    Upstream(usize),
-    /// A fixed answer.
-    Respond(Arc<Respond>),
-    /// Somewhere else.
-    Redirect(Arc<Redirect>),
-    /// The route's CORS rules answer: nobody was asked for a credential.
-    Preflight,
-}
-
-impl From<&Action> for Act {
-    fn from(action: &Action) -> Self {
-        match action {
-            Action::Upstream(upstream) => Self::Upstream(*upstream),
-            Action::Respond(respond) => Self::Respond(Arc::clone(respond)),
-            Action::Redirect(redirect) => Self::Redirect(Arc::clone(redirect)),
-        }
-    }
+    /// The client asks for a WebSocket, and the route has them.
+    pub websocket: Option<WebSocket>,
 }
 
 /// Somebody who is known.
@@ -168,9 +149,10 @@ pub enum Refusal {
     UnsupportedMediaType,
     /// 400: what the route's `rewrite` or `redirect` makes of the request could be read in more than one way.
     UnclearRewrite,
-    /// 403: a preflight of an origin that the route's CORS rules do not list. No fault of the source: any page can
-    /// make a browser send one.
-    OriginNotAllowed,
+    /// 400 or 426: a WebSocket handshake that is none.
+    BadHandshake(HandshakeError),
+    /// 403: a page of an origin that the route does not list wants a WebSocket.
+    ForeignOrigin,
 }
 
 /// Decides one request.
@@ -184,21 +166,18 @@ pub fn decide(
     limiter: &Table,
     now: Now,
 ) -> Result<Plan, Refused> {
-    let preflight = cors::preflight_route(policy, head);
-    let route_id = preflight.map_or_else(|| find_route(policy, head), Ok)?;
+    let route_id = find_route(policy, head)?;
     let refused = |refusal| Refused { route: Some(route_id), refusal };
     let route =
         policy.routes.get(usize::from(route_id)).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
     let mut meter = Meter { policy, route, head, peer, limiter, now, dry_run: None };
 
     meter.admit_unknown().map_err(refused)?;
-    if preflight.is_some() {
-        return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
-    }
     check_body(route, head).map_err(refused)?;
     let caller = authenticate(policy, route, head, now).map_err(refused)?;
     let consumer = caller.as_ref().and_then(|caller| policy.consumer(&caller.consumer));
     authorize(route, head, caller.as_ref(), consumer).map_err(refused)?;
+    let websocket = websocket::handshake(route, head).map_err(refused)?;
     meter.admit_known(caller.as_ref(), consumer).map_err(refused)?;
 
     let dry_run = meter.dry_run;
@@ -208,34 +187,14 @@ pub fn decide(
     };
     Ok(Plan {
         route: route_id,
-        action: Act::from(&route.action),
+        action: route.action.clone(),
         identity,
         set,
         remove: route.remove.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run: dry_run,
-    })
-}
-
-fn allow_preflight(
-    route_id: u16,
-    route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
-    limited_in_dry_run: Option<u16>,
-) -> Result<Plan, Refusal> {
-    if !route.cors.as_ref().is_some_and(|rules| cors::is_allowed(rules, head)) {
-        return Err(Refusal::OriginNotAllowed);
-    }
-    Ok(Plan {
-        route: route_id,
-        action: Act::Preflight,
-        identity: None,
-        set: Vec::new(),
-        remove: route.remove.clone(),
-        body_bytes_max: route.body_bytes_max,
-        request_timeout: route.request_timeout,
-        limited_in_dry_run,
+        websocket,
     })
 }
 

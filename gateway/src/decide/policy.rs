@@ -8,7 +8,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
-    cors,
     jwt::TokenFault,
     limit::Bucket,
     route::Router,
@@ -47,9 +46,9 @@ pub struct RoutePolicy {
     pub request_timeout: Option<Duration>,
     /// Fields of the upstream's responses that are not passed on: lower case.
     pub response_removed: Arc<[Arc<str>]>,
-    /// Which pages of other origins may read the answers.
-    pub cors: Option<Arc<config::Cors>>,
     pub(super) rewrite: Option<Arc<config::Rewrite>>,
+    /// Settings of its WebSockets, where it has any.
+    pub(super) websocket: Option<config::WebSocket>,
     pub(super) public: bool,
     pub(super) auths: Box<[u16]>,
     pub(super) need: Need,
@@ -219,13 +218,9 @@ impl RoutePolicy {
             action: route.action.clone(),
             body_bytes_max: route.body_size_bytes,
             request_timeout: route.request_timeout,
-            response_removed: rewrite
-                .into_iter()
-                .flat_map(|r| r.response.removed())
-                .chain(route.cors.iter().flat_map(|_| cors::FIELDS).map(Arc::from))
-                .collect(),
+            response_removed: rewrite.into_iter().flat_map(|r| r.response.removed()).collect(),
             rewrite: route.rewrite.clone(),
-            cors: route.cors.clone(),
+            websocket: route.websocket.clone(),
             public: route.public,
             auths: indices(&route.auths),
             need: Need::compile(&route.permission, &config.roles),

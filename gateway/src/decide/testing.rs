@@ -23,9 +23,9 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         limits: Vec::new(),
         filter: None,
         request_timeout: None,
+        websocket: None,
         body_size_bytes: None,
         rewrite: None,
-        cors: None,
     }
 }
 

@@ -96,7 +96,7 @@ fn claims(rest: &str) -> String {
 fn a_public_route_asks_for_nothing() {
     let plan = Gate::new(&config()).passes("GET /open");
     assert_eq!((plan.route, plan.identity), (0, None));
-    assert_eq!(plan.action, Act::Respond(Arc::new(respond(204))));
+    assert_eq!(plan.action, Action::Respond(Arc::new(respond(204))));
     assert!(plan.set.is_empty() && plan.remove.is_empty());
 }
 
@@ -117,7 +117,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
     let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
     assert_eq!(plan.identity, Some(Identity { consumer: "acme".into(), auth: 0 }));
     assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
-    assert_eq!(plan.action, Act::Upstream(0));
+    assert_eq!(plan.action, Action::Upstream(0));
 }
 
 /// A credential that was not needed is one as well.
@@ -315,4 +315,36 @@ fn a_configuration_that_makes_no_policy_is_refused() {
         },
         "auth.staff: algorithms: one is unknown or not supported",
     );
+}
+
+#[test]
+fn a_handshake_is_looked_at_only_where_there_are_websockets() {
+    let sockets = |origins: &[&str]| config::Route {
+        websocket: Some(config::WebSocket {
+            origins: origins.iter().map(|origin| Arc::from(*origin)).collect(),
+            idle_timeout: Duration::from_secs(7),
+        }),
+        ..config().routes[1].clone()
+    };
+    let ask = |key: &str| {
+        with_key(&format!(
+            "GET /orders\nUpgrade: websocket\nConnection: Upgrade\nOrigin: https://evil.example\n\
+             Sec-WebSocket-Version: 13\nSec-WebSocket-Key: {key}"
+        ))
+    };
+    let (good, bad) = (ask("dGhlIHNhbXBsZSBub25jZQ=="), ask("x"));
+    let gate = |route: config::Route| {
+        let mut config = config();
+        config.routes[1] = route;
+        Gate::new(&config)
+    };
+    assert_eq!(gate(config().routes[1].clone()).passes(&bad).websocket, None);
+    let open = gate(sockets(&[]));
+    let websocket = open.passes(&good).websocket.expect("it asks for one");
+    assert_eq!(websocket.idle_timeout, Duration::from_secs(7));
+    assert_eq!(open.passes(&with_key("GET /orders")).websocket, None, "an ordinary request");
+    assert_eq!(open.refuses(&bad), Refusal::BadHandshake(HandshakeError::Key));
+    assert_eq!(gate(sockets(&["https://shop.example"])).refuses(&good), Refusal::ForeignOrigin);
+    let stranger = good.replace("x-api-key", "x-other");
+    assert!(matches!(open.refuses(&stranger), Refusal::Unauthenticated { .. }), "who asks comes first");
 }

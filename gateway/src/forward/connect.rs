@@ -2,13 +2,10 @@
 
 use std::{io, rc::Rc};
 
-use super::{
-    gate::Slot,
-    pool::{CheckoutError, Connection},
-};
+use super::pool::{CheckoutError, Connection};
 use crate::{
     decide::ServerAddresses,
-    net::{self, Buffers, Deadlines, Phase, monotonic_ns},
+    net::{self, Buffers, Deadlines, Phase},
     tls,
 };
 
@@ -18,7 +15,7 @@ pub(super) async fn connect(
     turn: usize,
     tls: Option<&tls::Client>,
     (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
-    (slot, at_ns): (Slot, u64),
+    at_ns: u64,
 ) -> Result<Connection, CheckoutError> {
     let unreachable = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => CheckoutError::Timeout,
@@ -28,15 +25,7 @@ pub(super) async fn connect(
     let version = addresses.version();
     let connecting = net::connect(&addresses.in_order(turn), deadlines, at_ns).await;
     let (stream, deadline, address) = connecting.map_err(unreachable)?;
-    let mut connection = Connection {
-        deadline,
-        stream,
-        address,
-        version,
-        reused: false,
-        opened_ns: monotonic_ns(),
-        _slot: slot,
-    };
+    let mut connection = Connection { deadline, stream, address, version, reused: false };
     if let Some(tls) = tls {
         connection.deadline.arm(Phase::Connect, at_ns);
         let name =

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::{Failed, ForwardError, Request, Tools, upload::UploadState};
+use super::{Failed, ForwardError, Request, Tools, tunnel::Switched, upload::UploadState};
 
 /// What a server may say in a head.
 const RESPONSE_HEAD_LIMITS: HeadLimits =
@@ -46,6 +46,8 @@ pub(super) struct Downloaded {
     pub(super) client_keep_alive: bool,
     /// The server's connection goes on.
     pub(super) server_reusable: bool,
+    /// The server's connection is no longer HTTP. Nothing was told to the client yet.
+    pub(super) switched: Option<Switched>,
 }
 
 /// What is kept of a response head.
@@ -85,6 +87,20 @@ impl<W: Transmit> Download<'_, '_, W> {
         let now_ns = monotonic_ns();
         self.upload.response_started.set(true);
         self.server_deadline.arm(Phase::ResponseBody, self.request.deadline_ns);
+        if head.status == 101 {
+            let switched = Switched {
+                head: std::mem::replace(out, self.tools.heads.take()),
+                early: std::mem::replace(buffer, Buffer::placeholder()),
+            };
+            return Ok(Downloaded {
+                status: head.status,
+                bytes: 0,
+                upstream_ns: now_ns.saturating_sub(self.sent_ns),
+                client_keep_alive: false,
+                server_reusable: false,
+                switched: Some(switched),
+            });
+        }
         let mut told = Told { status: head.status, bytes: 0 };
         let (ended_in_order, leftover) = match (head.body, head.framing) {
             (BodyLength::None, _) => {
@@ -106,6 +122,7 @@ impl<W: Transmit> Download<'_, '_, W> {
                 && ended_in_order
                 && !leftover
                 && head.body != BodyLength::UntilClose,
+            switched: None,
         })
     }
 
@@ -113,9 +130,8 @@ impl<W: Transmit> Download<'_, '_, W> {
     async fn receive_head(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<Head, ForwardError> {
         let mut interim_heads = 0;
         let mut received_any = false;
-        let (mut is_worth_a_try, mut tried_bytes) = (false, 0);
         loop {
-            while is_worth_a_try && !buffer.data().is_empty() {
+            while !buffer.data().is_empty() {
                 match self.parse_head(buffer.data(), out)? {
                     Parsed::Final(head, head_bytes) => {
                         buffer.consume(head_bytes);
@@ -129,13 +145,9 @@ impl<W: Transmit> Download<'_, '_, W> {
                             return Err(ForwardError::TooManyInterim);
                         }
                     }
-                    Parsed::Partial => {
-                        tried_bytes = buffer.data().len();
-                        break;
-                    }
+                    Parsed::Partial => break,
                 }
             }
-            let seen_bytes = buffer.data().len();
             if buffer.free_bytes() == 0 {
                 self.enlarge(buffer);
             }
@@ -152,17 +164,21 @@ impl<W: Transmit> Download<'_, '_, W> {
                 Ok(0) | Err(_) => return Err(ForwardError::ClosedBeforeResponse),
                 Ok(_) => received_any = true,
             }
-            let head_bytes_max = RESPONSE_HEAD_LIMITS.head_bytes_max;
-            is_worth_a_try = codec::is_worth_a_try(buffer.data(), seen_bytes, tried_bytes, head_bytes_max);
         }
     }
 
     fn parse_head(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Parsed, ForwardError> {
         let mut slots = HeaderSlots::new();
         let method = if self.request.is_head { "HEAD" } else { "GET" };
-        let parsed = codec::response_head(bytes, &mut slots, method, &RESPONSE_HEAD_LIMITS);
+        let parsed = match self.request.websocket {
+            Some(_) => codec::switched_head(bytes, &mut slots, &RESPONSE_HEAD_LIMITS),
+            None => codec::response_head(bytes, &mut slots, method, &RESPONSE_HEAD_LIMITS),
+        };
         let Some(head) = parsed.map_err(ForwardError::BadResponse)? else { return Ok(Parsed::Partial) };
-        if head.is_interim() {
+        if head.status == 101 && !self.request.websocket.is_some_and(|key| codec::agrees(&head, key)) {
+            return Err(ForwardError::UpgradeNotAgreed);
+        }
+        if head.is_interim() && head.status != 101 {
             return Ok(Parsed::Interim(head.head_bytes));
         }
         let date = self.request.date.borrow();

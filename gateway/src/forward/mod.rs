@@ -6,9 +6,9 @@
 //! policy and answers nothing of its own but `100 Continue`.
 
 mod connect;
-mod gate;
 mod download;
 mod pool;
+mod tunnel;
 mod upload;
 
 use std::{
@@ -20,13 +20,15 @@ use std::{
 use thiserror::Error;
 
 use crate::{
-    codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version},
+    codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version, WebSocketKey},
     net::{
         Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, Receive, Stream, Transmit, join, monotonic_ns,
     },
 };
 use download::{Download, Downloaded};
-pub use pool::{CheckoutError, Lease, Pool, Wanted};
+pub use pool::{CheckoutError, Lease, Pool};
+use tunnel::Switched;
+pub use tunnel::{Passed, Side, Sink, Source, Tunnel, relay};
 use upload::{Ends, Upload, UploadLimits};
 
 /// What a worker lends to every exchange.
@@ -96,6 +98,8 @@ pub struct Request<'r> {
     pub expect_continue: bool,
     /// It may be sent twice (RFC 9110 §9.2.2).
     pub idempotent: bool,
+    /// It asks for a WebSocket: the server may switch, if it shows that it has read this key.
+    pub websocket: Option<WebSocketKey>,
     /// It was a HEAD: the response has no body.
     pub is_head: bool,
     /// What the client speaks.
@@ -138,6 +142,8 @@ pub struct Outcome {
     pub response_bytes: u64,
     /// From the first byte sent to the server to its response head.
     pub upstream_ns: u64,
+    /// The server has switched to the WebSocket that the client asked for; the client has not been told yet.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// An exchange that did not.
@@ -168,12 +174,9 @@ pub enum ForwardError {
     /// Its servers have names, and DNS has not answered for any yet.
     #[error("no server's name is resolved")]
     Unresolved,
-    /// The worker has as many connections to the upstream as it may have, and as many requests wait for one.
+    /// The worker has as many connections to the upstream as it may have.
     #[error("all connections to the upstream are busy")]
     PoolExhausted,
-    /// As many connections as there may be are busy, and none became free in time.
-    #[error("no connection to the upstream became free in time")]
-    PendingTimeout,
     /// No TCP connection in time.
     #[error("the server did not accept a connection in time")]
     ConnectTimeout,
@@ -192,6 +195,9 @@ pub enum ForwardError {
     /// The response is not HTTP/1.1 as we accept it.
     #[error("the server's response is malformed: {0}")]
     BadResponse(ResponseError),
+    /// 101 that does not answer the handshake.
+    #[error("the server's answer to the WebSocket handshake is wrong")]
+    UpgradeNotAgreed,
     /// More interim (1xx) heads than any server needs.
     #[error("the server sent interim responses without end")]
     TooManyInterim,
@@ -210,13 +216,6 @@ pub enum ForwardError {
     /// The client closed before the exchange ended, or does not take its response.
     #[error("the client left")]
     ClientGone,
-}
-
-impl ForwardError {
-    /// There was no connection, for which another server may be asked: nothing has been sent.
-    fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::ConnectTimeout | Self::Tls(_))
-    }
 }
 
 /// Sends `request` to a server of `upstream` that `pick` names (told which ones have failed), and its response to the
@@ -244,16 +243,18 @@ pub async fn forward<R: Receive, W: Transmit>(
     let mut server = pick(&failed_servers).ok_or_else(nobody)?;
     let mut fresh = false;
     loop {
-        let wanted =
-            Wanted { upstream, server, tried: &failed_servers, fresh, deadline_ns: request.deadline_ns };
-        let mut lease = match check_out(tools, pool, &wanted).await {
+        let checked_out = check_out(tools, pool, (upstream, server), fresh, request.deadline_ns).await;
+        let mut lease = match checked_out {
             Ok(lease) => lease,
-            Err(error) if !error.is_unreachable() => return Err(error.into()),
             Err(error) => {
+                let unreachable = matches!(
+                    error,
+                    ForwardError::Unreachable(_) | ForwardError::ConnectTimeout | ForwardError::Tls(_)
+                );
                 failed_servers.push(server);
                 on_event(Event::Failed, server);
                 match pick(&failed_servers) {
-                    Some(other) if retries_left > 0 => server = other,
+                    Some(other) if unreachable && retries_left > 0 => server = other,
                     _ => return Err(error.into()),
                 }
                 retries_left -= 1;
@@ -261,7 +262,6 @@ pub async fn forward<R: Receive, W: Transmit>(
                 continue;
             }
         };
-        server = lease.server();
         let connection = lease.connection();
         let reused = connection.reused;
         on_event(if reused { Event::Reused } else { Event::Connected }, server);
@@ -277,10 +277,12 @@ pub async fn forward<R: Receive, W: Transmit>(
             server_deadline: &connection.deadline,
         };
         match attempt.run(&mut request, &mut upload).await {
-            Ok((outcome, reusable)) => {
+            Ok((mut outcome, after)) => {
                 tools.heads.give(request.head);
-                if reusable {
-                    lease.give_back(monotonic_ns());
+                match after {
+                    After::Reuse => lease.give_back(monotonic_ns()),
+                    After::Close => {}
+                    After::Switch(switched) => outcome.tunnel = Some(Tunnel { lease, switched }),
                 }
                 return Ok(outcome);
             }
@@ -312,19 +314,34 @@ pub enum Event {
     Failed,
 }
 
-async fn check_out(tools: &Tools, pool: &Pool, wanted: &Wanted<'_>) -> Result<Lease, ForwardError> {
+async fn check_out(
+    tools: &Tools,
+    pool: &Rc<Pool>,
+    (upstream, server): (usize, usize),
+    fresh: bool,
+    deadline_ns: u64,
+) -> Result<Lease, ForwardError> {
     let now_ns = monotonic_ns();
-    if now_ns >= wanted.deadline_ns {
+    if now_ns >= deadline_ns {
         return Err(ForwardError::ConnectTimeout);
     }
-    let checked_out = pool.check_out(wanted, (&tools.deadlines, &tools.buffers), now_ns).await;
+    let checked_out =
+        pool.check_out(upstream, server, fresh, (&tools.deadlines, &tools.buffers), now_ns).await;
     checked_out.map_err(|error| match error {
         CheckoutError::Exhausted => ForwardError::PoolExhausted,
-        CheckoutError::Pending => ForwardError::PendingTimeout,
         CheckoutError::Timeout => ForwardError::ConnectTimeout,
         CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
         CheckoutError::Tls(error) => ForwardError::Tls(error),
     })
+}
+
+/// What becomes of the server's connection.
+enum After {
+    /// It can carry another exchange.
+    Reuse,
+    Close,
+    /// It is no longer HTTP.
+    Switch(Switched),
 }
 
 /// One request on one connection.
@@ -340,12 +357,12 @@ struct Attempt<'a, R, W> {
 }
 
 impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
-    /// The outcome, and whether the server's connection can carry another exchange.
+    /// The outcome, and what becomes of the server's connection.
     async fn run(
         &mut self,
         request: &mut Request<'_>,
         upload: &mut Upload<'_>,
-    ) -> Result<(Outcome, bool), Failed> {
+    ) -> Result<(Outcome, After), Failed> {
         let sent_ns = monotonic_ns();
         let wait_ns = if upload.is_done() { request.head_timeout_ns } else { self.client_idle_ns };
         self.server_deadline
@@ -380,7 +397,7 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
         };
         if upload.is_done() {
             let downloaded = download.run().await?;
-            return Ok(finish(&downloaded, upload, sent.is_ok()));
+            return Ok(finish(downloaded, upload, sent.is_ok()));
         }
         let up = upload.run(
             self.tools,
@@ -401,7 +418,7 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
         match (uploaded, downloaded) {
             (Ok(()), Ok(downloaded)) => {
                 let whole = upload.is_done() && !upload.was_discarded();
-                Ok(finish(&downloaded, upload, whole))
+                Ok(finish(downloaded, upload, whole))
             }
             // What the client did wrong explains what the server did then.
             (Err(error), Ok(downloaded)) => Err(Failed {
@@ -416,13 +433,19 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
     }
 }
 
-fn finish(downloaded: &Downloaded, upload: &Upload<'_>, request_was_sent: bool) -> (Outcome, bool) {
+fn finish(downloaded: Downloaded, upload: &Upload<'_>, request_was_sent: bool) -> (Outcome, After) {
     let outcome = Outcome {
         status: downloaded.status,
         keep_alive: downloaded.client_keep_alive && upload.is_done(),
         request_body_bytes: upload.state.body_bytes.get(),
         response_bytes: downloaded.bytes,
         upstream_ns: downloaded.upstream_ns,
+        tunnel: None,
     };
-    (outcome, downloaded.server_reusable && request_was_sent)
+    let after = match downloaded.switched {
+        Some(switched) => After::Switch(switched),
+        None if downloaded.server_reusable && request_was_sent => After::Reuse,
+        None => After::Close,
+    };
+    (outcome, after)
 }

@@ -35,15 +35,17 @@ pub enum Phase {
     ResponseHead,
     /// The rest of a response.
     ResponseBody,
+    /// Anything at all in a tunnel; the reset that follows is to come before an end.
+    Tunnel,
     /// The peer to close after our last byte.
     Linger,
 }
 
 impl Phase {
-    /// While we wait for the client to speak, only its direction is closed: the answer can still be told.
+    /// While we wait for the client to speak, only its direction is closed: something can still be told.
     fn shutdown_how(self) -> libc::c_int {
         match self {
-            Self::Head | Self::Body => libc::SHUT_RD,
+            Self::Head | Self::Body | Self::Tunnel => libc::SHUT_RD,
             _ => libc::SHUT_RDWR,
         }
     }

@@ -35,6 +35,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         trailers_removed: &approved.plan.remove,
         expect_continue: approved.expect_continue,
         idempotent: approved.idempotent,
+        websocket: approved.plan.websocket.map(|websocket| websocket.key),
         is_head: approved.is_head,
         version: approved.version,
         keep_alive: approved.keep_alive,
@@ -74,9 +75,11 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
             record.request_bytes += request_body_bytes;
             record.response_bytes = *response_bytes;
         }
-        Err(Failed { error: ForwardError::PoolExhausted, .. }) => worker.cells.bound_hit(Bound::Pool),
-        Err(Failed { error: ForwardError::PendingTimeout, .. }) => worker.cells.bound_hit(Bound::PoolWait),
-        Err(_) => {}
+        Err(Failed { error, answered: None, .. }) => {
+            if matches!(error, ForwardError::PoolExhausted) {
+                worker.cells.bound_hit(Bound::Pool);
+            }
+        }
     }
     done
 }

@@ -30,8 +30,8 @@ pub(super) struct Record {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) upstream_ns: u64,
-    /// Fields that every answer of the route carries, refusals among them.
-    pub(super) lines: Vec<u8>,
+    /// When the answer's last byte was told, where that is not when the request ended: a tunnel goes on behind it.
+    pub(super) answered_ns: Option<u64>,
     /// Method and path, one behind the other; empty where no access log wants them.
     line: Vec<u8>,
     method_bytes: usize,
@@ -55,7 +55,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             upstream_ns: 0,
-            lines: Vec::new(),
+            answered_ns: None,
             line: Vec::new(),
             method_bytes: 0,
         }
@@ -77,10 +77,12 @@ impl Record {
     /// The request has ended: counters, access log, offence.
     pub(super) fn finish(self, worker: &Worker, current: &Current, tls: bool) {
         let snapshot = &current.snapshot;
-        let duration_ns = monotonic_ns().saturating_sub(self.begun_ns);
+        let now_ns = monotonic_ns();
+        let duration_ns = now_ns.saturating_sub(self.begun_ns);
+        let latency_ns = self.answered_ns.unwrap_or(now_ns).saturating_sub(self.begun_ns);
         let slot = self.route.and_then(|route| snapshot.route_slots.get(usize::from(route)).copied());
         let bytes = (self.request_bytes, self.response_bytes);
-        worker.cells.answered(self.status, slot, duration_ns, bytes);
+        worker.cells.answered(self.status, slot, latency_ns, bytes);
         if !self.label.is_empty() {
             worker.cells.refused(label_index(self.label));
         }
@@ -124,10 +126,8 @@ impl Record {
 
     /// There was no request after all.
     pub(super) fn discard(self, tools: &Tools) {
-        for bytes in [self.line, self.lines] {
-            if bytes.capacity() > 0 {
-                tools.heads.give(bytes);
-            }
+        if self.line.capacity() > 0 {
+            tools.heads.give(self.line);
         }
     }
 }

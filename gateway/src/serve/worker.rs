@@ -30,6 +30,9 @@ use crate::{
 /// Pause after an accept error that is not a lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time for tunnels that outlive `drain_timeout` to be cut and recorded, in ns.
+const CUT_NS: u64 = 1_000_000_000;
+
 /// What a worker is given at birth. All of it is made by `boot` and may cross threads.
 pub struct Equipment {
     /// Which worker this is.
@@ -79,9 +82,9 @@ pub(super) struct Current {
 }
 
 impl Current {
-    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Rc<Self> {
+    fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
         let upstreams = &snapshot.config.upstreams;
-        let pool = Rc::new(Pool::of(&snapshot, before.map(|before| (&*before.pool, &*before.snapshot))));
+        let pool = Rc::new(Pool::new(upstreams, &snapshot.addresses, &snapshot.upstream_tls));
         let turns = RefCell::new(vec![0; upstreams.len()]);
         Rc::new(Self { snapshot, pool, turns })
     }
@@ -125,7 +128,7 @@ impl Worker {
             date: RefCell::new(HttpDate::new(unix_s())),
             idle: Cell::new(0),
             policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
-            current: RefCell::new(Current::new(snapshot, None)),
+            current: RefCell::new(Current::new(snapshot)),
             offences: equipment.offences,
             id_prefix: equipment.id_prefix,
             id_count: Cell::new(0),
@@ -141,9 +144,7 @@ impl Worker {
         let newest = policy.load();
         let mut current = self.current.borrow_mut();
         if !Arc::ptr_eq(newest, &current.snapshot) {
-            let next = Current::new(Arc::clone(newest), Some(&**current));
-            current.pool.retire(&next.pool);
-            *current = next;
+            *current = Current::new(Arc::clone(newest));
         }
         Rc::clone(&current)
     }
@@ -213,6 +214,14 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
     let give_up_ns = monotonic_ns().saturating_add(nanos(drain_timeout));
     while worker.connections.get() > 0 && monotonic_ns() < give_up_ns {
         worker.tools.deadlines.expire(Phase::KeepAlive);
+        sweep(&worker).await;
+    }
+    // What has not ended by itself is cut, and still told to the log.
+    for phase in [Phase::Tunnel, Phase::Send] {
+        worker.tools.deadlines.expire(phase);
+    }
+    let given_up_ns = monotonic_ns().saturating_add(CUT_NS);
+    while worker.cells.has_tunnels() && monotonic_ns() < given_up_ns {
         sweep(&worker).await;
     }
     worker.access.borrow_mut().flush();

@@ -29,10 +29,8 @@ pub enum Bound {
     OffenceQueue,
     /// The queue of the access log was full.
     AccessQueue,
-    /// All connections to an upstream were busy, and the line for them was full.
+    /// All connections to an upstream were busy.
     Pool,
-    /// No connection to an upstream became free in time.
-    PoolWait,
     /// A deadline passed: idle connections among them.
     Deadlines,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
@@ -41,13 +39,12 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Connections,
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
         Self::Pool,
-        Self::PoolWait,
         Self::Deadlines,
         Self::Panics,
     ];
@@ -60,7 +57,6 @@ impl Bound {
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",
             Self::Pool => "upstream_pool",
-            Self::PoolWait => "upstream_pool_wait",
             Self::Deadlines => "deadlines",
             Self::Panics => "panics",
         }
@@ -126,6 +122,8 @@ pub struct Cells {
     bounds: [Cell; Bound::ALL.len()],
     opened: Cell,
     closed: Cell,
+    tunnels_opened: Cell,
+    tunnels_closed: Cell,
     handshakes_failed: Cell,
     bytes_in: Cell,
     bytes_out: Cell,
@@ -143,6 +141,8 @@ impl Default for Cells {
             bounds: cells(),
             opened: Cell::default(),
             closed: Cell::default(),
+            tunnels_opened: Cell::default(),
+            tunnels_closed: Cell::default(),
             handshakes_failed: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
@@ -197,6 +197,21 @@ impl Cells {
         self.closed.add(1);
     }
 
+    /// A client's request became a tunnel.
+    pub fn tunnel_opened(&self) {
+        self.tunnels_opened.add(1);
+    }
+
+    /// A tunnel ended.
+    pub fn tunnel_closed(&self) {
+        self.tunnels_closed.add(1);
+    }
+
+    /// Whether any tunnel is open.
+    pub fn has_tunnels(&self) -> bool {
+        self.tunnels_opened.get() > self.tunnels_closed.get()
+    }
+
     /// A TLS handshake failed.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.add(1);
@@ -230,6 +245,10 @@ pub struct Snapshot {
     pub opened: u64,
     /// Connections ended.
     pub closed: u64,
+    /// Tunnels opened.
+    pub tunnels_opened: u64,
+    /// Tunnels ended.
+    pub tunnels_closed: u64,
     /// TLS handshakes that failed.
     pub handshakes_failed: u64,
     /// Body bytes from clients.
@@ -266,6 +285,8 @@ impl Snapshot {
             bounds: Bound::ALL.into_iter().zip(sums(|c| &c.bounds, Bound::ALL.len())).collect(),
             opened: sum(&|c| c.opened.get()),
             closed: sum(&|c| c.closed.get()),
+            tunnels_opened: sum(&|c| c.tunnels_opened.get()),
+            tunnels_closed: sum(&|c| c.tunnels_closed.get()),
             handshakes_failed: sum(&|c| c.handshakes_failed.get()),
             bytes_in: sum(&|c| c.bytes_in.get()),
             bytes_out: sum(&|c| c.bytes_out.get()),

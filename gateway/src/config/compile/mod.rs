@@ -30,7 +30,7 @@ mod access;
 mod route;
 mod pattern;
 mod reshape;
-mod cors;
+mod websocket;
 
 /// The only version of the contract so far.
 const VERSION: u64 = 1;

@@ -206,12 +206,42 @@ fn roles_consumers_limits_filters() {
     refuse("[filters.a]\nallow_types = [\"text/*\"]\n", &["2:16: \"text/*\" is not a media type"]);
 }
 
+/// A route of these lines and its upstream.
+fn with(lines: &str) -> String {
+    format!("[routes.a]\npath = \"/a\"\n{lines}\n[upstreams.u]\nservers = [\"192.0.2.1:80\"]\n")
+}
+
+/// The same for a public route to the upstream.
+fn open(lines: &str) -> String {
+    with(&format!("public = true\nupstream = \"u\"\n{lines}"))
+}
+
+#[test]
+fn websockets() {
+    accept(&open("websocket = true"));
+    accept(&open("websocket = { origins = [\"https://Shop.example\", \"http://[::1]:8080\"] }"));
+    accept(&open("websocket = { idle_timeout = \"1h\" }\nmethods = [\"GET\"]"));
+    refuse(&open("websocket = \"on\""), &["5:13: "]);
+    refuse(&open("websocket = { origins = [] }"), &["5:25: `routes.a.websocket.origins` is empty"]);
+    for no_origin in ["shop.example", "https://", "://a", "https://a/", "https://u@a", "null", "*"] {
+        refuse(
+            &open(&format!("websocket = {{ origins = [\"{no_origin}\"] }}")),
+            &["5:26: `routes.a.websocket.origins` holds"],
+        );
+    }
+    refuse(
+        &open("websocket = { idle_timeout = \"0s\" }"),
+        &["5:30: `routes.a.websocket.idle_timeout` must be"],
+    );
+    refuse(&open("websocket = true\nmethods = [\"POST\"]"), &["5:13: `routes.a.websocket` needs GET"]);
+    refuse(
+        &with("public = true\nrespond = { status = 200 }\nwebsocket = true"),
+        &["5:13: `routes.a.websocket` needs `upstream`"],
+    );
+}
+
 #[test]
 fn routes() {
-    let with = |lines: &str| {
-        format!("[routes.a]\npath = \"/a\"\n{lines}\n[upstreams.u]\nservers = [\"192.0.2.1:80\"]\n")
-    };
-    let open = |lines: &str| with(&format!("public = true\nupstream = \"u\"\n{lines}"));
     accept(&open(""));
     refuse(
         "[routes.a]\npublic = true\nupstream = \"u\"\n[upstreams.u]\nservers = [\"192.0.2.1:80\"]\n",
@@ -239,7 +269,6 @@ fn routes() {
         &["4:22: `routes.a.respond` has a body, but 204"],
     );
     accept(&with("public = true\nredirect = \"/b\""));
-    refuse(&open("websocket = true"), &["5:13: `routes.a.websocket` is not supported yet"]);
     refuse(&open("when = \"true\""), &["5:8: `routes.a.when` is not supported yet"]);
     refuse(&open("contract = \"c\""), &["5:12: `routes.a.contract` is not supported yet"]);
     accept(&open("websocket = false\nmatch_headers = {}\nredirect = \"\"\ncache = \"off\""));

@@ -88,9 +88,10 @@ pub(super) fn framing(response: &Response, method: &str) -> Result<Framing, Clie
 /// RFC 9112 §9.3
 pub(super) fn keep_alive(response: &Response, version: u8, framing: &Framing) -> bool {
     let asked = |option: &str| {
-        response
-            .header("connection")
-            .is_some_and(|value| value.split(',').any(|listed| listed.trim().eq_ignore_ascii_case(option)))
+        let fields = response.headers.iter().filter(|(name, _)| name == "connection");
+        fields
+            .flat_map(|(_, value)| value.split(','))
+            .any(|listed| listed.trim().eq_ignore_ascii_case(option))
     };
     let wanted = if version == 0 { asked("keep-alive") } else { !asked("close") };
     wanted && !matches!(framing, Framing::UntilClose)
