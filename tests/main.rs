@@ -14,5 +14,6 @@
 mod support;
 mod pki;
 mod secured;
+mod tls_client;
 mod kernel;
 mod cases;

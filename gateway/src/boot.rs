@@ -16,20 +16,19 @@ use std::{
 
 use aws_lc_rs::rand;
 use core_affinity::CoreId;
-use rustls::ServerConfig;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
     accept::{self, BindError},
-    config::{self, Config, Workers},
-    control::{self, Publisher, SnapshotError, listener_ports},
+    config::{Config, Workers},
+    control::{self, Certificates, CertificatesError, Publisher, SnapshotError, listener_ports},
     decide::limit,
     net::{self, RingError},
     nic::{Filter, NicError},
     serve::{self, Door},
     telemetry::{Cells, access_log},
-    tls::{self, TlsError, UpstreamTlsError},
+    tls::{self, UpstreamTlsError},
 };
 
 /// Why the gateway does not start, or ends.
@@ -39,8 +38,8 @@ pub enum BootError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A listener's TLS.
-    #[error("listeners.{0}.tls: {1}")]
-    Tls(Arc<str>, TlsError),
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// An upstream's TLS.
     #[error(transparent)]
     UpstreamTls(UpstreamTlsError),
@@ -63,17 +62,20 @@ pub enum BootError {
 
 /// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
 pub fn check(config: &Config) -> Result<(), BootError> {
-    tls_settings(config)?;
+    Certificates::compile(config, None)?;
     tls::upstreams(config).map(drop).map_err(BootError::UpstreamTls)
 }
 
-/// Serves until SIGTERM or SIGINT, then drains.
-pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
+/// Serves until SIGTERM or SIGINT, then drains. Session keys of clients' connections go to `key_log`, when given.
+pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result<(), BootError> {
     start_log(config.log.level);
     raise_descriptor_limit();
     let cpus = worker_cpus(&config.runtime.workers)?;
-    let tls = tls_settings(&config)?;
-    let doors = open_doors(&config, &tls, &cpus)?;
+    if let Some(file) = key_log {
+        log::warn!("TLS KEYS ARE WRITTEN TO {}: whoever reads it reads every connection", file.display());
+    }
+    let certificates = Certificates::compile(&config, key_log.map(tls::key_log).transpose()?)?;
+    let doors = open_doors(&config, &certificates.slots(), &cpus)?;
     let filter = open_filter(&config)?;
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
     let (access_ends, access) = access_log(&config.log.access, &cells)?;
@@ -120,6 +122,7 @@ pub fn run(config_file: &Path, config: Config) -> Result<(), BootError> {
         draining,
         workers,
         names,
+        certificates,
     })?;
     log::info!("drained");
     Ok(())
@@ -160,22 +163,10 @@ fn worker_cpus(workers: &Workers) -> Result<Vec<usize>, BootError> {
     }
 }
 
-fn tls_settings(config: &Config) -> Result<Vec<Option<Arc<ServerConfig>>>, BootError> {
-    let settings = |listener: &config::Listener| {
-        listener
-            .tls
-            .as_ref()
-            .map(tls::server_config)
-            .transpose()
-            .map_err(|error| BootError::Tls(Arc::clone(&listener.name), error))
-    };
-    config.listeners.iter().map(settings).collect()
-}
-
 /// Per worker, its socket of every listener.
 fn open_doors(
     config: &Config,
-    tls: &[Option<Arc<ServerConfig>>],
+    tls: &[Option<control::Slot>],
     cpus: &[usize],
 ) -> Result<Vec<Vec<Door>>, BootError> {
     let mut doors: Vec<Vec<Door>> = cpus.iter().map(|_| Vec::new()).collect();

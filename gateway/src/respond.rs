@@ -223,6 +223,11 @@ fn malformed_head(error: RequestError) -> Answer {
     }
 }
 
+/// The answer to a request for a host that its connection is not for (RFC 9110 §15.5.20).
+pub fn misdirected() -> Answer {
+    Answer::new(421, "misdirected", "This connection is not for this host: open another one.")
+}
+
 /// The answer to what policy refuses.
 pub fn refused(refusal: &Refusal) -> Answer {
     match refusal {
@@ -354,6 +359,7 @@ pub const LABELS: &[&str] = &[
     "userinfo",
     "unknown_expectation",
     "ambiguous_length",
+    "misdirected",
     "no_route",
     "method_not_allowed",
     "unauthenticated",
@@ -432,6 +438,7 @@ pub fn reason(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",

@@ -9,6 +9,7 @@ mod judge;
 mod panics;
 mod record;
 mod reshape;
+mod secured;
 mod tunnel;
 mod worker;
 
@@ -28,6 +29,7 @@ use exchange::exchange;
 use judge::{Approved, Caller, Reach, Verdict};
 use record::Record;
 use reshape::OwnAnswer;
+use secured::Secured;
 use worker::{Current, Manners, Worker};
 pub use worker::{Door, Equipment, run};
 
@@ -46,6 +48,8 @@ const _: () = assert!(config::HEAD_SIZE_BYTES_MAX < (net::BULK_BUFFER_BYTES - ne
 struct Connection<'w> {
     worker: &'w Rc<Worker>,
     manners: &'w Manners,
+    /// What the TLS handshake has settled; none in clear.
+    secured: Option<Secured>,
     stream: Stream,
     received: Buffer,
     peer: SocketAddr,
@@ -68,24 +72,23 @@ enum Next {
 /// A connection, from its first byte to its last.
 async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Manners) {
     let deadline = worker.tools.deadlines.watch(stream.fd());
-    if let Some(tls) = &manners.tls {
+    let mut secured = None;
+    if let Some(certificates) = &manners.tls {
         deadline.arm(Phase::Handshake, after(manners.settings.timeouts.handshake));
-        if let Err(error) = net::handshake(&mut stream, tls.clone(), &worker.tools.buffers).await {
-            worker.cells.handshake_failed();
-            if error.kind() == std::io::ErrorKind::InvalidData {
-                worker.report(offence(
-                    OffenceKind::Malformed,
-                    peer.ip().to_canonical(),
-                    false,
-                    worker.next_request_id(),
-                ));
+        match Secured::handshake(&mut stream, certificates, &worker.tools.buffers).await {
+            Ok(done) => secured = Some(done),
+            Err(error) => {
+                secured::failed(worker, &error, peer, (&mut stream, &deadline)).await;
+                // The slot must go before the descriptor is closed.
+                drop(deadline);
+                return;
             }
-            return;
         }
     }
     let scheme = if manners.tls.is_some() { "https" } else { "http" };
     let received = Buffer::placeholder();
-    let mut connection = Connection { worker, manners, stream, received, peer, deadline: &deadline, scheme };
+    let mut connection =
+        Connection { worker, manners, secured, stream, received, peer, deadline: &deadline, scheme };
     let next = loop {
         if !connection.await_request().await {
             break Next::Close;
@@ -225,6 +228,7 @@ impl Connection<'_> {
             manners: self.manners,
             peer: self.peer.ip().to_canonical(),
             scheme: self.scheme,
+            secured: self.secured.as_ref(),
         };
         let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
         let head_bytes = head.head_bytes;

@@ -144,7 +144,7 @@ fn records_mean_nothing_to_requests_and_a_farewell_is_answered_with_one() {
 fn a_body_that_ends_without_a_farewell_is_not_waited_for() {
     let secured = secured();
     let mut client = secured.connect();
-    client.write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123").unwrap();
+    client.write_all(b"POST /echo HTTP/1.1\r\nHost: edge.example\r\nContent-Length: 10\r\n\r\n123").unwrap();
     client.flush().unwrap();
     client.sock.shutdown(Shutdown::Write).unwrap();
     let closed = wait::until(TIME_MAX, || {
@@ -158,7 +158,7 @@ fn a_body_that_ends_without_a_farewell_is_not_waited_for() {
 fn bytes_behind_a_close_notify_stop_nobody() {
     let secured = secured();
     let mut session = secured.connect();
-    session.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    session.write_all(b"GET /health HTTP/1.1\r\nHost: edge.example\r\n\r\n").unwrap();
     session.read_exact(&mut [0; 12]).expect("an answer");
     session.conn.send_close_notify();
     let mut behind = Vec::new();
@@ -174,7 +174,7 @@ fn a_late_head_or_body_under_tls_is_told_so() {
     let upstream = scripted(&[Step::ReadHead, Step::Stall]);
     let secured =
         secured_with(upstream.address(), "timeouts = { head = \"300ms\", body_idle = \"300ms\" }\n");
-    for request in ["GET / HT", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123"] {
+    for request in ["GET / HT", "POST / HTTP/1.1\r\nHost: edge.example\r\nContent-Length: 10\r\n\r\n123"] {
         let mut session = secured.connect();
         session.write_all(request.as_bytes()).unwrap();
         let mut answer = [0; 12];

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve until SIGTERM; SIGHUP reads the configuration again
-    Run(ConfigFile),
+    Run(Run),
     /// Say what is wrong with a configuration, and change nothing
     Check(ConfigFile),
     /// Show and change who is blocked at the NIC
@@ -42,6 +42,15 @@ enum Command {
     Keys(keys::Keys),
     /// Detach the filter from every interface and forget its blocks: the way out when in doubt
     PanicOpen(ConfigFile),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Write the session keys of clients' connections to this file, for Wireshark: whoever reads it reads them all
+    #[arg(long, value_name = "FILE")]
+    tls_key_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -58,8 +67,9 @@ impl Arguments {
     /// Does what was asked. 0: done, 1: it went wrong, 2 (from clap): the arguments are.
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
-            Command::Run(file) => load(&file.config).and_then(|loaded| {
-                boot::run(&file.config, loaded.config).map_err(|error| format!("portcullis: {error}"))
+            Command::Run(Run { file, tls_key_log }) => load(&file.config).and_then(|loaded| {
+                boot::run(&file.config, loaded.config, tls_key_log.as_deref())
+                    .map_err(|error| format!("portcullis: {error}"))
             }),
             Command::Check(file) => check(&file.config),
             Command::Bans(bans) => bans.run(),

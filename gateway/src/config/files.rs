@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _};
 use zeroize::Zeroizing;
 
 /// Certificates, key sets and key stores are smaller than this.
@@ -61,6 +61,17 @@ pub(super) fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
 pub(super) fn holds_certificates(pem: &[u8]) -> bool {
     let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
     certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
+}
+
+/// The revocation lists in PEM, all of them, at least one.
+pub(super) fn revocation_lists(pem: &[u8]) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    lists.ok().filter(|lists| !lists.is_empty())
+}
+
+/// Whether PEM holds at least one revocation list and nothing broken.
+pub(super) fn holds_revocation_lists(pem: &[u8]) -> bool {
+    revocation_lists(pem).is_some()
 }
 
 /// Whether PEM holds a private key.

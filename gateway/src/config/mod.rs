@@ -18,6 +18,7 @@ mod values;
 mod raw;
 mod read;
 mod files;
+mod renew;
 mod compile;
 
 #[cfg(test)]

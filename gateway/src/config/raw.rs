@@ -129,8 +129,9 @@ pub(super) struct RawListener {
 pub(super) struct RawTls {
     pub(super) min_version: Field<String>,
     pub(super) certificates: Field<Vec<Spanned<RawCertificate>>>,
-    pub(super) client_ca_file: Field<Later>,
-    pub(super) client_auth: Field<Later>,
+    pub(super) client_ca_file: Field<String>,
+    pub(super) client_crl_file: Field<String>,
+    pub(super) client_auth: Field<String>,
 }
 
 /// `listeners.NAME.tls.certificates`

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::edits::{Redirect, Respond, Rewrite};
 
@@ -190,6 +190,23 @@ pub struct Tls {
     pub tls12: bool,
     /// Certificate chains with their keys, as PEM, in the order of the file; the first is the default.
     pub certificates: Vec<CertificatePem>,
+    /// Client certificates, or none are asked for.
+    pub clients: Option<ClientAuth>,
+}
+
+/// `listeners.NAME.tls.client_auth`
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientAuth {
+    /// A client without one is refused.
+    pub required: bool,
+    /// Who may vouch for clients.
+    pub authorities: Vec<CertificateDer<'static>>,
+    /// Revocation lists; empty: none are asked.
+    pub revoked: Vec<CertificateRevocationListDer<'static>>,
+    /// `client_ca_file`
+    pub authorities_file: PathBuf,
+    /// `client_crl_file`
+    pub revoked_file: Option<PathBuf>,
 }
 
 /// A certificate chain and its private key.
@@ -201,6 +218,8 @@ pub struct CertificatePem {
     pub key: Secret,
     /// Where the chain came from, for messages.
     pub chain_file: PathBuf,
+    /// Where the key came from.
+    pub key_file: PathBuf,
 }
 
 impl std::fmt::Debug for Tls {
@@ -208,6 +227,7 @@ impl std::fmt::Debug for Tls {
         f.debug_struct("Tls")
             .field("tls12", &self.tls12)
             .field("certificates", &self.certificates.len())
+            .field("clients", &self.clients)
             .finish()
     }
 }

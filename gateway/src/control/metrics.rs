@@ -13,7 +13,7 @@ use std::{
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{blocks::Blocks, names::Names, policy::Publisher};
+use super::{blocks::Blocks, certificates::Certificates, names::Names, policy::Publisher};
 use crate::{
     decide::{Snapshot as Policy, limit},
     respond::{LABELS, OffenceKind},
@@ -28,6 +28,7 @@ pub(super) struct Sources<'s> {
     pub(super) snapshot: &'s Policy,
     pub(super) publisher: &'s Publisher,
     pub(super) names: &'s Names,
+    pub(super) certificates: &'s Certificates,
     pub(super) blocks: &'s mut Blocks,
 }
 
@@ -49,6 +50,7 @@ impl Metrics {
         with_local_recorder(&self.recorder, || {
             fold_requests(&counted, sources.publisher);
             fold_rest(&counted, sources);
+            sources.certificates.fold();
             fold_names(sources.names);
             fold_filter(sources.blocks);
         });
@@ -107,7 +109,9 @@ fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     counter!("portcullis_tunnels_total").absolute(counted.tunnels_opened);
     gauge!("portcullis_tunnels_active")
         .set(float(counted.tunnels_opened.saturating_sub(counted.tunnels_closed)));
-    counter!("portcullis_tls_handshakes_failed_total").absolute(counted.handshakes_failed);
+    for (failure, count) in &counted.handshakes_failed {
+        counter!("portcullis_tls_handshakes_failed_total", "reason" => failure.label()).absolute(*count);
+    }
     counter!("portcullis_request_body_bytes_total").absolute(counted.bytes_in);
     counter!("portcullis_response_bytes_total").absolute(counted.bytes_out);
     for (bound, count) in &counted.bounds {
@@ -187,7 +191,12 @@ fn describe() {
     describe_gauge!("portcullis_connections_active", "Connections open");
     describe_counter!("portcullis_tunnels_total", "Requests that became a WebSocket");
     describe_gauge!("portcullis_tunnels_active", "WebSockets open");
-    describe_counter!("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed");
+    describe_counter!("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed, by reason");
+    describe_counter!("portcullis_tls_renewals_total", "Certificate files that changed, taken or refused");
+    describe_gauge!(
+        "portcullis_tls_certificate_expires_seconds",
+        "Time until the first certificate of a chain expires; below zero once it has"
+    );
     describe_counter!("portcullis_request_body_bytes_total", "Body bytes from clients");
     describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");
     describe_counter!("portcullis_bounds_hit_total", "How often a bound was hit, by bound");

@@ -11,6 +11,7 @@ pub mod escalate;
 pub mod health;
 mod names;
 mod blocks;
+mod certificates;
 mod policy;
 mod metrics;
 mod admin;
@@ -33,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     decide::limit,
     nic::{Filter, monotonic_ns},
     respond::Offence,
@@ -42,6 +43,7 @@ use crate::{
 use admin::{Attached, Health, QUESTIONS_MAX, Question};
 use blocks::Blocks;
 pub(crate) use blocks::listener_ports;
+pub use certificates::{Certificates, CertificatesError, Slot};
 use metrics::{Metrics, Sources};
 pub use names::Names;
 pub use policy::{Publisher, SnapshotError};
@@ -75,6 +77,8 @@ pub struct Equipment {
     pub workers: Vec<JoinHandle<()>>,
     /// Where the servers are.
     pub names: Names,
+    /// What listeners show.
+    pub certificates: Certificates,
 }
 
 struct Control {
@@ -88,6 +92,7 @@ struct Control {
     workers: Vec<JoinHandle<()>>,
     checks: health::Checks,
     names: Names,
+    certificates: Certificates,
 }
 
 /// The thread that all of this runs on: the one that holds it.
@@ -124,6 +129,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         draining,
         workers,
         names,
+        certificates,
     } = equipment;
     let snapshot = publisher.current();
     let (questions, mut asked) = mpsc::channel(QUESTIONS_MAX);
@@ -148,6 +154,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         access,
         workers,
         names,
+        certificates,
     };
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
@@ -189,11 +196,16 @@ impl Control {
     /// A new configuration is taken whole or not at all.
     async fn reload(&mut self) {
         self.access.reopen();
-        match self.publisher.prepare(&self.config_file) {
-            Ok(snapshot) => {
+        let prepared = self.publisher.prepare(&self.config_file).and_then(|snapshot| {
+            let certificates = self.certificates.prepare(&snapshot.config)?;
+            Ok((snapshot, certificates))
+        });
+        match prepared {
+            Ok((snapshot, certificates)) => {
                 // Before anybody asks for a server that has only a name so far.
                 self.names = Names::resolve(&snapshot, Some(&self.names)).await;
                 self.publisher.publish(&snapshot);
+                self.certificates.publish(certificates);
                 self.blocks.reconfigure(&snapshot);
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
@@ -214,6 +226,7 @@ impl Control {
                     snapshot: &snapshot,
                     publisher: &self.publisher,
                     names: &self.names,
+                    certificates: &self.certificates,
                     blocks: &mut self.blocks,
                 };
                 answer.send(self.metrics.render(&mut sources)).is_ok()
@@ -232,6 +245,7 @@ impl Control {
     /// be started again than to serve a part of the clients.
     fn beat(&mut self) -> io::Result<()> {
         self.blocks.beat(monotonic_ns());
+        self.certificates.beat();
         match self.workers.iter().position(JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
             None => Ok(()),
@@ -258,9 +272,18 @@ impl Control {
     }
 }
 
+/// Whether listeners differ in nothing but what they show under TLS, and whom they ask to show something.
+fn same_but_for_certificates(old: &[config::Listener], new: &[config::Listener]) -> bool {
+    let same = |(old, new): (&config::Listener, &config::Listener)| {
+        let in_clear = |listener: &config::Listener| config::Listener { tls: None, ..listener.clone() };
+        old.tls.is_some() == new.tls.is_some() && in_clear(old) == in_clear(new)
+    };
+    old.len() == new.len() && old.iter().zip(new).all(same)
+}
+
 /// What of a configuration cannot change without a restart.
 fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
-    if old.listeners != new.listeners {
+    if !same_but_for_certificates(&old.listeners, &new.listeners) {
         return Some("[listeners]");
     }
     if old.admin != new.admin {

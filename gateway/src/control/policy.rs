@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-use super::needs_restart;
+use super::{CertificatesError, needs_restart};
 use crate::{
     config::{self, Config},
     decide::{Addresses, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
@@ -17,6 +17,12 @@ use crate::{
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct SnapshotError(String);
+
+impl From<CertificatesError> for SnapshotError {
+    fn from(error: CertificatesError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// Compiles configurations and publishes the result. Counting slots stay with their names over reloads.
 pub struct Publisher {

@@ -32,6 +32,7 @@ pub use self::{
     authn::AuthFailure,
     authz::Forbidden,
     policy::{Policy, PolicyError, RoutePolicy},
+    route::host_of,
     snapshot::{LiveServers, Snapshot},
     source::source_of,
     websocket::WebSocket,
@@ -49,13 +50,15 @@ use crate::{
 
 /// Who sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub struct Peer<'c> {
     /// Whom it counts as, see [`source_of`].
     pub source: IpAddr,
     /// A header named the source, not the socket.
     pub source_is_forwarded: bool,
     /// It came over TLS.
     pub tls: bool,
+    /// The certificate that it has shown, verified by the listener's authorities: DER.
+    pub certificate: Option<&'c [u8]>,
 }
 
 /// The time, on both clocks.
@@ -271,7 +274,7 @@ struct Meter<'a> {
     policy: &'a Policy,
     route: &'a RoutePolicy,
     head: &'a RequestHead<'a, 'a>,
-    peer: &'a Peer,
+    peer: &'a Peer<'a>,
     limiter: &'a Table,
     now: Now,
     dry_run: Option<u16>,

@@ -35,7 +35,7 @@ impl Gate {
         let limits = codec::HeadLimits { head_bytes_max: 16_384, headers_max: 100, target_bytes_max: 8_192 };
         let mut slots = codec::HeaderSlots::new();
         let head = codec::request_head(bytes.as_bytes(), &mut slots, &limits).unwrap().unwrap();
-        let peer = Peer { source: self.source, source_is_forwarded: false, tls: true };
+        let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
         decide(&self.policy, &head, &peer, &self.limiter, self.now)
     }
 

@@ -17,6 +17,8 @@ use monoio::{
     net::TcpStream,
 };
 
+use rustls::pki_types::CertificateDer;
+
 use super::{Buffer, Buffers, Deadline, Deadlines, Phase, halves::bytes_of, tls::Session};
 
 /// Ciphertext memory that an idle TLS connection keeps: a small answer costs no allocation.
@@ -62,6 +64,11 @@ impl Stream {
         let session = Rc::new(RefCell::new(session));
         self.read.session = Some(Rc::clone(&session));
         self.write.session = Some(session);
+    }
+
+    /// The verified certificate of the peer, where TLS has asked for one and got it.
+    pub fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.read.session.as_ref().and_then(|session| session.borrow().peer_certificate())
     }
 
     /// The descriptor, for deadlines.

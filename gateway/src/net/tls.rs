@@ -7,11 +7,12 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig, ServerConnection,
-    pki_types::ServerName,
+    ClientConfig, ClientConnection, Connection, ProtocolVersion, ServerConfig,
+    pki_types::{CertificateDer, ServerName},
+    server::{Accepted, AcceptedAlert, Acceptor},
 };
 
-use super::{Buffers, Stream};
+use super::{Buffer, Buffers, Stream};
 
 /// A TLS session in either role; plaintext on one side, ciphertext on the other, no socket.
 pub(super) struct Session {
@@ -34,6 +35,11 @@ impl Session {
             Connection::Client(_) => true,
             Connection::Server(tls) => tls.protocol_version() == Some(ProtocolVersion::TLSv1_3),
         }
+    }
+
+    /// What the peer has proved to be; a server asks for it where its settings say so.
+    pub(super) fn peer_certificate(&self) -> Option<CertificateDer<'static>> {
+        self.tls.peer_certificates().and_then(<[_]>::first).cloned()
     }
 
     pub(super) fn has_plaintext(&self) -> bool {
@@ -102,13 +108,34 @@ impl Session {
     }
 }
 
-/// Makes the handshake as a server and puts the stream under TLS. The caller arms the deadline.
+/// A fatal alert in clear: `unrecognized_name` (RFC 8446 §6, RFC 6066 §3).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// Makes the handshake as a server and puts the stream under TLS. `choose` is asked once, with the name that the client
+/// asks for, for the settings of this connection; its second value comes back. The caller arms the deadline.
 ///
-/// Errors: `InvalidData` for bytes that are not TLS or a refused handshake (the alert has been sent), `UnexpectedEof`
-/// when the peer leaves, else what the kernel says.
-pub async fn handshake(stream: &mut Stream, config: Arc<ServerConfig>, buffers: &Buffers) -> io::Result<()> {
-    let tls = ServerConnection::new(config).map_err(io::Error::other)?;
-    negotiate(stream, Session::new(tls.into()), buffers).await
+/// Errors: `NotFound` where `choose` knows no such name, `InvalidData` for bytes that are not TLS or a refused
+/// handshake (it holds a [`rustls::Error`]; in each case the alert has been sent), `UnexpectedEof` when the peer
+/// leaves, else what the kernel says.
+pub async fn handshake<T>(
+    stream: &mut Stream,
+    choose: impl FnOnce(Option<&str>) -> Option<(Arc<ServerConfig>, T)>,
+    buffers: &Buffers,
+) -> io::Result<T> {
+    let (accepted, received) = client_hello(stream, buffers).await?;
+    let Some((config, chosen)) = choose(accepted.client_hello().server_name()) else {
+        buffers.give(received);
+        stream.write.send_raw(&mut UNRECOGNIZED_NAME.to_vec()).await?;
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    match accepted.into_connection(config) {
+        Ok(tls) => negotiate(stream, Session::new(tls.into()), received, buffers).await?,
+        Err((error, alert)) => {
+            buffers.give(received);
+            return Err(tell(stream, error, alert).await);
+        }
+    }
+    Ok(chosen)
 }
 
 /// Makes the handshake as a client that wants to speak to `name`; the rest is as in [`handshake`].
@@ -119,33 +146,85 @@ pub async fn handshake_as_client(
     buffers: &Buffers,
 ) -> io::Result<()> {
     let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
-    negotiate(stream, Session::new(tls.into()), buffers).await
+    negotiate(stream, Session::new(tls.into()), Buffer::placeholder(), buffers).await
 }
 
-async fn negotiate(stream: &mut Stream, mut session: Session, buffers: &Buffers) -> io::Result<()> {
+/// Receives the client's first message, and maybe more behind it.
+async fn client_hello(stream: &mut Stream, buffers: &Buffers) -> io::Result<(Accepted, Buffer)> {
+    let mut acceptor = Acceptor::default();
+    loop {
+        let (received, mut buffer) = stream.read.read(buffers.take(), buffers).await;
+        if !received.as_ref().is_ok_and(|count| *count > 0) {
+            buffers.give(buffer);
+            return Err(received.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+        }
+        while !buffer.data().is_empty() {
+            let mut rest = buffer.data();
+            acceptor.read_tls(&mut rest)?;
+            let taken = buffer.data().len() - rest.len();
+            if taken == 0 {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            buffer.consume(taken);
+            match acceptor.accept() {
+                Ok(Some(accepted)) => return Ok((accepted, buffer)),
+                Ok(None) => {}
+                Err((error, alert)) => {
+                    buffers.give(buffer);
+                    return Err(tell(stream, error, alert).await);
+                }
+            }
+        }
+        buffers.give(buffer);
+    }
+}
+
+/// Sends what the client has to know of `error`.
+async fn tell(stream: &mut Stream, error: rustls::Error, mut alert: AcceptedAlert) -> io::Error {
+    let mut ciphertext = Vec::new();
+    // Writing to a vector does not fail; whether the client still hears it changes nothing.
+    let _ = alert.write_all(&mut ciphertext);
+    let _ = stream.write.send_raw(&mut ciphertext).await;
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+/// Brings the handshake to its end, beginning with what was `received` already.
+async fn negotiate(
+    stream: &mut Stream,
+    mut session: Session,
+    mut received: Buffer,
+    buffers: &Buffers,
+) -> io::Result<()> {
     let mut ciphertext = Vec::with_capacity(4096);
-    // A client speaks first.
+    // A client speaks first, and a server has heard a client already.
     session.drain(&mut ciphertext)?;
     stream.write.send_raw(&mut ciphertext).await?;
     while session.tls.is_handshaking() {
-        let (received, mut buffer) = stream.read.read(buffers.take(), buffers).await;
-        let fed = match received {
+        let mut outcome = Ok(received.data().len());
+        if received.data().is_empty() {
+            buffers.give(received);
+            (outcome, received) = stream.read.read(buffers.take(), buffers).await;
+        }
+        let fed = match outcome {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => session.feed(buffer.data()),
+            Ok(_) => session.feed(received.data()),
             Err(error) => Err(error),
         };
         if let Ok(count) = fed {
-            buffer.consume(count);
+            received.consume(count);
         }
-        stream.read.keep_ciphertext(buffer, buffers);
         // The session may have an alert to tell also when it failed.
         let over = !session.tls.is_handshaking() && session.may_keep_its_last_words();
         if fed.is_err() || !over {
             session.drain(&mut ciphertext)?;
             stream.write.send_raw(&mut ciphertext).await?;
         }
-        fed?;
+        if let Err(error) = fed {
+            buffers.give(received);
+            return Err(error);
+        }
     }
+    stream.read.keep_ciphertext(received, buffers);
     stream.secure(session);
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::{fmt::Write as _, net::IpAddr, rc::Rc};
 use super::{
     record::Record,
     reshape::{self, OwnAnswer},
+    secured::Secured,
     worker::{Current, Manners, Worker},
 };
 use crate::{
@@ -24,6 +25,8 @@ pub(super) struct Caller<'w> {
     pub(super) manners: &'w Manners,
     pub(super) peer: IpAddr,
     pub(super) scheme: &'static str,
+    /// What the TLS handshake has settled; none in clear.
+    pub(super) secured: Option<&'w Secured>,
 }
 
 /// What becomes of a request.
@@ -81,7 +84,15 @@ impl Caller<'_> {
         let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
         let now = Now { monotonic_ns: record.begun_ns, unix_s: unix_s() };
-        let peer = Peer { source, source_is_forwarded, tls: self.manners.tls.is_some() };
+        if self.secured.is_some_and(|secured| !secured.may_serve(decide::host_of(head.authority))) {
+            return Verdict::Refuse(respond::misdirected(), Reach::Request);
+        }
+        let peer = Peer {
+            source,
+            source_is_forwarded,
+            tls: self.secured.is_some(),
+            certificate: self.secured.and_then(Secured::client_certificate),
+        };
         let policy = &current.snapshot.policy;
         match decide::decide(policy, head, &peer, &self.worker.limiter, now) {
             Err(Refused { route, refusal }) => {

@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use rustls::ServerConfig;
 use tokio::sync::mpsc;
 
 use super::{panics::contain, serve_connection};
@@ -25,6 +24,7 @@ use crate::{
     },
     respond::{Offence, RequestId},
     telemetry::{AccessLog, Bound, Cells},
+    tls,
 };
 
 /// Pause after an accept error that is not a lack of descriptors.
@@ -63,14 +63,14 @@ pub struct Door {
     pub socket: std::net::TcpListener,
     /// Its section.
     pub settings: config::Listener,
-    /// Its TLS settings, or none.
-    pub tls: Option<Arc<ServerConfig>>,
+    /// Its certificates, or none: what stands there counts for the next handshake.
+    pub tls: Option<Arc<arc_swap::ArcSwap<tls::Server>>>,
 }
 
 /// How connections of one listener are served.
 pub(super) struct Manners {
     pub(super) settings: config::Listener,
-    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) tls: Option<Arc<arc_swap::ArcSwap<tls::Server>>>,
 }
 
 /// The policy that a worker goes by at the moment, and what belongs to it alone.

@@ -63,6 +63,47 @@ impl Bound {
     }
 }
 
+/// How a TLS handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The client left, or did not finish in time.
+    Left,
+    /// It refused us: it does not trust the certificate, for example.
+    Alert,
+    /// It speaks nothing that we speak.
+    Incompatible,
+    /// It asked for a name that no certificate has.
+    UnrecognizedName,
+    /// Its certificate is missing, or is not one that we trust.
+    ClientCertificate,
+    /// It broke the protocol.
+    Malformed,
+}
+
+impl HandshakeFailure {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::Left,
+        Self::Alert,
+        Self::Incompatible,
+        Self::UnrecognizedName,
+        Self::ClientCertificate,
+        Self::Malformed,
+    ];
+
+    /// Its label in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Alert => "alert",
+            Self::Incompatible => "incompatible",
+            Self::UnrecognizedName => "unrecognized_name",
+            Self::ClientCertificate => "client_certificate",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
 /// What happened between us and a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UpstreamEvent {
@@ -124,7 +165,7 @@ pub struct Cells {
     closed: Cell,
     tunnels_opened: Cell,
     tunnels_closed: Cell,
-    handshakes_failed: Cell,
+    handshakes_failed: [Cell; HandshakeFailure::ALL.len()],
     bytes_in: Cell,
     bytes_out: Cell,
 }
@@ -143,7 +184,7 @@ impl Default for Cells {
             closed: Cell::default(),
             tunnels_opened: Cell::default(),
             tunnels_closed: Cell::default(),
-            handshakes_failed: Cell::default(),
+            handshakes_failed: cells(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
         }
@@ -213,8 +254,8 @@ impl Cells {
     }
 
     /// A TLS handshake failed.
-    pub fn handshake_failed(&self) {
-        self.handshakes_failed.add(1);
+    pub fn handshake_failed(&self, failure: HandshakeFailure) {
+        bump(&self.handshakes_failed, failure as usize, 1);
     }
 }
 
@@ -249,8 +290,8 @@ pub struct Snapshot {
     pub tunnels_opened: u64,
     /// Tunnels ended.
     pub tunnels_closed: u64,
-    /// TLS handshakes that failed.
-    pub handshakes_failed: u64,
+    /// TLS handshakes that failed, all kinds.
+    pub handshakes_failed: Vec<(HandshakeFailure, u64)>,
     /// Body bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
@@ -287,7 +328,10 @@ impl Snapshot {
             closed: sum(&|c| c.closed.get()),
             tunnels_opened: sum(&|c| c.tunnels_opened.get()),
             tunnels_closed: sum(&|c| c.tunnels_closed.get()),
-            handshakes_failed: sum(&|c| c.handshakes_failed.get()),
+            handshakes_failed: HandshakeFailure::ALL
+                .into_iter()
+                .zip(sums(|c| &c.handshakes_failed, HandshakeFailure::ALL.len()))
+                .collect(),
             bytes_in: sum(&|c| c.bytes_in.get()),
             bytes_out: sum(&|c| c.bytes_out.get()),
         }

@@ -10,6 +10,7 @@ mod access;
 
 pub use access::{AccessLog, AccessWriter, access_log};
 pub use cells::{
-    Bound, Cells, LATENCY_BOUNDS_US, REFUSALS_MAX, ROUTES_MAX, SERVERS_MAX, Snapshot, UpstreamEvent,
+    Bound, Cells, HandshakeFailure, LATENCY_BOUNDS_US, REFUSALS_MAX, ROUTES_MAX, SERVERS_MAX, Snapshot,
+    UpstreamEvent,
 };
 pub use exchange::Exchange;

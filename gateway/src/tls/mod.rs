@@ -4,21 +4,44 @@
 //! and shared by the workers. It never opens a socket: `net` speaks with these settings.
 
 mod client;
+mod clients;
+mod der;
+mod key_log;
+mod names;
 mod server;
+
+use std::path::PathBuf;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 
 use crate::config::CertificatePem;
 pub use client::{ALPN_HTTP1, Client, UpstreamTlsError, upstreams};
-pub use server::server_config;
+pub use key_log::key_log;
+pub use server::{Certificate, Making, Server};
 
 /// Why there are no TLS settings.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// More than one certificate waits for selection by SNI.
-    #[error("several certificates on one listener: not supported yet; give one")]
-    SeveralCertificates,
+    /// Two certificates hold one name.
+    #[error("{second}: the name {name} is in {first} already")]
+    SharedName {
+        /// The name.
+        name: String,
+        /// The chain that came first.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
+    /// A certificate that nobody could ask for.
+    #[error("{file}: none of its names is a host's; only the first certificate may be without")]
+    Nameless {
+        /// The chain's file.
+        file: PathBuf,
+    },
+    /// Client certificates cannot be checked.
+    #[error("client certificates: {0}")]
+    Clients(rustls::client::VerifierBuilderError),
     /// The chain or key is not PEM.
     #[error("{file}: not a PEM certificate chain and key: {error}")]
     Pem {

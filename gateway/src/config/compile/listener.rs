@@ -5,16 +5,16 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use toml::Spanned;
 
 use crate::config::{
-    raw::{Field, RawCertificate, RawListener, RawListenerLimits, RawListenerTimeouts, RawTls},
+    raw::{Field, RawListener, RawListenerLimits, RawListenerTimeouts},
     report::{
         Choice::{Later, Works},
         Report, Scope,
     },
-    types::{Admin, AdminAddress, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits, ListenerTimeouts, Tls},
+    types::{Admin, AdminAddress, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits, ListenerTimeouts},
     values::{OrOff, Size},
 };
 
-use super::{edge::choose_or, pem};
+use super::{edge::choose_or, listener_tls};
 
 /// The header table of a worker is this long at most.
 const HEADERS_MAX: u32 = 1024;
@@ -62,7 +62,7 @@ fn listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Listene
     report.later(at, &later);
     protocols(report, at, raw.protocols);
     let trusted_proxies = report.prefixes(at, "trusted_proxies", raw.trusted_proxies);
-    let tls = raw.tls.and_then(|tls| tls_of(report, at, tls));
+    let tls = raw.tls.and_then(|tls| listener_tls::tls(report, at, tls));
     let timeouts = timeouts(report, at, raw.timeouts);
     let limits = limits(report, at, raw.limits);
     let Some(address) = raw.address else {
@@ -92,28 +92,6 @@ fn protocols(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>)
     for protocol in list.into_inner() {
         report.choose(at, "protocols", &protocol, &[("http/1.1", Works(())), ("h2", Later), ("h3", Later)]);
     }
-}
-
-fn tls_of(report: &mut Report, at: &Scope, value: Spanned<OrOff<RawTls>>) -> Option<Tls> {
-    let at = at.inner("tls", &value);
-    let raw = match value.into_inner() {
-        OrOff::Off => return None,
-        OrOff::On(raw) => raw,
-    };
-    report.later(&at, &[("client_ca_file", &raw.client_ca_file), ("client_auth", &raw.client_auth)]);
-    let versions = [("1.2", Works(true)), ("1.3", Works(false))];
-    let tls12 = choose_or(report, &at, "min_version", raw.min_version, &versions, true);
-    let empty = raw.certificates.as_ref().is_none_or(|list| list.get_ref().is_empty());
-    if empty {
-        report.missing(&at, "certificates", "[{ chain_file = \"api.crt\", key_file = \"api.key\" }]");
-    }
-    let list = raw.certificates.map(Spanned::into_inner).unwrap_or_default();
-    let certificates = list.into_iter().enumerate().filter_map(|(i, raw)| {
-        let at = at.inner(&format!("certificates[{i}]"), &raw);
-        let RawCertificate { chain_file, key_file } = raw.into_inner();
-        pem::certificate(report, &at, ("chain_file", chain_file), ("key_file", key_file))
-    });
-    Some(Tls { tls12, certificates: certificates.collect() })
 }
 
 fn timeouts(report: &mut Report, at: &Scope, raw: Field<RawListenerTimeouts>) -> ListenerTimeouts {

@@ -22,6 +22,7 @@ use super::{
 mod edge;
 mod pem;
 mod listener;
+mod listener_tls;
 mod upstream;
 mod upstream_tls;
 mod servers;

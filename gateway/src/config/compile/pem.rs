@@ -17,6 +17,9 @@ pub(super) struct Kind {
 /// Authorities.
 pub(super) const AUTHORITIES: Kind =
     Kind { holds: Holds::Public, is_it: files::holds_certificates, what: "certificates" };
+/// Revocation lists.
+pub(super) const REVOKED: Kind =
+    Kind { holds: Holds::Public, is_it: files::holds_revocation_lists, what: "revocation lists" };
 const CHAIN: Kind =
     Kind { holds: Holds::Public, is_it: files::holds_certificates, what: "a certificate chain" };
 const KEY: Kind = Kind { holds: Holds::Secret, is_it: files::holds_private_key, what: "a private key" };
@@ -34,10 +37,17 @@ pub(super) fn certificate(
     if key_file.is_none() {
         report.missing(at, key_key, "\"api.key\"");
     }
-    let path = chain_file.as_ref().map(|file| report.resolve_path(at.source, file.get_ref()));
+    let path =
+        |file: &Field<String>| file.as_ref().map(|file| report.resolve_path(at.source, file.get_ref()));
+    let (chain_path, key_path) = (path(&chain_file), path(&key_file));
     let chain = read(report, at, chain_file, &CHAIN);
     let key = read(report, at, key_file, &KEY);
-    Some(CertificatePem { chain: chain?.to_vec(), key: Secret(key?), chain_file: path? })
+    Some(CertificatePem {
+        chain: chain?.to_vec(),
+        key: Secret(key?),
+        chain_file: chain_path?,
+        key_file: key_path?,
+    })
 }
 
 /// The PEM in a file, or a mistake.

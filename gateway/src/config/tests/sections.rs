@@ -296,3 +296,31 @@ fn the_tls_of_an_upstream() {
         assert!(errors.iter().any(|error| error.contains(expected)), "{keys}: {errors:?}");
     }
 }
+
+#[test]
+fn who_has_to_show_a_certificate() {
+    let dir = Dir::new();
+    dir.write_certificate("own.crt", "own.key").write("none.pem", "nothing\n", 0o644);
+    let with = |keys: &str| {
+        let own = "certificates = [{ chain_file = \"own.crt\", key_file = \"own.key\" }]";
+        let text = format!("[listeners.a]\naddress = \"[::]:1\"\ntls = {{ {own}, {keys} }}\n");
+        parse_in(dir.path(), &text)
+    };
+    let clients = |keys| with(keys).unwrap().config.listeners[0].tls.as_ref().unwrap().clients.clone();
+    assert_eq!(clients("client_auth = \"off\""), None);
+    assert_eq!(clients("client_auth = \"off\", client_ca_file = \"own.crt\""), None);
+    let required = clients("client_auth = \"required\", client_ca_file = \"own.crt\"").unwrap();
+    assert_eq!((required.required, required.authorities.len(), required.revoked.len()), (true, 1, 0));
+    let optional = clients("client_auth = \"optional\", client_ca_file = \"own.crt\"").unwrap();
+    assert!(!optional.required);
+    for (keys, expected) in [
+        ("client_auth = \"required\"", "`listeners.a.tls` needs `client_ca_file`"),
+        ("client_auth = \"optional\", client_ca_file = \"none.pem\"", "does not hold certificates in PEM"),
+        ("client_ca_file = \"absent.pem\"", "cannot be read"),
+        ("client_crl_file = \"own.crt\"", "does not hold revocation lists in PEM"),
+        ("client_auth = \"on\"", "`listeners.a.tls.client_auth` cannot be \"on\""),
+    ] {
+        let errors = with(keys).unwrap_err();
+        assert!(errors.iter().any(|error| error.contains(expected)), "{keys}: {errors:?}");
+    }
+}
