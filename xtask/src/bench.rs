@@ -5,17 +5,27 @@
 //! slows both. Everything runs on loopback, is bounded in time and goes away with its guard, also on Ctrl-C. It
 //! never hides a burst in which requests failed.
 
-mod cpu;
-mod load;
+mod budget;
+mod cases;
 mod proxy;
-mod report;
+mod floor;
+mod routes;
+mod idle;
+mod lanes;
+mod load;
 mod subject;
+pub(crate) mod peers;
+pub(crate) mod own;
+mod cpu;
+mod report;
+mod chart;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Args, ValueEnum, value_parser};
 
+use self::peers::Peer;
 use crate::{build, project::Project};
 
 /// `cargo xtask bench NAME`
@@ -27,15 +37,22 @@ pub(crate) struct Options {
     /// One JSON object per line instead of a table.
     #[arg(long)]
     pub json: bool,
-    /// A shortened run of the same: bursts of 1 s, 3 rounds.
+    /// A shortened run of the same: bursts of 1 s, up to 3 rounds, everything in 3 minutes.
     #[arg(long)]
     pub quick: bool,
-    /// Rounds per case; in each, every subject has one burst. [default: 9, with --quick 3]
+    /// Rounds per case; in each, every subject has one burst. [default: as many as time allows, up to 9, with
+    /// --quick 3]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(ROUNDS_MAX)))]
     pub rounds: Option<u32>,
     /// Only cases whose name contains this.
     #[arg(long, value_name = "TEXT")]
     pub case: Option<String>,
+    /// Only these peers, besides nginx, which all are compared with. [default: all that are here]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub peer: Vec<Peer>,
+    /// Also draw CPU per request as a chart into this file.
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
     /// A built `portcullis`; without it, `cargo build --release` makes one.
     #[arg(long, value_name = "PATH")]
     pub binary: Option<PathBuf>,
@@ -49,6 +66,8 @@ pub(crate) struct Options {
 pub(crate) enum Name {
     /// The gateway and its peers before the same upstream, one core each.
     Proxy,
+    /// The gateway and the least proxy that the kernel allows: the distance to what is possible.
+    Floor,
 }
 
 /// Upper end of `--rounds`.
@@ -56,6 +75,7 @@ const ROUNDS_MAX: u32 = 101;
 const ROUNDS: u32 = 9;
 const ROUNDS_QUICK: u32 = 3;
 const BURST_S: u32 = 2;
+const WARM_UP_S: u32 = 1;
 const BURST_QUICK_S: u32 = 1;
 
 impl Options {
@@ -65,6 +85,11 @@ impl Options {
 
     fn burst_s(&self) -> u32 {
         if self.quick { BURST_QUICK_S } else { BURST_S }
+    }
+
+    /// A short run has no burst to spare.
+    fn warm_up_s(&self) -> u32 {
+        if self.quick { 0 } else { WARM_UP_S }
     }
 
     fn wants(&self, case: &str) -> bool {
@@ -77,6 +102,7 @@ impl Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Proxy => proxy::run(project, options),
+        Name::Floor => floor::run(project, options),
     }
 }
 
@@ -134,5 +160,11 @@ mod tests {
         assert!(parse("proxy").unwrap().wants("h1-128B-64c"));
         assert!(parse("proxy --case 128B").unwrap().wants("h1-128B-64c"));
         assert!(!parse("proxy --case tls").unwrap().wants("h1-128B-64c"));
+    }
+
+    #[test]
+    fn peers_are_chosen_by_name() {
+        assert_eq!(parse("proxy --peer envoy --peer haproxy").unwrap().peer, [Peer::Envoy, Peer::Haproxy]);
+        assert!(parse("proxy --peer caddy").is_err());
     }
 }

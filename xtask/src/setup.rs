@@ -4,6 +4,8 @@
 //! this project alone (bpf-linker, cargo-deny) go into its target directory; the rest are packages of the system. It
 //! asks for nothing and changes nothing that is already there.
 
+mod peers;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
@@ -28,7 +30,7 @@ pub(crate) struct Options {
     /// Only report; fail if something needed is missing.
     #[arg(long)]
     check: bool,
-    /// Also what `bench` needs.
+    /// Also what `bench` needs, and its peers as far as they can be had.
     #[arg(long)]
     bench: bool,
     /// Also what `lint` can use: cargo-deny, which takes minutes to build.
@@ -41,6 +43,9 @@ pub(crate) fn run(project: &Project, options: Options) -> Result<ExitCode> {
     let mut steps = Steps::new(options.check, Box::new(io::stdout()));
     steps.toolchain(project);
     steps.programs(options.bench);
+    if options.bench {
+        steps.peers(project);
+    }
     if options.lint {
         steps.cargo_deny(project);
     }
@@ -186,7 +191,7 @@ impl Steps {
             ensure!(!check, apt::advice(&[program.package]));
             apt.install(&[program.package])?;
             if program.name == "nginx" {
-                leave_nginx_stopped();
+                leave_stopped("nginx");
             }
             let path = process::find(program.name)
                 .with_context(|| format!("package {} brought no {}", program.package, program.name))?;
@@ -322,14 +327,14 @@ fn cargo_install(project: &Project, name: &str, version: &str, root: &Path) -> C
     command
 }
 
-/// A server on port 80 is no thing to leave behind; only its program is wanted.
-fn leave_nginx_stopped() {
+/// A server that listens is no thing to leave behind; only its program is wanted.
+fn leave_stopped(service: &str) {
     let mut command = if Path::new("/run/systemd/system").exists() {
         let mut command = Command::new("systemctl");
-        command.args(["disable", "--now", "nginx.service"]);
+        command.args(["disable", "--now", service]);
         command
     } else {
-        let mut command = Command::new("/etc/init.d/nginx");
+        let mut command = Command::new(format!("/etc/init.d/{service}"));
         command.arg("stop");
         command
     };

@@ -6,7 +6,7 @@
 //! Source: proc(5), the kernel's `Documentation/scheduler/sched-stats.rst`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     thread,
@@ -94,19 +94,12 @@ impl Usage {
     /// Reads it for process `pid` and its descendants.
     pub(super) fn of(pid: u32) -> anyhow::Result<Self> {
         let mut task_ns = BTreeMap::new();
-        let mut processes = vec![pid];
-        let mut seen = 0;
-        while let Some(process) = processes.pop() {
-            seen += 1;
-            if seen > PROCESSES_MAX {
-                bail!("process {pid} has more than {PROCESSES_MAX} descendants");
-            }
-            for task in tasks(process).with_context(|| format!("tasks of process {process}"))? {
-                let Some(ns) = read_task(&task.directory, "schedstat", parse_schedstat)? else { continue };
+        walk(pid, |_, task| {
+            if let Some(ns) = read_task(&task.directory, "schedstat", parse_schedstat)? {
                 task_ns.insert(task.tid, ns);
-                processes.extend(read_task(&task.directory, "children", parse_children)?.unwrap_or_default());
             }
-        }
+            Ok(())
+        })?;
         Ok(Self { task_ns })
     }
 
@@ -117,6 +110,33 @@ impl Usage {
         let tasks_ended = earlier.task_ns.keys().filter(|tid| !self.task_ns.contains_key(tid)).count();
         Spent { cpu_ns, tasks_ended }
     }
+}
+
+/// A process and all its descendants.
+pub(super) fn processes(pid: u32) -> anyhow::Result<BTreeSet<u32>> {
+    let mut processes = BTreeSet::new();
+    walk(pid, |process, _| {
+        processes.insert(process);
+        Ok(())
+    })?;
+    Ok(processes)
+}
+
+/// Shows every task of a process tree to `see`.
+fn walk(pid: u32, mut see: impl FnMut(u32, &Task) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut processes = vec![pid];
+    let mut seen = 0;
+    while let Some(process) = processes.pop() {
+        seen += 1;
+        if seen > PROCESSES_MAX {
+            bail!("process {pid} has more than {PROCESSES_MAX} descendants");
+        }
+        for task in tasks(process).with_context(|| format!("tasks of process {process}"))? {
+            see(process, &task)?;
+            processes.extend(read_task(&task.directory, "children", parse_children)?.unwrap_or_default());
+        }
+    }
+    Ok(())
 }
 
 struct Task {

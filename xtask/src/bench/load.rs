@@ -1,50 +1,109 @@
-//! The load: wrk(1) in short closed-loop bursts over keep-alive connections, and one curl(1) before them.
+//! The load: short bursts from the load's own CPUs, and one curl(1) before them.
 //!
-//! Comes in: a URL, header fields, how many connections, how long a body has to be. Goes out: what wrk counted
-//! ([`Answers`]), with every answer and connection that failed. It decides nothing about them.
+//! Comes in: an address, a protocol, header fields, how many connections, how long a body has to be, how the requests
+//! are paced. Goes out: what was counted ([`Answers`]), with every answer and connection that failed. It decides
+//! nothing about them.
+//!
+//! | pace | who drives it |
+//! |---|---|
+//! | closed loop, HTTP/1.1 | wrk(1) |
+//! | closed loop, HTTP/2 | h2load(1) |
+//! | a connection each, constant rate, idle connections | `benches/load`, our own: no other does them without hiding something |
 
-use std::{path::PathBuf, process::Command, time::Duration};
+mod h2load;
+mod own;
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
-use super::cpu;
+use super::{
+    cpu,
+    subject::{HOST, Protocol},
+};
 use crate::interrupt;
+pub(super) use own::Held;
 use xtask::lab::{place::Place, process::Process, scratch::Scratch};
 
 /// Prints the line that [`Answers`] is read from.
 const SCRIPT: &str = include_str!("../../../benches/wrk.lua");
-/// How long wrk may take beyond the burst itself.
+/// What it has besides where each request goes elsewhere.
+const SPREAD: &str = include_str!("../../../benches/wrk-spread.lua");
+/// How long a tool may take beyond the burst itself.
 const OVERTIME_MAX: Duration = Duration::from_secs(10);
 /// For the one request of [`check`].
 const CHECK_TIME_MAX_S: &str = "5";
 
+/// When a client sends its next request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Pace {
+    /// As soon as the last one is answered, on the same connection.
+    Closed,
+    /// The same with so many at once on each connection.
+    Streams(u32),
+    /// The same on a new connection each, never with a resumed session.
+    Fresh,
+    /// So many per second, whether or not the last one is answered; latency counts from when each was due.
+    Constant(f64),
+    /// Closed loop over the targets `/many/I/x`, with I from 0 to this, in no order.
+    Spread(u32),
+}
+
 /// What is asked, and by how many at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Load {
-    /// Such as `http://127.0.0.1:8080/files/128`.
-    pub(super) url: String,
+    /// What is spoken.
+    pub(super) protocol: Protocol,
+    /// With whom.
+    pub(super) address: SocketAddr,
+    /// Such as `/files/128`.
+    pub(super) target: String,
     /// Header fields, `name: value`.
     pub(super) headers: Vec<String>,
-    /// Keep-alive connections, one request on each at a time.
+    /// Clients at once.
     pub(super) connections: u32,
     /// Length of every answer's body.
     pub(super) body_bytes: u32,
+    /// When each sends.
+    pub(super) pace: Pace,
 }
 
-/// What wrk counted in one burst.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+impl Load {
+    fn url(&self) -> String {
+        format!("{}://{}{}", self.protocol.scheme(), self.address, self.target)
+    }
+}
+
+/// What was counted in one burst.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Answers {
     /// Answers of any status.
     pub(super) requests: u32,
     /// From the first request to the end.
     pub(super) duration_us: f64,
-    /// Heads and bodies.
-    bytes: f64,
     /// Median time from request to answer.
     pub(super) p50_us: f64,
     /// 99th percentile of the same.
     pub(super) p99_us: f64,
+    /// Connections that failed, answers that did not come, answers of status 400 and above.
+    pub(super) failures: u32,
+}
+
+/// The line of JSON that `benches/wrk.lua` and our own client end with.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+struct Line {
+    requests: u32,
+    duration_us: f64,
+    /// Heads and bodies.
+    bytes: f64,
+    p50_us: f64,
+    p99_us: f64,
     errors: Errors,
 }
 
@@ -57,11 +116,19 @@ struct Errors {
     status: u32,
 }
 
-impl Answers {
-    /// Connections that failed, answers that did not come in 2 s, answers of status 400 and above.
-    pub(super) fn failures(&self) -> u32 {
+impl Line {
+    fn answers(self, load: &Load) -> anyhow::Result<Answers> {
         let Errors { connect, read, write, timeout, status } = self.errors;
-        [connect, read, write, timeout, status].iter().fold(0, |sum, errors| sum.saturating_add(*errors))
+        let failures = [connect, read, write, timeout, status]
+            .iter()
+            .fold(0_u32, |sum, errors| sum.saturating_add(*errors));
+        ensure!(self.requests > 0, "no request was answered: {self:?}");
+        if failures == 0 {
+            let expected = f64::from(self.requests) * f64::from(load.body_bytes);
+            ensure!(self.bytes >= expected, "bodies were too short: {self:?}");
+        }
+        let Self { requests, duration_us, p50_us, p99_us, .. } = self;
+        Ok(Answers { requests, duration_us, p50_us, p99_us, failures })
     }
 }
 
@@ -70,78 +137,117 @@ impl Answers {
 pub(super) struct Generator {
     cpus: Vec<usize>,
     script: PathBuf,
+    spread: PathBuf,
+    /// Our own client, where it could be built.
+    client: Option<PathBuf>,
     scratch: Scratch,
 }
 
 impl Generator {
-    /// Looks for the tools.
-    pub(super) fn new(cpus: Vec<usize>) -> anyhow::Result<Self> {
+    /// Looks for the tools. `client` is the built `benches/load`.
+    pub(super) fn new(cpus: Vec<usize>, client: Option<PathBuf>) -> anyhow::Result<Self> {
         // wrk has no way to say its version and succeed.
         tool("wrk", "-v", "wrk")?;
         tool("curl", "--version", "curl")?;
         let scratch = Scratch::new()?;
         let script = scratch.write("wrk.lua", SCRIPT)?;
-        Ok(Self { cpus, script, scratch })
+        let spread = scratch.write("wrk-spread.lua", format!("{SCRIPT}{SPREAD}"))?;
+        Ok(Self { cpus, script, spread, client, scratch })
     }
 
     /// One burst that nobody measures; an error when any of it failed.
     pub(super) fn warm_up(&self, load: &Load, burst_s: u32) -> anyhow::Result<()> {
         let answers = self.burst(load, burst_s)?;
-        ensure!(answers.failures() == 0, "requests failed while warming up: {answers:?}");
+        ensure!(answers.failures == 0, "requests failed while warming up: {answers:?}");
         Ok(())
     }
 
     /// One burst of `burst_s` seconds. An error when nothing was answered or bodies were too short.
     pub(super) fn burst(&self, load: &Load, burst_s: u32) -> anyhow::Result<Answers> {
-        let output = self.scratch.path().join("wrk.output");
+        match load.pace {
+            Pace::Closed | Pace::Spread(_) => self.line(self.wrk(load, burst_s), burst_s)?.answers(load),
+            Pace::Fresh | Pace::Constant(_) => {
+                self.line(own::command(self.client()?, load, burst_s), burst_s)?.answers(load)
+            }
+            Pace::Streams(streams) => {
+                let log = self.scratch.path().join("h2load.log");
+                let output = self.run(h2load::command(load, streams, burst_s, &log), burst_s)?;
+                h2load::parse(&output, &log).with_context(|| output)
+            }
+        }
+    }
+
+    /// Opens idle connections that stay until the guard is dropped.
+    pub(super) fn hold(&self, load: &Load) -> anyhow::Result<Held> {
+        cpu::on(&self.cpus, || own::hold(self.client()?, load, self.scratch.path().join("hold.output")))
+    }
+
+    fn client(&self) -> anyhow::Result<&Path> {
+        self.client.as_deref().context("the load client of benches/load could not be built")
+    }
+
+    fn line(&self, command: Command, burst_s: u32) -> anyhow::Result<Line> {
+        let output = self.run(command, burst_s)?;
+        parse(&output).with_context(|| output)
+    }
+
+    /// Runs a tool to its end on the load's CPUs; what it wrote.
+    fn run(&self, command: Command, burst_s: u32) -> anyhow::Result<String> {
+        let output = self.scratch.path().join("output");
         if output.exists() {
             std::fs::remove_file(&output)?;
         }
-        let mut wrk = cpu::on(&self.cpus, || Process::start(self.command(load, burst_s), output))?;
-        let status = wrk.wait(Duration::from_secs(burst_s.into()) + OVERTIME_MAX)?;
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut process = cpu::on(&self.cpus, || Process::start(command, output))?;
+        let status = process.wait(Duration::from_secs(burst_s.into()) + OVERTIME_MAX)?;
         interrupt::check()?;
         match status {
-            Some(status) if status.success() => {}
-            Some(status) => bail!("wrk ended with {status}: {}", wrk.output()),
-            None => bail!("wrk did not end: {}", wrk.output()),
+            Some(status) if status.success() => Ok(process.output()),
+            Some(status) => bail!("{name} ended with {status}: {}", process.output()),
+            None => bail!("{name} did not end: {}", process.output()),
         }
-        let answers = parse(&wrk.output()).with_context(|| wrk.output())?;
-        ensure!(answers.requests > 0, "no request was answered: {answers:?}");
-        if answers.failures() == 0 {
-            let expected = f64::from(answers.requests) * f64::from(load.body_bytes);
-            ensure!(answers.bytes >= expected, "bodies were too short: {answers:?}");
-        }
-        Ok(answers)
     }
 
-    fn command(&self, load: &Load, burst_s: u32) -> Command {
+    fn wrk(&self, load: &Load, burst_s: u32) -> Command {
         let mut command = Place::here().command("wrk");
         command.args(["--threads", "1", "--connections", &load.connections.to_string()]);
-        command.args(["--duration", &format!("{burst_s}s"), "--script"]).arg(&self.script);
+        let script = if matches!(load.pace, Pace::Spread(_)) { &self.spread } else { &self.script };
+        command.args(["--duration", &format!("{burst_s}s"), "--script"]).arg(script);
         for header in &load.headers {
             command.args(["--header", header]);
         }
-        command.arg(&load.url);
+        command.arg(load.url());
+        if let Pace::Spread(targets) = load.pace {
+            command.args(["--", &targets.to_string()]);
+        }
         command
     }
 }
 
-/// One request: an error unless it is answered with 200 and a body of the right length.
+/// One request: an error unless it is answered with 200, a body of the right length and in the right protocol.
 pub(super) fn check(load: &Load) -> anyhow::Result<()> {
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--insecure", "--http1.1", "--noproxy", "*"]);
-    command.args(["--max-time", CHECK_TIME_MAX_S, "--output", "/dev/null"]);
-    command.args(["--write-out", "%{http_code} %{size_download}"]);
+    command.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"]);
+    let version = match load.protocol {
+        Protocol::Http1 | Protocol::Http1Tls => "--http1.1",
+        Protocol::Http2Tls => "--http2",
+        Protocol::Http2 => "--http2-prior-knowledge",
+    };
+    command.args([version, "--max-time", CHECK_TIME_MAX_S, "--output", "/dev/null"]);
+    command.args(["--write-out", "%{http_code} %{size_download} %{http_version}"]);
     for header in &load.headers {
         command.args(["--header", header]);
     }
-    let output = command.arg(&load.url).output().context("curl")?;
+    // By name where it goes into SNI, as the load asks later.
+    let Load { protocol, address, target, .. } = load;
+    let url = format!("{}://{HOST}:{}{target}", protocol.scheme(), address.port());
+    command.args(["--resolve", &format!("{HOST}:{}:{}", address.port(), address.ip())]);
+    let output = command.arg(&url).output().context("curl")?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let expected = format!("200 {}", load.body_bytes);
+    let expected = format!("200 {} {}", load.body_bytes, if load.protocol.is_h2() { "2" } else { "1.1" });
     ensure!(
         output.status.success() && said == expected,
-        "{} answered {said:?} instead of {expected:?} (status, body bytes): {}",
-        load.url,
+        "{url} answered {said:?} instead of {expected:?} (status, body bytes, HTTP version): {}",
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
@@ -154,8 +260,8 @@ pub(super) fn tool(program: &str, version: &str, package: &str) -> anyhow::Resul
     started.map(|_| ()).with_context(hint)
 }
 
-/// The last line that is the script's.
-fn parse(output: &str) -> Option<Answers> {
+/// The last line that is JSON of ours.
+fn parse(output: &str) -> Option<Line> {
     output.lines().rev().find_map(|line| serde_json::from_str(line).ok())
 }
 
@@ -173,7 +279,9 @@ mod tests {
 
     #[track_caller]
     fn check_line(output: &str, expected: Option<(u32, u32)>) {
-        let found = parse(output).map(|answers| (answers.requests, answers.failures()));
+        let load = Load { body_bytes: 1, ..any_load() };
+        let found = parse(output).and_then(|line| line.answers(&load).ok());
+        let found = found.map(|answers| (answers.requests, answers.failures));
         assert_eq!(found, expected, "{output:?}");
     }
 
@@ -195,12 +303,11 @@ mod tests {
         let expected = Answers {
             requests: 61_234,
             duration_us: 2_000_123.0,
-            bytes: 18_370_200.0,
             p50_us: 1480.0,
             p99_us: 2610.0,
-            errors: Errors { connect: 0, read: 1, write: 0, timeout: 2, status: 4 },
+            failures: 7,
         };
-        assert_eq!(parse(LINE), Some(expected));
+        assert_eq!(parse(LINE).unwrap().answers(&any_load()).unwrap(), expected);
     }
 
     #[test]
@@ -209,11 +316,23 @@ mod tests {
         assert!(error.to_string().contains("apt-get install wrk"), "{error}");
     }
 
+    fn any_load() -> Load {
+        Load {
+            protocol: Protocol::Http1,
+            address: (Ipv4Addr::LOCALHOST, 1).into(),
+            target: "/".to_owned(),
+            headers: Vec::new(),
+            connections: 2,
+            body_bytes: 0,
+            pace: Pace::Closed,
+        }
+    }
+
     /// An upstream of the lab and what drives it, where they are installed.
     fn stage(test: &str) -> Option<(Nginx, Generator)> {
-        let generator = cpu::Cores::divide().and_then(|cores| Generator::new(cores.load));
+        let generator = cpu::Cores::divide().and_then(|cores| Generator::new(cores.load, None));
         match generator {
-            Ok(generator) if std::path::Path::new(NGINX).exists() => {
+            Ok(generator) if Path::new(NGINX).exists() => {
                 let [free] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into()).unwrap();
                 Some((Nginx::start(&Place::here(), free, "blue").unwrap(), generator))
             }
@@ -229,8 +348,8 @@ mod tests {
     }
 
     fn load(nginx: &Nginx, target: &str, body_bytes: u32) -> Load {
-        let headers = vec!["Host: api.example.com".to_owned()];
-        Load { url: format!("http://{}{target}", nginx.address()), headers, connections: 2, body_bytes }
+        let headers = vec![format!("Host: {HOST}")];
+        Load { address: nginx.address(), target: target.to_owned(), headers, body_bytes, ..any_load() }
     }
 
     #[test]
@@ -246,10 +365,10 @@ mod tests {
     fn a_burst_counts_answers_and_failures() {
         let Some((nginx, generator)) = stage("a_burst_counts_answers_and_failures") else { return };
         let good = generator.burst(&load(&nginx, "/files/16k", 16 * 1024), 1).unwrap();
-        assert_eq!(good.failures(), 0);
+        assert_eq!(good.failures, 0);
         assert!(good.requests > 0 && good.p50_us <= good.p99_us);
         let refused = load(&nginx, "/status/404", 9);
-        assert!(generator.burst(&refused, 1).unwrap().failures() > 0);
+        assert!(generator.burst(&refused, 1).unwrap().failures > 0);
         assert!(generator.warm_up(&refused, 1).is_err());
         // A head is shorter than the 16 KiB that are missing from each body.
         assert!(generator.burst(&load(&nginx, "/files/128", 16 * 1024), 1).is_err());

@@ -1,240 +1,273 @@
 //! `bench proxy`: the gateway and its peers before the same upstream, each with one core.
 //!
 //! ```text
-//!   load's CPUs: [ wrk ] ──► proxy's CPU: [ portcullis | nginx ] ──► load's CPUs: [ nginx, files ]
+//!   load's CPUs: [ wrk, h2load, ours ] ──► proxy's CPU: [ portcullis | a peer ] ──► load's CPUs: [ nginx, files ]
 //! ```
 //!
-//! All subjects run all the time; an idle one costs nothing. Each case first asks every subject once for the right
-//! answer, then warms each up, then measures in rounds: one burst per subject, the order turned round each time.
+//! All subjects run all the time; an idle one costs next to nothing. Each case first asks every subject once for the
+//! right answer, then warms each up, then measures in rounds: one burst per subject, the order turned round each time.
 //! A burst begins with opening its connections, which for TLS are as many handshakes: part of the figure, for all
-//! alike. Goals are those of the issue that makes them win.
+//! alike. A subject that fails in a case is left out of it, and the report says so. Goals are those of the issue that
+//! makes them win.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, ensure};
 
 use super::{
     Options,
-    cpu::{CoreTime, Cores, Usage},
-    gateway_binary,
-    load::{self, Generator, Load},
-    report::{self, CPU, Goal, Row, Run, Series},
-    subject::{Scheme, Stage, Subject},
+    budget::Budget,
+    cases::{self, BASELINE, CASES, Case, IDLE_CASES, IdleCase, Pacing, ROUTES_CASE},
+    chart,
+    cpu::Cores,
+    gateway_binary, idle,
+    lanes::{Lane, Track},
+    load::{Generator, Load, Pace},
+    own,
+    peers::Peer,
+    report::{self, ALL, Figure, Goal, Report, print_json},
+    routes,
+    subject::{Stage, Subject},
 };
 use crate::{interrupt, project::Project};
 
-/// The subject that the others are compared with.
-const BASELINE: &str = "nginx";
+/// What rows call this bench.
+const BENCH: &str = "proxy";
 /// Our side.
-const OWN: &str = "portcullis";
+pub(super) const OWN: &str = "portcullis";
 /// What stands in for our side with `--calibrate`.
 const CALIBRATION: &str = "nginx-again";
-/// A burst that is not measured: connections to the upstream are opened, caches filled.
-const WARM_UP_S: u32 = 1;
-
-/// One row of the table to come.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Case {
-    /// Protocol, body, connections.
-    name: &'static str,
-    scheme: Scheme,
-    target: &'static str,
-    body_bytes: u32,
-    connections: u32,
-    goals: &'static [Goal],
-}
-
-const CASES: [Case; 4] = [
-    Case {
-        name: "h1-128B-64c",
-        scheme: Scheme::Http,
-        target: "/files/128",
-        body_bytes: 128,
-        connections: 64,
-        goals: &[Goal { metric: CPU, ratio_max: 0.75 }],
-    },
-    Case {
-        name: "h1-16KiB-64c",
-        scheme: Scheme::Http,
-        target: "/files/16k",
-        body_bytes: 16 * 1024,
-        connections: 64,
-        goals: &[Goal { metric: CPU, ratio_max: 0.75 }],
-    },
-    Case {
-        name: "h1-1MiB-16c",
-        scheme: Scheme::Http,
-        target: "/files/1m",
-        body_bytes: 1024 * 1024,
-        connections: 16,
-        goals: &[Goal { metric: CPU, ratio_max: 0.50 }],
-    },
-    Case {
-        name: "tls-128B-64c",
-        scheme: Scheme::Https,
-        target: "/files/128",
-        body_bytes: 128,
-        connections: 64,
-        goals: &[Goal { metric: CPU, ratio_max: 0.70 }],
-    },
-];
+/// A skip that is about no case in particular.
+const EVERY_CASE: &str = "every case";
 
 /// Runs all cases that were asked for. A case that fails is told, and the others go on.
 pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCode> {
-    let cases: Vec<Case> = CASES.into_iter().filter(|case| options.wants(case.name)).collect();
-    ensure!(!cases.is_empty(), "no such case; there are {}", CASES.map(|case| case.name).join(", "));
+    let known = || cases::names().collect::<Vec<_>>().join(", ");
+    ensure!(cases::names().any(|name| options.wants(name)), "no such case; there are {}", known());
     let binary = if options.calibrate { None } else { Some(gateway_binary(project, options)?) };
+    let client = own::client(project)
+        .inspect_err(|error| eprintln!("cases that need our own client are left out: {error:#}"));
     interrupt::catch()?;
     let cores = Cores::divide()?;
-    let generator = Generator::new(cores.load.clone())?;
+    let generator = Generator::new(cores.load.clone(), client.ok())?;
     let stage = Stage::new(cores.clone())?;
-    let own = match &binary {
-        Some(binary) => stage.gateway(OWN, binary)?,
-        None => stage.nginx(CALIBRATION, true)?,
+
+    let mut bench = Bench {
+        options,
+        budget: Budget::new(options),
+        cores,
+        generator,
+        stage,
+        binary,
+        peers: Vec::new(),
+        report: Report { bench: BENCH, ..Report::default() },
+        written: 0,
     };
-    let subjects = [own, stage.nginx(BASELINE, false)?];
-    let bench = Bench { options, cores, generator, subjects: &subjects };
-
-    let mut measured = Vec::new();
-    let mut complete = true;
-    for case in &cases {
-        match bench.case(case) {
-            Ok(rows) => {
-                complete &= !report::any_failed(&rows);
-                if options.json {
-                    print_json(&rows)?;
-                }
-                measured.extend(rows);
-            }
-            Err(error) => {
-                interrupt::check()?;
-                complete = false;
-                eprintln!("{}: NOT MEASURED: {error:#}", case.name);
-            }
-        }
+    bench.find_peers(project);
+    bench.loads()?;
+    if !options.calibrate {
+        bench.idle()?;
+        bench.routes()?;
     }
-    if !options.json {
-        print!("{}", report::table(&measured));
-    }
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// Each line as soon as it is known, so that an interrupted run has not been for nothing.
-fn print_json(rows: &[Row]) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    for row in rows {
-        serde_json::to_writer(&mut out, row)?;
-        out.write_all(b"\n")?;
-    }
-    Ok(out.flush()?)
+    bench.finish()
 }
 
 struct Bench<'a> {
     options: &'a Options,
+    budget: Budget,
     cores: Cores,
     generator: Generator,
-    subjects: &'a [Subject],
+    stage: Stage,
+    binary: Option<PathBuf>,
+    peers: Vec<(Peer, PathBuf)>,
+    report: Report,
+    /// How much of the report has been printed as JSON.
+    written: usize,
 }
 
 impl Bench<'_> {
-    fn case(&self, case: &Case) -> anyhow::Result<Vec<Row>> {
-        let loads: Vec<Load> = self.subjects.iter().map(|subject| load_for(case, subject)).collect();
-        let mut lanes: Vec<Lane<'_>> = self
-            .subjects
-            .iter()
-            .zip(&loads)
-            .map(|(subject, load)| Lane { subject, load, runs: Vec::new() })
-            .collect();
-        for lane in &lanes {
-            let said = || format!("{} says {:?}", lane.subject.name, lane.subject.output());
-            load::check(lane.load).with_context(said)?;
-            self.generator.warm_up(lane.load, WARM_UP_S).with_context(said)?;
-        }
-        let rounds = self.options.rounds();
-        for round in 1..=rounds {
-            eprintln!("{}: round {round} of {rounds}", case.name);
-            for lane in &mut lanes {
-                let run = self.burst(lane).with_context(|| {
-                    format!("{} in round {round} says {:?}", lane.subject.name, lane.subject.output())
-                })?;
-                lane.runs.push(run);
+    /// Those that were asked for; without a word all that are here, and always the one to compare with.
+    fn find_peers(&mut self, project: &Project) {
+        let asked = &self.options.peer;
+        for peer in Peer::ALL {
+            let is_asked = !self.options.calibrate && (asked.is_empty() || asked.contains(&peer));
+            if !is_asked && peer != Peer::Nginx {
+                continue;
             }
-            // Who came first comes last in the next round.
-            lanes.reverse();
+            match peer.program(project) {
+                Ok(program) => self.peers.push((peer, program)),
+                Err(why) => self.skip(EVERY_CASE, peer.name(), why),
+            }
         }
-        // In the order of the subjects again.
-        if rounds % 2 == 1 {
-            lanes.reverse();
+    }
+
+    /// Starts our side and every peer; who does not start is left out.
+    fn subjects(&mut self, case: &'static str) -> Vec<Subject> {
+        let mut subjects = Vec::new();
+        let own = match (&self.binary, self.peers.first()) {
+            (Some(binary), _) => Some((OWN, self.stage.gateway(OWN, binary, &[]))),
+            (None, Some((peer, program))) => {
+                let again = self.stage.peer(*peer, program, CALIBRATION);
+                Some((CALIBRATION, again.map(|subject| subject.with_own(true))))
+            }
+            (None, None) => None,
+        };
+        let peers = self
+            .peers
+            .iter()
+            .map(|(peer, program)| (peer.name(), self.stage.peer(*peer, program, peer.name())));
+        let started: Vec<_> = own.into_iter().chain(peers).collect();
+        for (name, subject) in started {
+            match subject {
+                Ok(subject) => subjects.push(subject),
+                Err(why) => self.skip(case, name, why),
+            }
         }
-        let series: Vec<Series> = lanes.into_iter().map(Lane::into_series).collect();
+        subjects
+    }
+
+    fn skip(&mut self, case: &'static str, subject: &'static str, why: anyhow::Error) {
+        self.report.skips.extend(report::skips(BENCH, case, vec![(subject, why)]));
+    }
+
+    /// The cases that a load tool drives.
+    fn loads(&mut self) -> anyhow::Result<()> {
+        let wanted: Vec<&Case> = CASES.iter().filter(|case| self.options.wants(case.name)).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let subjects = self.subjects(EVERY_CASE);
+        for case in wanted {
+            if let Err(why) = self.load(case, &subjects) {
+                interrupt::check()?;
+                self.skip(case.name, ALL, why);
+            }
+            self.print_news()?;
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, case: &Case, subjects: &[Subject]) -> anyhow::Result<()> {
+        let pace = self.pace(case, subjects)?;
+        let mut lanes = Vec::new();
+        for subject in subjects {
+            match subject.lacks(case.protocol) {
+                None => lanes.push(Lane::new(subject, load_for(case, subject, pace))),
+                Some(why) => self.skip(case.name, subject.name, anyhow::Error::msg(why)),
+            }
+        }
         // Nothing was promised for a second nginx.
         let goals = if self.options.calibrate { &[] } else { case.goals };
-        Ok(report::rows("proxy", case.name, &series, BASELINE, goals))
+        self.measure(case.name, lanes, BASELINE, goals)
     }
 
-    fn burst(&self, lane: &Lane<'_>) -> anyhow::Result<Run> {
-        let read = || anyhow::Ok((Usage::of(lane.subject.pid())?, CoreTime::of(self.cores.proxy)?));
-        let (usage_before, core_before) = read()?;
-        let answers = self.generator.burst(lane.load, self.options.burst_s())?;
-        let (usage, core) = read()?;
-        let spent = usage.since(&usage_before);
-        if spent.tasks_ended > 0 {
-            eprintln!(
-                "{}: {} tasks ended in a burst, their last share is missing",
-                lane.subject.name, spent.tasks_ended
-            );
+    /// The pace of a case; a constant rate is a share of what the baseline has just been seen to do.
+    fn pace(&self, case: &Case, subjects: &[Subject]) -> anyhow::Result<Pace> {
+        match case.pacing {
+            Pacing::Known(pace) => Ok(pace),
+            Pacing::ShareOfBaseline(share) => {
+                let baseline = subjects.iter().find(|subject| subject.name == BASELINE);
+                let baseline = baseline.with_context(|| format!("it needs {BASELINE}"))?;
+                let load = load_for(case, baseline, Pace::Closed);
+                let answers = self.generator.burst(&load, self.options.burst_s())?;
+                let most = f64::from(answers.requests) / (answers.duration_us / 1e6);
+                eprintln!("{}: {BASELINE} does {most:.0} requests/s at most", case.name);
+                Ok(Pace::Constant(most * share))
+            }
         }
-        let requests = f64::from(answers.requests);
-        let duration_s = answers.duration_us / 1e6;
-        let cpu_s = Duration::from_nanos(spent.cpu_ns).as_secs_f64();
-        Ok(Run {
-            requests_per_s: requests / duration_s,
-            cpu_per_request_us: cpu_s * 1e6 / requests,
-            p50_us: answers.p50_us,
-            p99_us: answers.p99_us,
-            failures: answers.failures().into(),
-            busy: cpu_s / duration_s,
-            foreign: ((core.taken_s_since(core_before) - cpu_s) / duration_s).max(0.0),
-        })
+    }
+
+    /// Measures in rounds, and takes down the rows and who failed.
+    fn measure(
+        &mut self,
+        case: &'static str,
+        lanes: Vec<Lane<'_>>,
+        baseline: &'static str,
+        goals: &[Goal],
+    ) -> anyhow::Result<()> {
+        let burst_s = self.options.burst_s();
+        let warm_up_s = self.options.warm_up_s();
+        let rounds = self.budget.rounds(lanes.len(), burst_s, warm_up_s);
+        let track = Track { case, cores: &self.cores, generator: &self.generator, burst_s, warm_up_s };
+        let (series, failed) = track.measure(rounds, lanes)?;
+        self.report.skips.extend(report::skips(BENCH, case, failed));
+        self.report.rows.extend(report::rows(BENCH, case, &series, baseline, goals));
+        Ok(())
+    }
+
+    /// Memory of idle connections, on subjects that have served nobody yet.
+    fn idle(&mut self) -> anyhow::Result<()> {
+        let wanted: Vec<&IdleCase> = IDLE_CASES.iter().filter(|case| self.options.wants(case.name)).collect();
+        for case in wanted {
+            let mut figures = Vec::new();
+            for subject in self.subjects(case.name) {
+                eprintln!("{}: {}", case.name, subject.name);
+                match idle::bytes_per_connection(&self.generator, &subject, case) {
+                    Ok(bytes) => figures.push(Figure { subject: subject.name, own: subject.own, bytes }),
+                    Err(why) => {
+                        interrupt::check()?;
+                        self.skip(case.name, subject.name, why);
+                    }
+                }
+            }
+            self.report.rows.extend(report::memory(BENCH, case.name, &figures, BASELINE, case.bytes_max));
+            self.budget.case_is_over();
+            self.print_news()?;
+        }
+        Ok(())
+    }
+
+    /// The gateway with few and with many routes.
+    fn routes(&mut self) -> anyhow::Result<()> {
+        let Some(binary) = self.binary.clone().filter(|_| self.options.wants(ROUTES_CASE)) else {
+            return Ok(());
+        };
+        let subjects = routes::subjects(&self.stage, &binary);
+        let measured = subjects.and_then(|subjects| {
+            let lanes = subjects.iter().map(|(subject, load)| Lane::new(subject, load.clone())).collect();
+            self.measure(ROUTES_CASE, lanes, routes::FEW, &routes::GOALS)
+        });
+        if let Err(why) = measured {
+            interrupt::check()?;
+            self.skip(ROUTES_CASE, OWN, why);
+        }
+        self.print_news()
+    }
+
+    /// Each line as soon as it is known, so that an interrupted run has not been for nothing.
+    fn print_news(&mut self) -> anyhow::Result<()> {
+        if self.options.json {
+            print_json(self.report.rows.get(self.written..).unwrap_or_default())?;
+        }
+        self.written = self.report.rows.len();
+        Ok(())
+    }
+
+    fn finish(mut self) -> anyhow::Result<ExitCode> {
+        self.print_news()?;
+        if self.options.json {
+            print_json(&self.report.skips)?;
+        } else {
+            print!("{}", self.report.table());
+        }
+        if let Some(file) = &self.options.svg {
+            let titles = CASES.map(|case| (case.name, case.title));
+            fs::write(file, chart::svg(&self.report, &titles)).with_context(|| file.display().to_string())?;
+        }
+        let own = if self.options.calibrate { CALIBRATION } else { OWN };
+        let is_complete = !self.report.any_failed() && !self.report.lacks_own(own);
+        Ok(if is_complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// A subject in a case.
-struct Lane<'a> {
-    subject: &'a Subject,
-    load: &'a Load,
-    runs: Vec<Run>,
-}
-
-impl Lane<'_> {
-    fn into_series(self) -> Series {
-        Series { subject: self.subject.name, own: self.subject.own, runs: self.runs }
-    }
-}
-
-fn load_for(case: &Case, subject: &Subject) -> Load {
+fn load_for(case: &Case, subject: &Subject, pace: Pace) -> Load {
     Load {
-        url: format!("{}{}", subject.origin(case.scheme), case.target),
+        protocol: case.protocol,
+        address: subject.address(case.protocol),
+        target: case.target.to_owned(),
         headers: subject.headers.clone(),
         connections: case.connections,
         body_bytes: case.body_bytes,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cases_are_named_after_what_they_do() {
-        for case in CASES {
-            let protocol = if case.scheme == Scheme::Https { "tls" } else { "h1" };
-            let body = match case.body_bytes {
-                bytes if bytes >= 1 << 20 => format!("{}MiB", bytes >> 20),
-                bytes if bytes >= 1 << 10 => format!("{}KiB", bytes >> 10),
-                bytes => format!("{bytes}B"),
-            };
-            assert_eq!(case.name, format!("{protocol}-{body}-{}c", case.connections));
-        }
+        pace,
     }
 }

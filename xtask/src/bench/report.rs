@@ -1,14 +1,19 @@
 //! What a bench says: rows of medians, and the table that people read.
 //!
-//! Comes in: per case and subject, one [`Run`] for each round. Goes out: [`Row`]s, whose JSON form is a contract that
-//! later benches add cases to, and a table made of the same rows. Pure: it measures nothing and prints nothing.
+//! Comes in: per case and subject, one [`Run`] for each round, or one figure. Goes out: [`Row`]s, whose JSON form is a
+//! contract that later benches add cases to, and a table made of the same rows. It measures nothing.
 //!
 //! A ratio is the median of the rounds' own ratios, not the ratio of two medians: what slows the machine for a round
 //! slows both sides of it.
 
-use std::fmt::Write;
+pub(super) mod stats;
+mod table;
+
+use std::io::Write;
 
 use serde::Serialize;
+
+use stats::{median, ratio};
 
 /// One burst of one subject.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,10 +47,13 @@ const REQUESTS: &str = "requests_per_second";
 /// The metric that most goals are about.
 pub(super) const CPU: &str = "cpu_per_request";
 const P50: &str = "latency_p50";
-const P99: &str = "latency_p99";
+/// What the tail is judged by.
+pub(super) const P99: &str = "latency_p99";
 const FAILURES: &str = "failures";
 const BUSY: &str = "cpu_busy";
 const FOREIGN: &str = "cpu_foreign";
+/// Proportional set size for each idle connection.
+pub(super) const MEMORY: &str = "memory_per_idle_connection";
 
 const METRICS: [Metric; 7] = [
     Metric { name: REQUESTS, unit: "1/s", value: |run| run.requests_per_s, compared: true },
@@ -57,16 +65,25 @@ const METRICS: [Metric; 7] = [
     Metric { name: FOREIGN, unit: "share", value: |run| run.foreign, compared: false },
 ];
 
-/// The table warns when somebody else had more of the proxy's CPU than this.
-const FOREIGN_MAX: f64 = 0.10;
+/// What a goal bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Target {
+    /// The ratio to another subject.
+    Ratio,
+    /// Our own figure, which must also be below each peer's.
+    Value,
+}
 
-/// What one metric's ratio must not exceed.
+/// What one metric must not exceed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Goal {
     /// Its name, such as [`CPU`].
     pub(super) metric: &'static str,
-    /// The greatest ratio to the baseline that is good enough.
+    /// The greatest ratio that is good enough.
     pub(super) ratio_max: f64,
+    /// To whom.
+    pub(super) to: &'static str,
 }
 
 /// All runs of one subject in one case, in the order of the rounds.
@@ -84,27 +101,103 @@ pub(super) struct Series {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Row {
     bench: &'static str,
-    case: &'static str,
-    subject: &'static str,
-    metric: &'static str,
+    pub(super) case: &'static str,
+    pub(super) subject: &'static str,
+    pub(super) metric: &'static str,
     unit: &'static str,
-    median: f64,
+    pub(super) median: f64,
     min: f64,
     max: f64,
     /// With whom it was compared; null on that subject's own rows.
     ratio_to: Option<&'static str>,
     /// Median of the rounds' ratios.
-    ratio: Option<f64>,
+    pub(super) ratio: Option<f64>,
     /// Only on our own rows.
     #[serde(flatten)]
     goal: Option<GoalFields>,
+    /// Compared with the case's baseline; other comparisons have a row of their own.
+    #[serde(skip)]
+    main: bool,
 }
 
-/// `goal` bounds `ratio`; both are null where nothing was promised.
+/// `goal` bounds `ratio`, or `median` where `goal_of` is `value`; all three are null where nothing was promised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct GoalFields {
     goal: Option<f64>,
+    goal_of: Option<Target>,
     met: Option<bool>,
+}
+
+impl GoalFields {
+    const NONE: Self = Self { goal: None, goal_of: None, met: None };
+}
+
+/// A skip that is about every subject of its case.
+pub(super) const ALL: &str = "all";
+/// What the reason of a skip begins with when there is nothing to measure yet.
+pub(super) const NOT_BUILT: &str = "not built yet";
+
+/// A subject that a case goes without: a line of `--json` of its own.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Skip {
+    pub(super) bench: &'static str,
+    pub(super) case: &'static str,
+    pub(super) subject: &'static str,
+    /// Why it was not measured.
+    #[serde(rename = "not_measured")]
+    pub(super) why: String,
+}
+
+/// One for each subject that failed.
+pub(super) fn skips(
+    bench: &'static str,
+    case: &'static str,
+    failed: Vec<(&'static str, anyhow::Error)>,
+) -> Vec<Skip> {
+    let skip = |(subject, why): (_, anyhow::Error)| {
+        // In one line, whatever a program said.
+        let why = format!("{why:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+        eprintln!("{case}, {subject}: not measured: {why}");
+        Skip { bench, case, subject, why }
+    };
+    failed.into_iter().map(skip).collect()
+}
+
+/// All that a bench has to say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Report {
+    /// Its name.
+    pub(super) bench: &'static str,
+    /// What was measured.
+    pub(super) rows: Vec<Row>,
+    /// What was not.
+    pub(super) skips: Vec<Skip>,
+}
+
+impl Report {
+    /// Whether requests failed in any run.
+    pub(super) fn any_failed(&self) -> bool {
+        self.rows.iter().any(|row| row.metric == FAILURES && row.max > 0.0)
+    }
+
+    /// Whether a case lacks rows of ours for another reason than that nothing was built for it.
+    pub(super) fn lacks_own(&self, own: &str) -> bool {
+        self.skips
+            .iter()
+            .any(|skip| (skip.subject == own || skip.subject == ALL) && !skip.why.starts_with(NOT_BUILT))
+    }
+
+    /// The row that compares a subject with the case's baseline.
+    pub(super) fn main_row(&self, case: &str, subject: &str, metric: &str) -> Option<&Row> {
+        let is_it =
+            |row: &&Row| row.case == case && row.subject == subject && row.metric == metric && row.main;
+        self.rows.iter().find(is_it)
+    }
+
+    /// For people.
+    pub(super) fn table(&self) -> String {
+        table::table(self)
+    }
 }
 
 /// The rows of one case; `baseline` is the subject that the others are compared with.
@@ -115,187 +208,125 @@ pub(super) fn rows(
     baseline: &'static str,
     goals: &[Goal],
 ) -> Vec<Row> {
-    let base = series.iter().find(|series| series.subject == baseline);
     let mut rows = Vec::with_capacity(series.len() * METRICS.len());
     for one in series {
         for metric in &METRICS {
-            let values: Vec<f64> = one.runs.iter().map(metric.value).collect();
-            let Some(median) = median(&values) else { continue };
-            let compared_with = base.filter(|base| metric.compared && base.subject != one.subject);
-            let ratio = compared_with.and_then(|base| {
-                let base_values: Vec<f64> = base.runs.iter().map(metric.value).collect();
-                ratio(&values, &base_values)
-            });
-            let promised = goals.iter().find(|goal| goal.metric == metric.name).map(|goal| goal.ratio_max);
-            rows.push(Row {
-                bench,
-                case,
-                subject: one.subject,
-                metric: metric.name,
-                unit: metric.unit,
-                median,
-                min: values.iter().copied().fold(f64::INFINITY, f64::min),
-                max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-                ratio_to: compared_with.map(|base| base.subject),
-                ratio,
-                goal: one.own.then(|| GoalFields {
-                    goal: promised,
-                    met: promised.map(|ratio_max| ratio.is_some_and(|ratio| ratio <= ratio_max)),
-                }),
-            });
+            let promised = goals.iter().filter(|goal| one.own && goal.metric == metric.name);
+            let promised: Vec<&Goal> = promised.collect();
+            let to_baseline = promised.iter().find(|goal| goal.to == baseline).copied();
+            let comparison = Comparison { bench, case, series, one, metric };
+            rows.extend(comparison.row(baseline, to_baseline, true));
+            for goal in promised.into_iter().filter(|goal| goal.to != baseline) {
+                rows.extend(comparison.row(goal.to, Some(goal), false));
+            }
         }
     }
     rows
 }
 
-/// Whether requests failed in any run.
-pub(super) fn any_failed(rows: &[Row]) -> bool {
-    rows.iter().any(|row| row.metric == FAILURES && row.max > 0.0)
+struct Comparison<'a> {
+    bench: &'static str,
+    case: &'static str,
+    series: &'a [Series],
+    one: &'a Series,
+    metric: &'a Metric,
 }
 
-/// The middle value, or the mean of the two in the middle; `None` of nothing or of what is no number.
-fn median(values: &[f64]) -> Option<f64> {
-    if values.iter().any(|value| value.is_nan()) {
-        return None;
-    }
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    let upper = *sorted.get(middle)?;
-    if sorted.len() % 2 == 1 {
-        return Some(upper);
-    }
-    sorted.get(middle - 1).map(|lower| f64::midpoint(*lower, upper))
-}
-
-/// The median of `ours[i] / theirs[i]`; `None` when a round lacks a partner or divides by zero.
-fn ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
-    if ours.len() != theirs.len() || theirs.contains(&0.0) {
-        return None;
-    }
-    let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
-    median(&ratios)
-}
-
-/// One line per case and subject, then what has to be said about them. `×` is the ratio to the baseline.
-pub(super) fn table(rows: &[Row]) -> String {
-    let mut text = format!(
-        "{:<16} {:<12} {:>10} {:>6} {:>11} {:>6} {:<12} {:>8} {:>6} {:>8} {:>6} {:>5}\n",
-        "case", "subject", "requests/s", "×", "CPU µs/req", "×", "goal", "p50 ms", "×", "p99 ms", "×", "busy"
-    );
-    let mut notes = String::new();
-    for first in rows.iter().filter(|row| row.metric == REQUESTS) {
-        let line = Line { rows, case: first.case, subject: first.subject };
-        line.write(&mut text);
-        line.note(&mut notes);
-    }
-    text + &notes
-}
-
-/// The rows of one case and subject.
-struct Line<'a> {
-    rows: &'a [Row],
-    case: &'a str,
-    subject: &'a str,
-}
-
-impl Line<'_> {
-    fn row(&self, metric: &str) -> Option<&Row> {
-        let is_it = |row: &&Row| row.case == self.case && row.subject == self.subject && row.metric == metric;
-        self.rows.iter().find(is_it)
-    }
-
-    fn median(&self, metric: &str, scale: f64, decimals: usize) -> String {
-        self.row(metric).map_or_else(|| "–".into(), |row| format!("{:.decimals$}", row.median * scale))
-    }
-
-    fn ratio(&self, metric: &str) -> String {
-        let ratio = self.row(metric).and_then(|row| row.ratio);
-        ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"))
-    }
-
-    /// `≤0.75 met`, `≤0.75 missed`, or nothing.
-    fn goal(&self) -> String {
-        match self.row(CPU).and_then(|row| row.goal) {
-            Some(GoalFields { goal: Some(goal), met: Some(met) }) => {
-                format!("≤{goal:.2} {}", if met { "met" } else { "missed" })
-            }
-            _ => String::new(),
+impl Comparison<'_> {
+    fn row(&self, to: &'static str, goal: Option<&Goal>, main: bool) -> Option<Row> {
+        let Self { bench, case, series, one, metric } = *self;
+        let values_of = |series: &Series| series.runs.iter().map(metric.value).collect::<Vec<f64>>();
+        let values = values_of(one);
+        let other = series
+            .iter()
+            .find(|other| other.subject == to && metric.compared && other.subject != one.subject);
+        if other.is_none() && !main {
+            return None;
         }
+        let ratio = other.and_then(|other| ratio(&values, &values_of(other)));
+        Some(Row {
+            bench,
+            case,
+            subject: one.subject,
+            metric: metric.name,
+            unit: metric.unit,
+            median: median(&values)?,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            ratio_to: other.map(|other| other.subject),
+            ratio,
+            goal: one.own.then(|| {
+                goal.map_or(GoalFields::NONE, |goal| GoalFields {
+                    goal: Some(goal.ratio_max),
+                    goal_of: Some(Target::Ratio),
+                    met: Some(ratio.is_some_and(|ratio| ratio <= goal.ratio_max)),
+                })
+            }),
+            main,
+        })
     }
+}
 
-    fn write(&self, text: &mut String) {
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "{:<16} {:<12} {:>10} {:>6} {:>11} {:>6} {:<12} {:>8} {:>6} {:>8} {:>6} {:>4}%",
-            self.case,
-            self.subject,
-            self.median(REQUESTS, 1.0, 0),
-            self.ratio(REQUESTS),
-            self.median(CPU, 1.0, 1),
-            self.ratio(CPU),
-            self.goal(),
-            self.median(P50, 1e-3, 2),
-            self.ratio(P50),
-            self.median(P99, 1e-3, 2),
-            self.ratio(P99),
-            self.median(BUSY, 1e2, 0),
-        );
-    }
+/// One figure of one subject.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Figure {
+    /// Whose.
+    pub(super) subject: &'static str,
+    /// Whether the goal is for it.
+    pub(super) own: bool,
+    /// Bytes.
+    pub(super) bytes: f64,
+}
 
-    fn note(&self, notes: &mut String) {
-        let Self { case, subject, .. } = self;
-        if let Some(row) = self.row(FAILURES).filter(|row| row.max > 0.0) {
-            let _ = writeln!(notes, "{case}, {subject}: up to {:.0} requests FAILED in a burst", row.max);
+/// The rows of a case that has one figure per subject; ours must be at most `bytes_max` and below each peer's.
+pub(super) fn memory(
+    bench: &'static str,
+    case: &'static str,
+    figures: &[Figure],
+    baseline: &'static str,
+    bytes_max: f64,
+) -> Vec<Row> {
+    let base = figures.iter().find(|figure| figure.subject == baseline);
+    let row = |figure: &Figure| {
+        let base = base.filter(|base| base.subject != figure.subject);
+        let is_least = figures.iter().all(|other| other.own || figure.bytes < other.bytes);
+        Row {
+            bench,
+            case,
+            subject: figure.subject,
+            metric: MEMORY,
+            unit: "B",
+            median: figure.bytes,
+            min: figure.bytes,
+            max: figure.bytes,
+            ratio_to: base.map(|base| base.subject),
+            ratio: base.and_then(|base| ratio(&[figure.bytes], &[base.bytes])),
+            goal: figure.own.then_some(GoalFields {
+                goal: Some(bytes_max),
+                goal_of: Some(Target::Value),
+                met: Some(figure.bytes <= bytes_max && is_least),
+            }),
+            main: true,
         }
-        if let Some(row) = self.row(FOREIGN).filter(|row| row.max > FOREIGN_MAX) {
-            let _ = writeln!(
-                notes,
-                "{case}, {subject}: others had up to {:.0} % of the proxy's CPU (median {:.0} %)",
-                row.max * 1e2,
-                row.median * 1e2
-            );
-        }
+    };
+    figures.iter().map(row).collect()
+}
+
+/// One JSON object per line.
+pub(super) fn print_json(lines: &[impl Serialize]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        serde_json::to_writer(&mut out, line)?;
+        out.write_all(b"\n")?;
     }
+    Ok(out.flush()?)
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
+pub(super) mod testing {
     use super::*;
 
-    #[track_caller]
-    fn check_median(values: &[f64], expected: Option<f64>) {
-        assert_eq!(median(values), expected, "{values:?}");
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        check_median(&[], None);
-        check_median(&[3.0], Some(3.0));
-        check_median(&[9.0, 1.0, 2.0], Some(2.0));
-        check_median(&[4.0, 1.0, 2.0, 100.0], Some(3.0));
-        check_median(&[1.0, f64::NAN], None);
-    }
-
-    #[track_caller]
-    fn check_ratio(ours: &[f64], theirs: &[f64], expected: Option<f64>) {
-        assert_eq!(ratio(ours, theirs), expected, "{ours:?} {theirs:?}");
-    }
-
-    #[test]
-    fn ratios_are_taken_within_a_round() {
-        // The medians alone would say 20 / 20.
-        check_ratio(&[5.0, 20.0, 50.0], &[10.0, 40.0, 20.0], Some(0.5));
-        check_ratio(&[1.0, 2.0], &[1.0, 1.0], Some(1.5));
-        check_ratio(&[1.0], &[1.0, 2.0], None);
-        check_ratio(&[1.0], &[0.0], None);
-        check_ratio(&[], &[], None);
-    }
-
-    fn run(cpu_per_request_us: f64) -> Run {
+    pub(in crate::bench) fn run(cpu_per_request_us: f64) -> Run {
         Run {
             requests_per_s: 1e6 / cpu_per_request_us,
             cpu_per_request_us,
@@ -307,17 +338,33 @@ mod tests {
         }
     }
 
-    fn two(ours: &[f64], theirs: &[f64]) -> [Series; 2] {
+    pub(in crate::bench) fn two(ours: &[f64], theirs: &[f64]) -> [Series; 2] {
         let series =
             |subject, own, cpu: &[f64]| Series { subject, own, runs: cpu.iter().copied().map(run).collect() };
         [series("portcullis", true, ours), series("nginx", false, theirs)]
     }
 
-    const GOALS: [Goal; 1] = [Goal { metric: CPU, ratio_max: 0.75 }];
+    pub(in crate::bench) const GOALS: [Goal; 2] = [
+        Goal { metric: CPU, ratio_max: 0.75, to: "nginx" },
+        Goal { metric: CPU, ratio_max: 0.5, to: "envoy" },
+    ];
 
-    fn rows_of(series: &[Series]) -> Vec<Row> {
+    pub(in crate::bench) fn rows_of(series: &[Series]) -> Vec<Row> {
         rows("proxy", "h1-128B-64c", series, "nginx", &GOALS)
     }
+
+    pub(in crate::bench) fn memory_rows(figures: &[(&'static str, bool, f64)]) -> Vec<Row> {
+        let figures: Vec<Figure> =
+            figures.iter().map(|&(subject, own, bytes)| Figure { subject, own, bytes }).collect();
+        memory("proxy", "idle-plain", &figures, "nginx", 1024.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{testing::*, *};
 
     #[track_caller]
     fn check_row(rows: &[Row], subject: &str, metric: &str, expected: &Value) {
@@ -335,7 +382,7 @@ mod tests {
             &json!({
                 "bench": "proxy", "case": "h1-128B-64c", "subject": "portcullis", "metric": "cpu_per_request",
                 "unit": "us", "median": 12.0, "min": 10.0, "max": 15.0, "ratio_to": "nginx", "ratio": 0.75,
-                "goal": 0.75, "met": true
+                "goal": 0.75, "goal_of": "ratio", "met": true
             }),
         );
         check_row(
@@ -345,7 +392,7 @@ mod tests {
             &json!({
                 "bench": "proxy", "case": "h1-128B-64c", "subject": "portcullis", "metric": "latency_p99",
                 "unit": "us", "median": 2500.0, "min": 2500.0, "max": 2500.0, "ratio_to": "nginx", "ratio": 1.0,
-                "goal": null, "met": null
+                "goal": null, "goal_of": null, "met": null
             }),
         );
         check_row(
@@ -357,7 +404,25 @@ mod tests {
                 "unit": "us", "median": 16.0, "min": 16.0, "max": 16.0, "ratio_to": null, "ratio": null
             }),
         );
+        // Envoy took no part: no row for the goal against it.
         assert_eq!(rows.len(), 2 * METRICS.len());
+    }
+
+    #[test]
+    fn a_goal_against_another_peer_has_its_own_row() {
+        let [ours, nginx] = two(&[6.0, 6.0], &[16.0, 16.0]);
+        let envoy = Series { subject: "envoy", own: false, runs: vec![run(10.0), run(15.0)] };
+        let rows = rows_of(&[ours, nginx, envoy]);
+        let against: Vec<_> =
+            rows.iter().filter(|row| row.own_goal() && row.ratio_to == Some("envoy")).collect();
+        assert_eq!(against.len(), 1);
+        assert_eq!((against[0].ratio, against[0].goal.unwrap().met), (Some(0.5), Some(true)));
+    }
+
+    impl Row {
+        fn own_goal(&self) -> bool {
+            self.goal.is_some_and(|goal| goal.goal.is_some())
+        }
     }
 
     #[track_caller]
@@ -374,46 +439,20 @@ mod tests {
         check_met(&[12.0, 12.0], Some(false));
     }
 
-    #[test]
-    fn failures_are_told() {
-        let mut series = two(&[12.0, 12.0, 12.0], &[16.0, 16.0, 16.0]);
-        assert!(!any_failed(&rows_of(&series)));
-        // One burst of three: the median hides it, the report does not.
-        series[1].runs[2].failures = 3.0;
-        let rows = rows_of(&series);
-        assert!(any_failed(&rows));
-        assert!(table(&rows).contains("h1-128B-64c, nginx: up to 3 requests FAILED in a burst"));
+    #[track_caller]
+    fn check_memory(figures: &[(&'static str, bool, f64)], expected: bool) {
+        let rows = memory_rows(figures);
+        assert_eq!(rows[0].goal.unwrap().met, Some(expected), "{figures:?}");
     }
 
     #[test]
-    fn the_table_has_a_line_per_subject() {
-        let mut series = two(&[12.0], &[16.0]);
-        series[0].runs[0].foreign = 0.25;
-        let table = table(&rows_of(&series));
-        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(
-            lines[1],
-            [
-                "h1-128B-64c",
-                "portcullis",
-                "83333",
-                "1.33",
-                "12.0",
-                "0.75",
-                "≤0.75",
-                "met",
-                "1.50",
-                "1.00",
-                "2.50",
-                "1.00",
-                "97%"
-            ]
+    fn memory_is_bounded_and_below_each_peers() {
+        check_memory(&[("portcullis", true, 1024.0), ("nginx", false, 1025.0)], true);
+        check_memory(&[("portcullis", true, 1025.0), ("nginx", false, 9000.0)], false);
+        check_memory(
+            &[("portcullis", true, 900.0), ("nginx", false, 9000.0), ("haproxy", false, 900.0)],
+            false,
         );
-        assert_eq!(lines[2], ["h1-128B-64c", "nginx", "62500", "16.0", "1.50", "2.50", "97%"]);
-        assert!(
-            table.ends_with("portcullis: others had up to 25 % of the proxy's CPU (median 25 %)\n"),
-            "{table}"
-        );
-        assert_eq!(lines.len(), 4);
+        check_memory(&[("portcullis", true, 900.0)], true);
     }
 }

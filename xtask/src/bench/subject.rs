@@ -1,9 +1,12 @@
-//! The subjects: proxies before one upstream, each a process tree on the same CPU, with a plain and a TLS listener.
+//! The subjects: proxies before one upstream, each a process tree on the same CPU, with a plain, a TLS and an h2c
+//! listener.
 //!
 //! Comes in: the CPUs, a built gateway. Goes out: running proxies and where they listen. Their configurations stand in
 //! `benches/`, to be read and criticised; what differs from run to run is filled in between at signs.
 
 use std::{
+    ffi::OsStr,
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
@@ -15,14 +18,16 @@ use anyhow::{Context, bail, ensure};
 use super::{
     cpu::{self, Cores},
     load,
+    peers::Peer,
+    report::NOT_BUILT,
 };
 use xtask::lab::{
     client::Connection,
-    gateway::{Gateway, Start, create_key},
+    gateway::{Gateway, Start, create_key, names},
     place::Place,
     process::Process,
     scratch::Scratch,
-    upstream::{NGINX, Nginx},
+    upstream::Nginx,
     wait,
 };
 
@@ -30,7 +35,9 @@ use xtask::lab::{
 pub(super) const HOST: &str = "api.example.com";
 
 const GATEWAY: &str = include_str!("../../../benches/portcullis.toml");
-const PEER_NGINX: &str = include_str!("../../../benches/peers/nginx.conf");
+/// What our listeners speak, and what they speak in a build that has no HTTP/2 yet.
+const PROTOCOLS: &str = r#""h2", "http/1.1""#;
+const PROTOCOLS_WITHOUT_H2: &str = r#""http/1.1""#;
 const UPSTREAM: &str = include_str!("../../../benches/upstream.conf");
 
 /// How long a peer may take until it accepts.
@@ -47,6 +54,7 @@ pub(super) struct Subject {
     pub(super) own: bool,
     /// Fields that each of its requests carries, `name: value`.
     pub(super) headers: Vec<String>,
+    has_h2: bool,
     listeners: Listeners,
     // Stopped before its directory goes away.
     running: Running,
@@ -64,15 +72,38 @@ enum Running {
 struct Listeners {
     plain: SocketAddr,
     tls: SocketAddr,
+    h2c: SocketAddr,
+}
+
+impl Listeners {
+    fn free() -> anyhow::Result<Self> {
+        let [plain, tls, h2c] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
+        Ok(Self { plain, tls, h2c })
+    }
+
+    fn all(&self) -> [SocketAddr; 3] {
+        [self.plain, self.tls, self.h2c]
+    }
 }
 
 impl Subject {
-    /// `scheme://address` of the listener for `http` or `https`.
-    pub(super) fn origin(&self, scheme: Scheme) -> String {
-        match scheme {
-            Scheme::Http => format!("http://{}", self.listeners.plain),
-            Scheme::Https => format!("https://{}", self.listeners.tls),
+    /// The same as what the goals are for, or not.
+    pub(super) fn with_own(self, own: bool) -> Self {
+        Self { own, ..self }
+    }
+
+    /// Where it listens for this.
+    pub(super) fn address(&self, protocol: Protocol) -> SocketAddr {
+        match protocol {
+            Protocol::Http1 => self.listeners.plain,
+            Protocol::Http1Tls | Protocol::Http2Tls => self.listeners.tls,
+            Protocol::Http2 => self.listeners.h2c,
         }
+    }
+
+    /// Why it cannot speak this, when that is known beforehand.
+    pub(super) fn lacks(&self, protocol: Protocol) -> Option<String> {
+        (protocol.is_h2() && !self.has_h2).then(|| format!("{NOT_BUILT}: its configuration refuses h2"))
     }
 
     /// The root of its process tree.
@@ -92,13 +123,34 @@ impl Subject {
     }
 }
 
-/// With or without TLS.
+/// What a client speaks to a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scheme {
-    /// Plain.
-    Http,
-    /// TLS, certificate with a P-256 key.
-    Https,
+pub(super) enum Protocol {
+    /// HTTP/1.1 in the clear.
+    Http1,
+    /// HTTP/1.1 over TLS, certificate with a P-256 key.
+    Http1Tls,
+    /// HTTP/2 in the clear, by prior knowledge.
+    Http2,
+    /// HTTP/2 over the same TLS, by ALPN.
+    Http2Tls,
+}
+
+impl Protocol {
+    /// `http` or `https`.
+    pub(super) fn scheme(self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
+    }
+
+    /// Whether there is TLS below.
+    pub(super) fn is_tls(self) -> bool {
+        matches!(self, Self::Http1Tls | Self::Http2Tls)
+    }
+
+    /// Whether it is HTTP/2.
+    pub(super) fn is_h2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Http2Tls)
+    }
 }
 
 /// What all subjects stand before and share.
@@ -110,6 +162,8 @@ pub(super) struct Stage {
     _scratch: Scratch,
     chain: PathBuf,
     key: PathBuf,
+    /// Both in one file, as HAProxy wants them.
+    pem: PathBuf,
 }
 
 impl Stage {
@@ -126,85 +180,148 @@ impl Stage {
         })
         .context("the upstream")?;
         let (chain, key) = make_certificate(scratch.path())?;
-        Ok(Self { cores, upstream, _scratch: scratch, chain, key })
+        let both = fs::read_to_string(&chain)? + &fs::read_to_string(&key)?;
+        let pem = scratch.write("both.pem", both)?;
+        Ok(Self { cores, upstream, _scratch: scratch, chain, key, pem })
     }
 
-    /// Starts Debian's nginx as a proxy.
-    pub(super) fn nginx(&self, name: &'static str, own: bool) -> anyhow::Result<Subject> {
+    /// Starts a peer as its documentation recommends.
+    pub(super) fn peer(&self, peer: Peer, program: &Path, name: &'static str) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let [plain, tls] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
-        let config = self.fill(
-            PEER_NGINX,
-            Listeners { plain, tls },
-            &[("directory", scratch.path().display().to_string())],
-        )?;
-        let config = scratch.write("nginx.conf", config)?;
+        let listeners = Listeners::free()?;
+        let mut config = PathBuf::new();
+        if let Some((file, template)) = peer.template() {
+            let own = [("directory", scratch.path().display().to_string())];
+            config = scratch.write(file, self.fill(template, listeners, &own)?)?;
+        }
+        let words = [
+            listeners.plain.to_string(),
+            listeners.tls.to_string(),
+            listeners.h2c.to_string(),
+            self.upstream.address().to_string(),
+        ];
+        let words: Vec<&OsStr> =
+            words.iter().map(OsStr::new).chain([self.chain.as_os_str(), self.key.as_os_str()]).collect();
         let process = cpu::on(&[self.cores.proxy], || {
-            let mut command = Place::here().command(NGINX);
-            command.arg("-p").arg(scratch.path()).arg("-c").arg(config);
-            start_peer(command, scratch.path().join("output"), plain)
+            let command = peer.command(program, &config, scratch.path(), &words);
+            start_peer(command, scratch.path().join("output"), &listeners.all())
         })
         .context(name)?;
-        let listeners = Listeners { plain, tls };
         Ok(Subject {
             name,
-            own,
+            own: false,
             headers: host(),
+            has_h2: true,
             listeners,
             running: Running::Peer(process),
             _scratch: scratch,
         })
     }
 
-    /// Starts the gateway with a key that may read.
-    pub(super) fn gateway(&self, name: &'static str, binary: &Path) -> anyhow::Result<Subject> {
+    /// Starts the gateway with a key that may read, and with `more` files that its configuration includes.
+    pub(super) fn gateway(
+        &self,
+        name: &'static str,
+        binary: &Path,
+        more: &[String],
+    ) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let [plain, tls, admin] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
+        let listeners = Listeners::free()?;
+        let [admin] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let store = scratch.path().join("keys.db");
         let api_key = create_key(binary, &store, "bench", "reader")?;
-        let config = self.fill(
-            GATEWAY,
-            Listeners { plain, tls },
-            &[
+        for (i, text) in more.iter().enumerate() {
+            scratch.write(&format!("more-{i}.toml"), text)?;
+        }
+        let include = if more.is_empty() { "" } else { r#""more-*.toml""# };
+        let config = |protocols: &str| {
+            let own = [
                 ("cpu", self.cores.proxy.to_string()),
                 ("admin", admin.to_string()),
                 ("store", store.display().to_string()),
-            ],
-        )?;
+                ("protocols", protocols.to_owned()),
+                ("include", include.to_owned()),
+            ];
+            self.fill(GATEWAY, listeners, &own)
+        };
+        let (has_h2, config) = match config(PROTOCOLS)? {
+            config if accepts(binary, &scratch, &config)? => (true, config),
+            _ => (false, config(PROTOCOLS_WITHOUT_H2)?),
+        };
         let gateway = cpu::on(&[self.cores.proxy], || {
             Gateway::start(&Start {
                 binary,
                 place: Place::here(),
                 directory: scratch.path(),
                 config: &config,
-                listener: plain,
+                listener: listeners.plain,
                 admin: Some(admin),
             })
         })?;
         let mut headers = host();
         headers.push(format!("x-api-key: {api_key}"));
-        let listeners = Listeners { plain, tls };
         Ok(Subject {
             name,
             own: true,
             headers,
+            has_h2,
             listeners,
             running: Running::Gateway(gateway),
             _scratch: scratch,
         })
     }
 
+    /// Starts the hand-written proxy, which has a plain listener only.
+    pub(super) fn floor(&self, program: &Path, name: &'static str) -> anyhow::Result<Subject> {
+        let scratch = Scratch::new()?;
+        let listeners = Listeners::free()?;
+        let process = cpu::on(&[self.cores.proxy], || {
+            let mut command = Place::here().command(program);
+            command.args([listeners.plain.to_string(), self.upstream.address().to_string()]);
+            start_peer(command, scratch.path().join("output"), &[listeners.plain])
+        })
+        .context(name)?;
+        Ok(Subject {
+            name,
+            own: false,
+            headers: host(),
+            has_h2: false,
+            listeners,
+            running: Running::Peer(process),
+            _scratch: scratch,
+        })
+    }
+
     /// Fills in what all subjects share and what this one has of its own.
     fn fill(&self, template: &str, listeners: Listeners, own: &[(&str, String)]) -> anyhow::Result<String> {
-        let shared = [
-            ("upstream", self.upstream.address().to_string()),
-            ("plain", listeners.plain.to_string()),
-            ("tls", listeners.tls.to_string()),
-            ("chain", self.chain.display().to_string()),
-            ("key", self.key.display().to_string()),
+        let mut values = vec![
+            ("chain".to_owned(), self.chain.display().to_string()),
+            ("key".to_owned(), self.key.display().to_string()),
+            ("pem".to_owned(), self.pem.display().to_string()),
         ];
-        fill(template, shared.iter().chain(own))
+        let addresses = [
+            ("upstream", self.upstream.address()),
+            ("plain", listeners.plain),
+            ("tls", listeners.tls),
+            ("h2c", listeners.h2c),
+        ];
+        for (name, address) in addresses {
+            values.push((name.to_owned(), address.to_string()));
+            values.push((format!("{name}host"), address.ip().to_string()));
+            values.push((format!("{name}port"), address.port().to_string()));
+        }
+        values.extend(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        fill(template, &values)
     }
+}
+
+/// Whether this build of the gateway takes the configuration.
+fn accepts(binary: &Path, scratch: &Scratch, config: &str) -> anyhow::Result<bool> {
+    let file = scratch.write("probe.toml", config)?;
+    let mut command = Place::here().command(binary);
+    let output =
+        command.args([names::CHECK, names::CONFIG]).arg(file).current_dir(scratch.path()).output()?;
+    Ok(output.status.success())
 }
 
 /// In this spelling wrk takes it for its own `Host`; in any other it would send two.
@@ -212,18 +329,19 @@ fn host() -> Vec<String> {
     vec![format!("Host: {HOST}")]
 }
 
-fn start_peer(command: Command, output: PathBuf, listener: SocketAddr) -> anyhow::Result<Process> {
+fn start_peer(command: Command, output: PathBuf, listeners: &[SocketAddr]) -> anyhow::Result<Process> {
     let mut process = Process::start(command, output)?;
     let answer = wait::until(START_TIME_MAX, || {
         if let Ok(Some(status)) = process.wait(Duration::ZERO) {
             return Some(Err(status));
         }
-        Connection::open(listener, None, CONNECT_TIME_MAX).is_ok().then_some(Ok(()))
+        let accepts = |listener: &SocketAddr| Connection::open(*listener, None, CONNECT_TIME_MAX).is_ok();
+        listeners.iter().all(accepts).then_some(Ok(()))
     });
     match answer {
         Some(Ok(())) => Ok(process),
         Some(Err(status)) => bail!("ended with {status}: {}", process.output()),
-        None => bail!("does not accept on {listener}: {}", process.output()),
+        None => bail!("does not accept on {listeners:?}: {}", process.output()),
     }
 }
 
@@ -247,12 +365,8 @@ fn make_certificate(directory: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// Replaces each `@name@` by its value; an error names one that is left.
-fn fill<'a>(
-    template: &str,
-    values: impl IntoIterator<Item = &'a (&'a str, String)>,
-) -> anyhow::Result<String> {
-    let text =
-        values.into_iter().fold(template.to_owned(), |text, (name, value)| replace(&text, name, value));
+fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
+    let text = values.iter().fold(template.to_owned(), |text, (name, value)| replace(&text, name, value));
     match placeholder(&text) {
         Some(name) => bail!("@{name}@ was not filled in"),
         None => Ok(text),
@@ -282,7 +396,13 @@ mod tests {
     use super::*;
     use xtask::lab;
 
-    use crate::bench::{cpu::Usage, load::Load};
+    use crate::{
+        bench::{
+            cpu::Usage,
+            load::{Load, Pace},
+        },
+        project::Project,
+    };
 
     #[track_caller]
     fn check_placeholder(text: &str, expected: Option<&str>) {
@@ -302,15 +422,15 @@ mod tests {
 
     #[test]
     fn what_is_left_open_is_an_error() {
-        let value = ("plain", "127.0.0.1:80".to_owned());
-        assert_eq!(fill("listen @plain@;", [&value]).unwrap(), "listen 127.0.0.1:80;");
-        let error = fill("listen @plain@ @tls@;", [&value]).unwrap_err();
+        let values = [("plain".to_owned(), "127.0.0.1:80".to_owned())];
+        assert_eq!(fill("listen @plain@;", &values).unwrap(), "listen 127.0.0.1:80;");
+        let error = fill("listen @plain@ @tls@;", &values).unwrap_err();
         assert_eq!(error.to_string(), "@tls@ was not filled in");
     }
 
     fn stage(test: &str) -> Option<Stage> {
         let missing = load::tool("curl", "--version", "curl")
-            .and_then(|()| load::tool(NGINX, "-v", "nginx"))
+            .and_then(|()| load::tool(lab::upstream::NGINX, "-v", "nginx"))
             .and_then(|()| load::tool("openssl", "version", "openssl"));
         match missing.and_then(|()| Cores::divide()) {
             Ok(cores) => Some(Stage::new(cores).unwrap()),
@@ -321,25 +441,58 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_peer_answers_plain_and_over_tls() {
-        let Some(stage) = stage("the_peer_answers_plain_and_over_tls") else { return };
-        let nginx = stage.nginx("nginx", false).unwrap();
-        for (scheme, target, body_bytes) in [
-            (Scheme::Http, "/files/128", 128),
-            (Scheme::Http, "/files/16k", 16 * 1024),
-            (Scheme::Https, "/files/1m", 1024 * 1024),
+    #[track_caller]
+    fn check_peer(peer: Peer, program: &Path) {
+        let Some(stage) = stage("peers answer on every listener") else { return };
+        let subject = stage.peer(peer, program, peer.name()).unwrap();
+        for (protocol, target, body_bytes) in [
+            (Protocol::Http1, "/files/128", 128),
+            (Protocol::Http1, "/files/16k", 16 * 1024),
+            (Protocol::Http1Tls, "/files/1m", 1024 * 1024),
+            (Protocol::Http2Tls, "/files/128", 128),
+            (Protocol::Http2, "/files/128", 128),
         ] {
-            let url = format!("{}{target}", nginx.origin(scheme));
-            load::check(&Load { url, headers: nginx.headers.clone(), connections: 1, body_bytes }).unwrap();
+            let load = Load {
+                protocol,
+                address: subject.address(protocol),
+                target: target.to_owned(),
+                headers: subject.headers.clone(),
+                connections: 1,
+                body_bytes,
+                pace: Pace::Closed,
+            };
+            load::check(&load).unwrap();
         }
-        assert!(Usage::of(nginx.pid()).is_ok());
+        assert!(Usage::of(subject.pid()).is_ok());
+    }
+
+    #[test]
+    fn each_peer_that_is_here_answers_on_every_listener() {
+        let project = Project::find().unwrap();
+        for peer in Peer::ALL {
+            match peer.program(&project) {
+                Ok(program) => check_peer(peer, &program),
+                Err(why) => lab::skip("each_peer_that_is_here_answers_on_every_listener", &why.to_string()),
+            }
+        }
     }
 
     #[test]
     fn our_configuration_is_filled_in() {
-        let names = ["cpu", "plain", "tls", "chain", "key", "admin", "upstream", "store"];
-        let values = names.map(|name| (name, format!("<{name}>")));
+        let names = [
+            "cpu",
+            "plain",
+            "tls",
+            "h2c",
+            "chain",
+            "key",
+            "admin",
+            "upstream",
+            "store",
+            "protocols",
+            "include",
+        ];
+        let values = names.map(|name| (name.to_owned(), format!("<{name}>")));
         let config = fill(GATEWAY, &values).unwrap();
         for name in names {
             assert!(config.contains(&format!("<{name}>")), "{name}");
