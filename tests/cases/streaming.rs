@@ -83,7 +83,7 @@ fn check(
     let events = Events::start(framed);
     let edge = start(events.address);
     let mut stream = client(&edge);
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: edge.example\r\n\r\n").unwrap();
     stream.flush().unwrap();
     let head = read_head(&mut stream).to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 200") && head.contains("transfer-encoding: chunked"), "{head}");

@@ -24,7 +24,7 @@ const SOCKETS: &str = "\
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+const HANDSHAKE: &str = "GET /chat HTTP/1.1\r\nHost: edge.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 /// A server that does `serve` on each connection, on a thread of its own.
