@@ -253,6 +253,9 @@ pub fn refused(refusal: &Refusal) -> Answer {
         Refusal::UnsupportedMediaType => {
             Answer::new(415, "unsupported_media_type", "This media type is not accepted here.")
         }
+        Refusal::OriginNotAllowed => {
+            Answer::new(403, "origin_not_allowed", "Pages of this origin may not ask.")
+        }
         Refusal::UnclearRewrite => {
             Answer::new(400, "unclear_rewrite", "The path cannot be rewritten as it is meant to be.")
         }
@@ -297,6 +300,8 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::PoolExhausted => {
             Answer::new(503, "upstream_busy", "All servers are busy.").with("Retry-After", "1".to_owned())
         }
+        ForwardError::PendingTimeout => Answer::new(503, "upstream_wait_timeout", "All servers are busy.")
+            .with("Retry-After", "1".to_owned()),
         ForwardError::ConnectTimeout => {
             Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
         }
@@ -367,6 +372,7 @@ pub const LABELS: &[&str] = &[
     "limited",
     "unsupported_media_type",
     "unclear_rewrite",
+    "origin_not_allowed",
     "body_too_large",
     "websocket_version",
     "websocket_early_bytes",
@@ -376,6 +382,7 @@ pub const LABELS: &[&str] = &[
     "no_live_server",
     "name_unresolved",
     "upstream_busy",
+    "upstream_wait_timeout",
     "connect_timeout",
     "unreachable",
     "upstream_tls",

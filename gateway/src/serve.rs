@@ -360,13 +360,13 @@ enum Skipped {
     No,
 }
 
-fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &Record) -> Telling<'d> {
+fn telling<'d>(date: &'d HttpDate, keep_alive: bool, record: &'d Record) -> Telling<'d> {
     Telling {
         date: date.as_str(),
         keep_alive,
         client_version: record.version,
         for_head: record.is_head,
-        lines: b"",
+        lines: &record.lines,
     }
 }
 

@@ -171,7 +171,7 @@ fn a_pool_of_busy_connections_is_503_and_bounds_that_are_hit_are_counted() {
         "[runtime]\nworkers = 1\n{}",
         OPEN.replace(
             "health = \"off\"",
-            "health = \"off\"\nconnections = { per_worker = 1 }\ntimeouts = { head = \"1s\" }"
+            "health = \"off\"\nconnections = { per_worker = 1, pending = 0 }\ntimeouts = { head = \"1s\" }"
         )
     );
     let edge = Edge::start(upstream.address(), &sections);

@@ -55,6 +55,12 @@ pub struct FieldEdits {
 }
 
 impl FieldEdits {
+    /// Every name in it, as written.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let sent = self.add.iter().chain(&self.set).map(|(name, _)| &**name);
+        sent.chain(self.remove.iter().map(|name| &**name))
+    }
+
     /// Names, in lower case, of fields that are not passed on.
     pub fn removed(&self) -> impl Iterator<Item = Arc<str>> {
         let set = self.set.iter().map(|(name, _)| name.to_ascii_lowercase().into());

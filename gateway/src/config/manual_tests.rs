@@ -9,11 +9,11 @@ use serde::{
 use super::{
     load,
     raw::{
-        RawAccessFile, RawAuth, RawBucket, RawCertificate, RawConnections, RawConsumer, RawEscalation,
-        RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit, RawListener, RawListenerLimits,
-        RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond, RawRetry, RawRewrite, RawRole,
-        RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawThreshold, RawTls, RawTrace, RawUpstream,
-        RawUpstreamTimeouts, RawUpstreamTls, RawWebSocket,
+        RawAccessFile, RawAuth, RawBucket, RawCertificate, RawConnections, RawConsumer, RawCors,
+        RawEscalation, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit, RawListener,
+        RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond, RawRetry,
+        RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawThreshold, RawTls,
+        RawTrace, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls, RawWebSocket,
     },
     tests::{Dir, env},
     types::Config,
@@ -37,7 +37,7 @@ fn load_text(text: &str) -> Config {
 
 #[test]
 fn our_files_load() {
-    assert_eq!(load_text(MANUAL).routes.len(), 5);
+    assert_eq!(load_text(MANUAL).routes.len(), 6);
     assert_eq!(load_text(EDGE).prefilter.interfaces, ["eth0"]);
     let minimal = load_text(MINIMAL);
     let lens = [minimal.listeners.len(), minimal.upstreams.len(), minimal.auths.len(), minimal.limits.len()];
@@ -91,6 +91,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("routes", keys_of::<RawRouteTimeouts>()),
         ("routes", keys_of::<RawRespond>()),
         ("routes", keys_of::<RawRedirect>()),
+        ("routes", keys_of::<RawCors>()),
         ("routes", keys_of::<RawRewrite>()),
         ("routes", keys_of::<RawFieldEdits>()),
         ("routes", keys_of::<RawWebSocket>()),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod types;
 mod edits;
+mod cors;
 mod template;
 pub mod keys;
 mod report;
@@ -26,6 +27,7 @@ mod tests;
 #[cfg(test)]
 mod manual_tests;
 
+pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};

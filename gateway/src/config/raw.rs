@@ -216,7 +216,8 @@ pub(super) struct RawUpstreamTimeouts {
 pub(super) struct RawConnections {
     pub(super) per_worker: Field<u64>,
     pub(super) idle_per_worker: Field<u64>,
-    pub(super) pending: Field<Later>,
+    pub(super) pending: Field<u64>,
+    pub(super) max_age: Field<OrOff<Span>>,
 }
 
 /// `upstreams.NAME.retry`
@@ -333,7 +334,7 @@ pub(super) struct RawRoute {
     pub(super) timeouts: Field<RawRouteTimeouts>,
     pub(super) body_size: Field<Size>,
     pub(super) rewrite: Field<RawRewrite>,
-    pub(super) cors: Field<Later>,
+    pub(super) cors: Field<RawCors>,
     pub(super) websocket: Field<FlagOr<RawWebSocket>>,
     pub(super) compress: Field<Later>,
     pub(super) cache: Field<Later>,
@@ -365,6 +366,18 @@ pub(super) struct RawRespond {
     pub(super) body: Field<String>,
     pub(super) content_type: Field<String>,
     pub(super) headers: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
+}
+
+/// `routes.NAME.cors`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { origins, methods, … }")]
+pub(super) struct RawCors {
+    pub(super) origins: Field<Vec<Spanned<String>>>,
+    pub(super) methods: Field<Vec<Spanned<String>>>,
+    pub(super) headers: Field<Vec<Spanned<String>>>,
+    pub(super) expose: Field<Vec<Spanned<String>>>,
+    pub(super) credentials: Field<bool>,
+    pub(super) max_age: Field<Span>,
 }
 
 /// `routes.NAME.redirect` with a status.

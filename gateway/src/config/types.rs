@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
-use super::edits::{Redirect, Respond, Rewrite};
+use super::{
+    cors::Cors,
+    edits::{Redirect, Respond, Rewrite},
+};
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
@@ -307,6 +310,10 @@ pub struct Upstream {
     pub connections_per_worker: usize,
     /// Idle connections kept per worker and server.
     pub idle_per_worker: usize,
+    /// Requests per worker that wait for a connection when all are busy.
+    pub connections_pending: usize,
+    /// A connection that has been open for so long is not used again.
+    pub connection_age_max: Option<Duration>,
     /// How many times a request may be sent again.
     pub retry_attempts: u32,
     /// Active health checks, or none.
@@ -553,6 +560,8 @@ pub struct Route {
     pub body_size_bytes: Option<u64>,
     /// What changes on the way to the upstream and back.
     pub rewrite: Option<Arc<Rewrite>>,
+    /// Which pages of other origins may read the answers.
+    pub cors: Option<Arc<Cors>>,
     /// Settings of its WebSockets, or none.
     pub websocket: Option<WebSocket>,
 }

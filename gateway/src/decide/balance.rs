@@ -145,6 +145,8 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
             connections_per_worker: 1,
             idle_per_worker: 1,
+            connections_pending: 0,
+            connection_age_max: None,
             retry_attempts: 1,
             health: None,
         })

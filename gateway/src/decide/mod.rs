@@ -22,6 +22,7 @@ pub mod authz;
 pub mod balance;
 mod addresses;
 pub mod edit;
+pub mod cors;
 mod websocket;
 mod snapshot;
 
@@ -45,7 +46,7 @@ use self::{
 };
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
-    config::{Action, LimitPer},
+    config::{Action, LimitPer, Redirect, Respond},
 };
 
 /// Who sent a request.
@@ -76,7 +77,7 @@ pub struct Plan {
     /// Index into [`Policy::routes`].
     pub route: u16,
     /// Where it goes.
-    pub action: Action,
+    pub action: Act,
     /// Who is asking; none on a public route.
     pub identity: Option<Identity>,
     /// Headers to set upstream, after `remove`.
@@ -92,6 +93,29 @@ pub struct Plan {
     pub limited_in_dry_run: Option<u16>,
     /// The client asks for a WebSocket, and the route has them.
     pub websocket: Option<WebSocket>,
+}
+
+/// Where a request that may pass goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Index into the configuration's upstreams.
+    Upstream(usize),
+    /// A fixed answer.
+    Respond(Arc<Respond>),
+    /// Somewhere else.
+    Redirect(Arc<Redirect>),
+    /// The route's CORS rules answer: nobody was asked for a credential.
+    Preflight,
+}
+
+impl From<&Action> for Act {
+    fn from(action: &Action) -> Self {
+        match action {
+            Action::Upstream(upstream) => Self::Upstream(*upstream),
+            Action::Respond(respond) => Self::Respond(Arc::clone(respond)),
+            Action::Redirect(redirect) => Self::Redirect(Arc::clone(redirect)),
+        }
+    }
 }
 
 /// Somebody who is known.
@@ -152,6 +176,9 @@ pub enum Refusal {
     UnsupportedMediaType,
     /// 400: what the route's `rewrite` or `redirect` makes of the request could be read in more than one way.
     UnclearRewrite,
+    /// 403: a preflight of an origin that the route's CORS rules do not list. No fault of the source: any page can
+    /// make a browser send one.
+    OriginNotAllowed,
     /// 400 or 426: a WebSocket handshake that is none.
     BadHandshake(HandshakeError),
     /// 403: a page of an origin that the route does not list wants a WebSocket.
@@ -169,13 +196,17 @@ pub fn decide(
     limiter: &Table,
     now: Now,
 ) -> Result<Plan, Refused> {
-    let route_id = find_route(policy, head)?;
+    let preflight = cors::preflight_route(policy, head);
+    let route_id = preflight.map_or_else(|| find_route(policy, head), Ok)?;
     let refused = |refusal| Refused { route: Some(route_id), refusal };
     let route =
         policy.routes.get(usize::from(route_id)).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
     let mut meter = Meter { policy, route, head, peer, limiter, now, dry_run: None };
 
     meter.admit_unknown().map_err(refused)?;
+    if preflight.is_some() {
+        return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
+    }
     check_body(route, head).map_err(refused)?;
     let caller = authenticate(policy, route, head, now).map_err(refused)?;
     let consumer = caller.as_ref().and_then(|caller| policy.consumer(&caller.consumer));
@@ -190,7 +221,7 @@ pub fn decide(
     };
     Ok(Plan {
         route: route_id,
-        action: route.action.clone(),
+        action: Act::from(&route.action),
         identity,
         set,
         remove: route.remove.clone(),
@@ -198,6 +229,28 @@ pub fn decide(
         request_timeout: route.request_timeout,
         limited_in_dry_run: dry_run,
         websocket,
+    })
+}
+
+fn allow_preflight(
+    route_id: u16,
+    route: &RoutePolicy,
+    head: &RequestHead<'_, '_>,
+    limited_in_dry_run: Option<u16>,
+) -> Result<Plan, Refusal> {
+    if !route.cors.as_ref().is_some_and(|rules| cors::is_allowed(rules, head)) {
+        return Err(Refusal::OriginNotAllowed);
+    }
+    Ok(Plan {
+        route: route_id,
+        action: Act::Preflight,
+        identity: None,
+        set: Vec::new(),
+        remove: route.remove.clone(),
+        body_bytes_max: route.body_bytes_max,
+        request_timeout: route.request_timeout,
+        limited_in_dry_run,
+        websocket: None,
     })
 }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
+    cors,
     jwt::TokenFault,
     limit::Bucket,
     route::Router,
@@ -46,6 +47,8 @@ pub struct RoutePolicy {
     pub request_timeout: Option<Duration>,
     /// Fields of the upstream's responses that are not passed on: lower case.
     pub response_removed: Arc<[Arc<str>]>,
+    /// Which pages of other origins may read the answers.
+    pub cors: Option<Arc<config::Cors>>,
     pub(super) rewrite: Option<Arc<config::Rewrite>>,
     /// Settings of its WebSockets, where it has any.
     pub(super) websocket: Option<config::WebSocket>,
@@ -218,8 +221,13 @@ impl RoutePolicy {
             action: route.action.clone(),
             body_bytes_max: route.body_size_bytes,
             request_timeout: route.request_timeout,
-            response_removed: rewrite.into_iter().flat_map(|r| r.response.removed()).collect(),
+            response_removed: rewrite
+                .into_iter()
+                .flat_map(|r| r.response.removed())
+                .chain(route.cors.iter().flat_map(|_| cors::FIELDS).map(Arc::from))
+                .collect(),
             rewrite: route.rewrite.clone(),
+            cors: route.cors.clone(),
             websocket: route.websocket.clone(),
             public: route.public,
             auths: indices(&route.auths),

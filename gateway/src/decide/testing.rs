@@ -26,6 +26,7 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         websocket: None,
         body_size_bytes: None,
         rewrite: None,
+        cors: None,
     }
 }
 

@@ -96,7 +96,7 @@ fn claims(rest: &str) -> String {
 fn a_public_route_asks_for_nothing() {
     let plan = Gate::new(&config()).passes("GET /open");
     assert_eq!((plan.route, plan.identity), (0, None));
-    assert_eq!(plan.action, Action::Respond(Arc::new(respond(204))));
+    assert_eq!(plan.action, Act::Respond(Arc::new(respond(204))));
     assert!(plan.set.is_empty() && plan.remove.is_empty());
 }
 
@@ -117,7 +117,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
     let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
     assert_eq!(plan.identity, Some(Identity { consumer: "acme".into(), auth: 0 }));
     assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
-    assert_eq!(plan.action, Action::Upstream(0));
+    assert_eq!(plan.action, Act::Upstream(0));
 }
 
 /// A credential that was not needed is one as well.

@@ -2,10 +2,13 @@
 
 use std::{io, rc::Rc};
 
-use super::pool::{CheckoutError, Connection};
+use super::{
+    gate::Slot,
+    pool::{CheckoutError, Connection},
+};
 use crate::{
     decide::ServerAddresses,
-    net::{self, Buffers, Deadlines, Phase},
+    net::{self, Buffers, Deadlines, Phase, monotonic_ns},
     tls,
 };
 
@@ -15,7 +18,7 @@ pub(super) async fn connect(
     turn: usize,
     tls: Option<&tls::Client>,
     (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
-    at_ns: u64,
+    (slot, at_ns): (Slot, u64),
 ) -> Result<Connection, CheckoutError> {
     let unreachable = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => CheckoutError::Timeout,
@@ -25,7 +28,15 @@ pub(super) async fn connect(
     let version = addresses.version();
     let connecting = net::connect(&addresses.in_order(turn), deadlines, at_ns).await;
     let (stream, deadline, address) = connecting.map_err(unreachable)?;
-    let mut connection = Connection { deadline, stream, address, version, reused: false };
+    let mut connection = Connection {
+        deadline,
+        stream,
+        address,
+        version,
+        reused: false,
+        opened_ns: monotonic_ns(),
+        _slot: slot,
+    };
     if let Some(tls) = tls {
         connection.deadline.arm(Phase::Connect, at_ns);
         let name =

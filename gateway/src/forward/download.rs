@@ -130,8 +130,9 @@ impl<W: Transmit> Download<'_, '_, W> {
     async fn receive_head(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<Head, ForwardError> {
         let mut interim_heads = 0;
         let mut received_any = false;
+        let (mut is_worth_a_try, mut tried_bytes) = (false, 0);
         loop {
-            while !buffer.data().is_empty() {
+            while is_worth_a_try && !buffer.data().is_empty() {
                 match self.parse_head(buffer.data(), out)? {
                     Parsed::Final(head, head_bytes) => {
                         buffer.consume(head_bytes);
@@ -145,9 +146,13 @@ impl<W: Transmit> Download<'_, '_, W> {
                             return Err(ForwardError::TooManyInterim);
                         }
                     }
-                    Parsed::Partial => break,
+                    Parsed::Partial => {
+                        tried_bytes = buffer.data().len();
+                        break;
+                    }
                 }
             }
+            let seen_bytes = buffer.data().len();
             if buffer.free_bytes() == 0 {
                 self.enlarge(buffer);
             }
@@ -164,6 +169,8 @@ impl<W: Transmit> Download<'_, '_, W> {
                 Ok(0) | Err(_) => return Err(ForwardError::ClosedBeforeResponse),
                 Ok(_) => received_any = true,
             }
+            let head_bytes_max = RESPONSE_HEAD_LIMITS.head_bytes_max;
+            is_worth_a_try = codec::is_worth_a_try(buffer.data(), seen_bytes, tried_bytes, head_bytes_max);
         }
     }
 

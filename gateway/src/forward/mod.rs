@@ -6,6 +6,7 @@
 //! policy and answers nothing of its own but `100 Continue`.
 
 mod connect;
+mod gate;
 mod download;
 mod pool;
 mod tunnel;
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 use download::{Download, Downloaded};
-pub use pool::{CheckoutError, Lease, Pool};
+pub use pool::{CheckoutError, Lease, Pool, Wanted};
 use tunnel::Switched;
 pub use tunnel::{Passed, Side, Sink, Source, Tunnel, relay};
 use upload::{Ends, Upload, UploadLimits};
@@ -174,9 +175,12 @@ pub enum ForwardError {
     /// Its servers have names, and DNS has not answered for any yet.
     #[error("no server's name is resolved")]
     Unresolved,
-    /// The worker has as many connections to the upstream as it may have.
+    /// The worker has as many connections to the upstream as it may have, and as many requests wait for one.
     #[error("all connections to the upstream are busy")]
     PoolExhausted,
+    /// As many connections as there may be are busy, and none became free in time.
+    #[error("no connection to the upstream became free in time")]
+    PendingTimeout,
     /// No TCP connection in time.
     #[error("the server did not accept a connection in time")]
     ConnectTimeout,
@@ -218,6 +222,13 @@ pub enum ForwardError {
     ClientGone,
 }
 
+impl ForwardError {
+    /// There was no connection, for which another server may be asked: nothing has been sent.
+    fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::ConnectTimeout | Self::Tls(_))
+    }
+}
+
 /// Sends `request` to a server of `upstream` that `pick` names (told which ones have failed), and its response to the
 /// client.
 ///
@@ -243,18 +254,16 @@ pub async fn forward<R: Receive, W: Transmit>(
     let mut server = pick(&failed_servers).ok_or_else(nobody)?;
     let mut fresh = false;
     loop {
-        let checked_out = check_out(tools, pool, (upstream, server), fresh, request.deadline_ns).await;
-        let mut lease = match checked_out {
+        let wanted =
+            Wanted { upstream, server, tried: &failed_servers, fresh, deadline_ns: request.deadline_ns };
+        let mut lease = match check_out(tools, pool, &wanted).await {
             Ok(lease) => lease,
+            Err(error) if !error.is_unreachable() => return Err(error.into()),
             Err(error) => {
-                let unreachable = matches!(
-                    error,
-                    ForwardError::Unreachable(_) | ForwardError::ConnectTimeout | ForwardError::Tls(_)
-                );
                 failed_servers.push(server);
                 on_event(Event::Failed, server);
                 match pick(&failed_servers) {
-                    Some(other) if unreachable && retries_left > 0 => server = other,
+                    Some(other) if retries_left > 0 => server = other,
                     _ => return Err(error.into()),
                 }
                 retries_left -= 1;
@@ -262,6 +271,7 @@ pub async fn forward<R: Receive, W: Transmit>(
                 continue;
             }
         };
+        server = lease.server();
         let connection = lease.connection();
         let reused = connection.reused;
         on_event(if reused { Event::Reused } else { Event::Connected }, server);
@@ -314,21 +324,15 @@ pub enum Event {
     Failed,
 }
 
-async fn check_out(
-    tools: &Tools,
-    pool: &Rc<Pool>,
-    (upstream, server): (usize, usize),
-    fresh: bool,
-    deadline_ns: u64,
-) -> Result<Lease, ForwardError> {
+async fn check_out(tools: &Tools, pool: &Pool, wanted: &Wanted<'_>) -> Result<Lease, ForwardError> {
     let now_ns = monotonic_ns();
-    if now_ns >= deadline_ns {
+    if now_ns >= wanted.deadline_ns {
         return Err(ForwardError::ConnectTimeout);
     }
-    let checked_out =
-        pool.check_out(upstream, server, fresh, (&tools.deadlines, &tools.buffers), now_ns).await;
+    let checked_out = pool.check_out(wanted, (&tools.deadlines, &tools.buffers), now_ns).await;
     checked_out.map_err(|error| match error {
         CheckoutError::Exhausted => ForwardError::PoolExhausted,
+        CheckoutError::Pending => ForwardError::PendingTimeout,
         CheckoutError::Timeout => ForwardError::ConnectTimeout,
         CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
         CheckoutError::Tls(error) => ForwardError::Tls(error),

@@ -1,4 +1,5 @@
-//! One worker's connections to the servers of all upstreams: idle ones wait last-in-first-out, open ones are counted.
+//! One worker's connections to the servers of all upstreams: idle ones wait last-in-first-out, open ones are counted,
+//! and who finds none waits for one in a bounded line (see [`super::gate`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -9,11 +10,14 @@ use std::{
     time::Duration,
 };
 
-use super::connect::connect;
+use super::{
+    connect::connect,
+    gate::{Gate, Slot},
+};
 use crate::{
     config::Upstream,
-    decide::{Addresses, ServerAddresses},
-    net::{Buffers, Deadline, Deadlines, Stream, nanos},
+    decide::{ServerAddresses, Snapshot},
+    net::{Buffers, Deadline, Deadlines, Stream, monotonic_ns, nanos},
     tls,
 };
 
@@ -29,6 +33,9 @@ pub struct Connection {
     pub(super) version: u64,
     /// It has carried an exchange before, so the server may have closed it meanwhile.
     pub reused: bool,
+    pub(super) opened_ns: u64,
+    /// Counts it as open until the end.
+    pub(super) _slot: Slot,
 }
 
 struct Idle {
@@ -67,49 +74,114 @@ impl Server {
         }
     }
 
-    /// Where DNS has named other addresses meanwhile, closes what leads elsewhere; says how many those were.
-    fn follow_addresses(&self) -> usize {
+    /// Where DNS has named other addresses meanwhile, closes what leads elsewhere.
+    fn follow_addresses(&self) {
         let version = self.addresses.version();
         if self.version.replace(version) == version {
-            return 0;
+            return;
         }
         let list = self.addresses.list();
-        let mut idle = self.idle.borrow_mut();
-        let before = idle.len();
-        idle.retain_mut(|idle| {
+        self.idle.borrow_mut().retain_mut(|idle| {
             idle.connection.version = version;
             list.contains(&idle.connection.address)
         });
-        before - idle.len()
     }
 }
 
+/// The servers of one upstream.
 struct Servers {
     servers: Vec<Server>,
-    open: Cell<usize>,
-    open_max: usize,
+    gate: Rc<Gate>,
     idle_max: usize,
-    idle_timeout: Duration,
+    idle_ns_max: u64,
+    age_ns_max: u64,
     connect_timeout: Duration,
     tls: Option<tls::Client>,
+    /// No new exchange will ask for them: nothing is kept for later.
+    retired: Cell<bool>,
+}
+
+/// What a request may go on with.
+enum Taken {
+    /// A connection that is there.
+    Connection(Connection),
+    /// The right to open one.
+    Slot(Slot),
 }
 
 impl Servers {
-    /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
-    fn take_idle(&self, server: &Server, now_ns: u64) -> Option<Connection> {
-        self.follow_addresses(server);
-        loop {
-            let idle = server.idle.borrow_mut().pop()?;
-            let age_ns = now_ns.saturating_sub(idle.since_ns);
-            if u128::from(age_ns) < self.idle_timeout.as_nanos() && idle.connection.stream.is_quiet() {
-                return Some(idle.connection);
-            }
-            self.open.set(self.open.get() - 1);
+    fn new(upstream: &Upstream, servers: impl Iterator<Item = Server>, tls: Option<&tls::Client>) -> Self {
+        Self {
+            servers: servers.collect(),
+            gate: Gate::new(upstream.connections_per_worker, upstream.connections_pending),
+            idle_max: upstream.idle_per_worker,
+            idle_ns_max: nanos(upstream.idle_timeout),
+            age_ns_max: upstream.connection_age_max.map_or(u64::MAX, nanos),
+            connect_timeout: upstream.connect_timeout,
+            tls: tls.map(tls::Client::for_one_worker),
+            retired: Cell::new(false),
         }
     }
 
-    fn follow_addresses(&self, server: &Server) {
-        self.open.set(self.open.get() - server.follow_addresses());
+    /// An idle connection of `server` (unless it is to be a `fresh` one), or a slot for another.
+    fn take(&self, server: &Server, fresh: bool, now_ns: u64) -> Option<Taken> {
+        if !fresh && let Some(connection) = self.take_idle(server, now_ns) {
+            return Some(Taken::Connection(connection));
+        }
+        // Idle ones count as open, but must not stand in the way of one that is needed.
+        let slot = self.gate.open().or_else(|| self.close_idle().then(|| self.gate.open()).flatten());
+        slot.map(Taken::Slot)
+    }
+
+    /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
+    fn take_idle(&self, server: &Server, now_ns: u64) -> Option<Connection> {
+        server.follow_addresses();
+        loop {
+            let idle = server.idle.borrow_mut().pop()?;
+            if self.may_be_kept(&idle, now_ns) && idle.connection.stream.is_quiet() {
+                return Some(idle.connection);
+            }
+        }
+    }
+
+    fn may_be_kept(&self, idle: &Idle, now_ns: u64) -> bool {
+        now_ns.saturating_sub(idle.since_ns) < self.idle_ns_max
+            && now_ns.saturating_sub(idle.connection.opened_ns) < self.age_ns_max
+    }
+
+    /// Waits in line for a connection or a slot; says whose it is.
+    async fn wait(&self, wanted: &Wanted<'_>, at_ns: u64) -> Result<(usize, Taken), CheckoutError> {
+        let place = self.gate.line_up().ok_or(CheckoutError::Exhausted)?;
+        loop {
+            let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
+            let free = place.called(left).await.ok_or(CheckoutError::Pending)?;
+            let now_ns = monotonic_ns();
+            // Better the connection that is there than a new one to the server that was picked.
+            if let Some(free) = free.filter(|free| !wanted.fresh && !wanted.tried.contains(free))
+                && let Some(connection) = self.servers.get(free).and_then(|s| self.take_idle(s, now_ns))
+            {
+                return Ok((free, Taken::Connection(connection)));
+            }
+            let server = self.servers.get(wanted.server);
+            if let Some(taken) = server.and_then(|server| self.take(server, wanted.fresh, now_ns)) {
+                return Ok((wanted.server, taken));
+            }
+        }
+    }
+
+    fn give_back(&self, server: usize, mut connection: Connection, now_ns: u64) {
+        let Some(entry) = self.servers.get(server) else { return };
+        entry.follow_addresses();
+        let here = entry.is_at(&mut connection) && !self.retired.get();
+        let idle = Idle { connection, since_ns: now_ns };
+        let mut waiting = entry.idle.borrow_mut();
+        // In a line, the one that is called takes it at once.
+        let room = waiting.len() < self.idle_max || self.gate.is_waited_at();
+        if here && room && self.may_be_kept(&idle, now_ns) {
+            waiting.push(idle);
+            drop(waiting);
+            self.gate.call_next(Some(server));
+        }
     }
 
     /// Closes the connection that has been idle for longest, whichever server's; false: there is none.
@@ -117,22 +189,52 @@ impl Servers {
         let oldest = |server: &Server| server.idle.borrow().first().map(|idle| idle.since_ns);
         let waiting = self.servers.iter().filter_map(|server| Some((oldest(server)?, server)));
         let Some((_, server)) = waiting.min_by_key(|(since_ns, _)| *since_ns) else { return false };
-        drop(server.idle.borrow_mut().remove(0));
-        self.open.set(self.open.get() - 1);
+        let closed = server.idle.borrow_mut().remove(0);
+        drop(closed);
         true
+    }
+
+    fn sweep(&self, now_ns: u64) {
+        for server in &self.servers {
+            server.follow_addresses();
+            server.idle.borrow_mut().retain(|idle| self.may_be_kept(idle, now_ns));
+        }
+    }
+
+    fn retire(&self) {
+        self.retired.set(true);
+        for server in &self.servers {
+            server.idle.borrow_mut().clear();
+        }
     }
 }
 
 /// The pools of one worker for one policy snapshot; indices are those of the configuration.
 pub struct Pool {
-    upstreams: Vec<Servers>,
+    upstreams: Vec<Rc<Servers>>,
+}
+
+/// Which connection is asked for.
+pub struct Wanted<'w> {
+    /// The upstream.
+    pub upstream: usize,
+    /// Its server that was picked.
+    pub server: usize,
+    /// Servers that will not do.
+    pub tried: &'w [usize],
+    /// One that nobody has used yet.
+    pub fresh: bool,
+    /// There is no use for one after this.
+    pub deadline_ns: u64,
 }
 
 /// Why there is no connection.
 #[derive(Debug)]
 pub enum CheckoutError {
-    /// `connections.per_worker` are open, and all of them are busy.
+    /// `connections.per_worker` are open, all of them are busy, and `connections.pending` requests wait for one.
     Exhausted,
+    /// None became free in time.
+    Pending,
     /// The server did not answer in time.
     Timeout,
     /// The server could not be reached.
@@ -142,21 +244,32 @@ pub enum CheckoutError {
 }
 
 impl Pool {
-    /// Empty pools for `upstreams`, whose servers are at `addresses`, with the TLS of each.
-    pub fn new(upstreams: &[Upstream], addresses: &Addresses, tls: &[Option<tls::Client>]) -> Self {
-        let servers = |(index, (upstream, tls)): (usize, (&Upstream, &Option<tls::Client>))| {
-            let addresses_of = |server| addresses.get(index, server).map(Arc::clone);
-            Servers {
-                servers: (0..upstream.servers.len()).filter_map(addresses_of).map(Server::new).collect(),
-                open: Cell::new(0),
-                open_max: upstream.connections_per_worker,
-                idle_max: upstream.idle_per_worker,
-                idle_timeout: upstream.idle_timeout,
-                connect_timeout: upstream.connect_timeout,
-                tls: tls.as_ref().map(tls::Client::for_one_worker),
-            }
+    /// The pools for the upstreams of `snapshot`. Those of upstreams that are as they were `before` go on.
+    pub fn of(snapshot: &Snapshot, before: Option<(&Self, &Snapshot)>) -> Self {
+        let unchanged = |upstream: &Upstream| {
+            let (pool, old) = before?;
+            let at = old.config.upstreams.iter().position(|other| other == upstream)?;
+            pool.upstreams.get(at).map(Rc::clone)
         };
-        Self { upstreams: upstreams.iter().zip(tls).enumerate().map(servers).collect() }
+        let servers = |(index, upstream): (usize, &Upstream)| {
+            unchanged(upstream).unwrap_or_else(|| {
+                let addresses = |server| snapshot.addresses.get(index, server).map(Arc::clone);
+                let servers = (0..upstream.servers.len()).filter_map(addresses).map(Server::new);
+                let tls = snapshot.upstream_tls.get(index).and_then(Option::as_ref);
+                Rc::new(Servers::new(upstream, servers, tls))
+            })
+        };
+        Self { upstreams: snapshot.config.upstreams.iter().enumerate().map(servers).collect() }
+    }
+
+    /// Closes what is idle of the upstreams that `successor` does not go on with; exchanges under way end as they
+    /// would, and their connections are closed then.
+    pub fn retire(&self, successor: &Self) {
+        for servers in &self.upstreams {
+            if !successor.upstreams.iter().any(|other| Rc::ptr_eq(other, servers)) {
+                servers.retire();
+            }
+        }
     }
 
     /// Exchanges under way on a server.
@@ -170,66 +283,67 @@ impl Pool {
         servers.iter().any(|server| server.addresses.version() > 0)
     }
 
-    /// An idle connection that is still quiet, or a new one. With `fresh`, always a new one.
+    /// An idle connection that is still quiet, or a new one; where neither is to be had, the next that is free,
+    /// which may be another server's.
     pub async fn check_out(
-        self: &Rc<Self>,
-        upstream: usize,
-        server: usize,
-        fresh: bool,
-        (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
+        &self,
+        wanted: &Wanted<'_>,
+        tools: (&Rc<Deadlines>, &Buffers),
         now_ns: u64,
     ) -> Result<Lease, CheckoutError> {
         let unknown = || CheckoutError::Unreachable(io::ErrorKind::NotFound.into());
-        let servers = self.upstreams.get(upstream).ok_or_else(unknown)?;
-        let entry = servers.servers.get(server).ok_or_else(unknown)?;
-        let lease = |connection| {
-            entry.in_flight.set(entry.in_flight.get() + 1);
-            Lease { pool: Rc::clone(self), upstream, server, connection: Some(connection) }
+        let servers = self.upstreams.get(wanted.upstream).ok_or_else(unknown)?;
+        let entry = servers.servers.get(wanted.server).ok_or_else(unknown)?;
+        let soon =
+            |now_ns: u64| now_ns.saturating_add(nanos(servers.connect_timeout)).min(wanted.deadline_ns);
+        let first = !servers.gate.is_waited_at();
+        let (server, taken) = match first.then(|| servers.take(entry, wanted.fresh, now_ns)).flatten() {
+            Some(taken) => (wanted.server, taken),
+            None => servers.wait(wanted, soon(now_ns)).await?,
         };
-        if !fresh && let Some(connection) = servers.take_idle(entry, now_ns) {
-            return Ok(lease(connection));
-        }
-        // Idle ones count as open, but must not stand in the way of one that is needed.
-        if servers.open.get() >= servers.open_max && !servers.close_idle() {
-            return Err(CheckoutError::Exhausted);
-        }
-        servers.open.set(servers.open.get() + 1);
-        let at_ns = now_ns.saturating_add(nanos(servers.connect_timeout));
-        let turn = entry.turn.replace(entry.turn.get().wrapping_add(1));
-        match connect(&entry.addresses, turn, servers.tls.as_ref(), (deadlines, buffers), at_ns).await {
-            Ok(connection) => Ok(lease(connection)),
-            Err(error) => {
-                servers.open.set(servers.open.get() - 1);
-                Err(error)
+        let mut lease = Lease::new(Rc::clone(servers), server);
+        let connection = match taken {
+            Taken::Connection(connection) => connection,
+            Taken::Slot(slot) => {
+                let turn = entry.turn.replace(entry.turn.get().wrapping_add(1));
+                // What was waited is not taken off what the connection may take.
+                let at_ns = soon(monotonic_ns());
+                connect(&entry.addresses, turn, servers.tls.as_ref(), tools, (slot, at_ns)).await?
             }
-        }
+        };
+        lease.connection = Some(connection);
+        Ok(lease)
     }
 
-    /// Closes what has been idle for too long, or leads to where its server no longer is.
+    /// Closes what has been idle for too long or has become too old, or leads to where its server no longer is.
     pub fn sweep(&self, now_ns: u64) {
         for servers in &self.upstreams {
-            for server in &servers.servers {
-                servers.follow_addresses(server);
-                let mut idle = server.idle.borrow_mut();
-                let before = idle.len();
-                idle.retain(|idle| {
-                    u128::from(now_ns.saturating_sub(idle.since_ns)) < servers.idle_timeout.as_nanos()
-                });
-                servers.open.set(servers.open.get() - (before - idle.len()));
-            }
+            servers.sweep(now_ns);
         }
     }
 }
 
 /// A connection on loan. Dropped, it is closed; [`Lease::give_back`] keeps it for the next exchange.
 pub struct Lease {
-    pool: Rc<Pool>,
-    upstream: usize,
+    servers: Rc<Servers>,
     server: usize,
     connection: Option<Connection>,
 }
 
 impl Lease {
+    /// Counts as an exchange under way from now on.
+    fn new(servers: Rc<Servers>, server: usize) -> Self {
+        if let Some(entry) = servers.servers.get(server) {
+            entry.in_flight.set(entry.in_flight.get() + 1);
+        }
+        Self { servers, server, connection: None }
+    }
+
+    /// Whose connection it is.
+    pub fn server(&self) -> usize {
+        self.server
+    }
+
     /// The connection.
     #[expect(clippy::expect_used, reason = "taken only by give_back, which consumes the lease")]
     pub fn connection(&mut self) -> &mut Connection {
@@ -241,27 +355,13 @@ impl Lease {
         let Some(mut connection) = self.connection.take() else { return };
         connection.reused = true;
         connection.deadline.disarm();
-        let Some(servers) = self.pool.upstreams.get(self.upstream) else { return };
-        let Some(server) = servers.servers.get(self.server) else { return };
-        server.in_flight.set(server.in_flight.get().saturating_sub(1));
-        servers.follow_addresses(server);
-        let mut idle = server.idle.borrow_mut();
-        if idle.len() < servers.idle_max && server.is_at(&mut connection) {
-            idle.push(Idle { connection, since_ns: now_ns });
-        } else {
-            servers.open.set(servers.open.get().saturating_sub(1));
-        }
+        self.servers.give_back(self.server, connection, now_ns);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.connection.take().is_none() {
-            return;
-        }
-        let Some(servers) = self.pool.upstreams.get(self.upstream) else { return };
-        servers.open.set(servers.open.get().saturating_sub(1));
-        if let Some(server) = servers.servers.get(self.server) {
+        if let Some(server) = self.servers.servers.get(self.server) {
             server.in_flight.set(server.in_flight.get().saturating_sub(1));
         }
     }

@@ -75,11 +75,9 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
             record.request_bytes += request_body_bytes;
             record.response_bytes = *response_bytes;
         }
-        Err(Failed { error, answered: None, .. }) => {
-            if matches!(error, ForwardError::PoolExhausted) {
-                worker.cells.bound_hit(Bound::Pool);
-            }
-        }
+        Err(Failed { error: ForwardError::PoolExhausted, .. }) => worker.cells.bound_hit(Bound::Pool),
+        Err(Failed { error: ForwardError::PendingTimeout, .. }) => worker.cells.bound_hit(Bound::PoolWait),
+        Err(_) => {}
     }
     done
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     codec::{self, BodyLength, RequestEdit, RequestHead, Version},
-    config::{self, Action, Upstream},
-    decide::{self, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy},
+    config::{self, Upstream},
+    decide::{self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy},
     net::{nanos, unix_s},
     respond::{self, Answer},
 };
@@ -94,13 +94,15 @@ impl Caller<'_> {
             certificate: self.secured.and_then(Secured::client_certificate),
         };
         let policy = &current.snapshot.policy;
-        match decide::decide(policy, head, &peer, &self.worker.limiter, now) {
-            Err(Refused { route, refusal }) => {
-                record.route = route;
-                Verdict::Refuse(respond::refused(&refusal), Reach::Request)
-            }
+        let decided = decide::decide(policy, head, &peer, &self.worker.limiter, now);
+        record.route = decided.as_ref().map_or_else(|refused| refused.route, |plan| Some(plan.route));
+        let route = record.route.and_then(|route| policy.routes().get(usize::from(route)));
+        record.lines = route
+            .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
+            .unwrap_or_default();
+        match decided {
+            Err(Refused { refusal, .. }) => Verdict::Refuse(respond::refused(&refusal), Reach::Request),
             Ok(plan) => {
-                record.route = Some(plan.route);
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
                     let refusal = Refusal::BodyTooLarge { max };
@@ -110,11 +112,17 @@ impl Caller<'_> {
                 let heads = &self.worker.tools.heads;
                 let values = reshape::values_of(head, &plan, record);
                 let verdict = match &plan.action {
-                    Action::Respond(respond) => {
-                        Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values)))
+                    Act::Respond(respond) => {
+                        Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values, &record.lines)))
                     }
-                    Action::Redirect(to) => OwnAnswer::redirect(heads, to, &values).map(Verdict::Respond),
-                    Action::Upstream(upstream) => {
+                    Act::Redirect(to) => {
+                        OwnAnswer::redirect(heads, to, &values, &record.lines).map(Verdict::Respond)
+                    }
+                    Act::Preflight => {
+                        let rules = route.and_then(|route| route.cors.as_deref());
+                        Ok(Verdict::Respond(OwnAnswer::preflight(heads, rules, head)))
+                    }
+                    Act::Upstream(upstream) => {
                         let upstream = *upstream;
                         self.approve(head, plan, upstream, policy, record).map(Verdict::Forward)
                     }
@@ -141,7 +149,7 @@ impl Caller<'_> {
         let values = reshape::values_of(head, &plan, record);
         let mut scratch = heads.take();
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
-        let response_lines = reshape::response_lines(heads, route, &values);
+        let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
         let forwarded_for = forwarded_for(head, self.peer, &self.manners.settings);
         let mut set: Vec<(&str, &str)> =

@@ -30,6 +30,8 @@ pub(super) struct Record {
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
     pub(super) upstream_ns: u64,
+    /// Fields that every answer of the route carries, refusals among them.
+    pub(super) lines: Vec<u8>,
     /// When the answer's last byte was told, where that is not when the request ended: a tunnel goes on behind it.
     pub(super) answered_ns: Option<u64>,
     /// Method and path, one behind the other; empty where no access log wants them.
@@ -55,6 +57,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             upstream_ns: 0,
+            lines: Vec::new(),
             answered_ns: None,
             line: Vec::new(),
             method_bytes: 0,
@@ -126,8 +129,10 @@ impl Record {
 
     /// There was no request after all.
     pub(super) fn discard(self, tools: &Tools) {
-        if self.line.capacity() > 0 {
-            tools.heads.give(self.line);
+        for bytes in [self.line, self.lines] {
+            if bytes.capacity() > 0 {
+                tools.heads.give(bytes);
+            }
         }
     }
 }

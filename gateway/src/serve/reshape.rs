@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{record::Record, telling, worker::Worker};
 use crate::{
     codec::{self, RequestHead, Telling},
-    config::{Redirect, Respond},
+    config::{Cors, Redirect, Respond},
     decide::{
-        Plan, Refusal, RoutePolicy,
+        Plan, Refusal, RoutePolicy, cors,
         edit::{self, Values},
     },
     forward::Heads,
@@ -25,17 +25,38 @@ pub(super) struct OwnAnswer {
 
 impl OwnAnswer {
     /// A fixed answer.
-    pub(super) fn fixed(heads: &Heads, respond: &Arc<Respond>, values: &Values<'_>) -> Self {
+    pub(super) fn fixed(
+        heads: &Heads,
+        respond: &Arc<Respond>,
+        values: &Values<'_>,
+        route_lines: &[u8],
+    ) -> Self {
         let mut lines = heads.take();
+        lines.extend_from_slice(route_lines);
         edit::push_answer_fields(&mut lines, respond, values);
         Self { status: respond.status, lines, respond: Some(Arc::clone(respond)) }
     }
 
     /// Where to go instead.
-    pub(super) fn redirect(heads: &Heads, to: &Redirect, values: &Values<'_>) -> Result<Self, Refusal> {
+    pub(super) fn redirect(
+        heads: &Heads,
+        to: &Redirect,
+        values: &Values<'_>,
+        route_lines: &[u8],
+    ) -> Result<Self, Refusal> {
         let mut lines = heads.take();
+        lines.extend_from_slice(route_lines);
         edit::push_location(&mut lines, to, values)?;
         Ok(Self { status: to.status, lines, respond: None })
+    }
+
+    /// Leave to send the request that a preflight asks about.
+    pub(super) fn preflight(heads: &Heads, cors: Option<&Cors>, head: &RequestHead<'_, '_>) -> Self {
+        let mut lines = heads.take();
+        if let Some(cors) = cors {
+            cors::push_preflight_fields(&mut lines, cors, head);
+        }
+        Self { status: 204, lines, respond: None }
     }
 
     /// Appends it, as HTTP/1.1.
@@ -70,12 +91,26 @@ pub(super) fn values_of<'a>(head: &'a RequestHead<'_, '_>, plan: &'a Plan, recor
     }
 }
 
-/// The fields that the route adds to the upstream's response; no vector is taken where there are none.
-pub(super) fn response_lines(heads: &Heads, route: &RoutePolicy, values: &Values<'_>) -> Vec<u8> {
-    if !route.adds_response_fields() {
+/// The fields that every answer on the route carries; no vector is taken where there are none.
+pub(super) fn route_lines(heads: &Heads, route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Vec<u8> {
+    let Some(rules) = &route.cors else { return Vec::new() };
+    let mut lines = heads.take();
+    cors::push_fields(&mut lines, rules, head);
+    lines
+}
+
+/// Those and the fields that the route adds to the upstream's response.
+pub(super) fn response_lines(
+    heads: &Heads,
+    route: &RoutePolicy,
+    values: &Values<'_>,
+    route_lines: &[u8],
+) -> Vec<u8> {
+    if route_lines.is_empty() && !route.adds_response_fields() {
         return Vec::new();
     }
     let mut lines = heads.take();
+    lines.extend_from_slice(route_lines);
     edit::push_response_fields(&mut lines, route, values);
     lines
 }

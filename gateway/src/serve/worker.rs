@@ -82,9 +82,9 @@ pub(super) struct Current {
 }
 
 impl Current {
-    fn new(snapshot: Arc<Snapshot>) -> Rc<Self> {
+    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Rc<Self> {
         let upstreams = &snapshot.config.upstreams;
-        let pool = Rc::new(Pool::new(upstreams, &snapshot.addresses, &snapshot.upstream_tls));
+        let pool = Rc::new(Pool::of(&snapshot, before.map(|before| (&*before.pool, &*before.snapshot))));
         let turns = RefCell::new(vec![0; upstreams.len()]);
         Rc::new(Self { snapshot, pool, turns })
     }
@@ -128,7 +128,7 @@ impl Worker {
             date: RefCell::new(HttpDate::new(unix_s())),
             idle: Cell::new(0),
             policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
-            current: RefCell::new(Current::new(snapshot)),
+            current: RefCell::new(Current::new(snapshot, None)),
             offences: equipment.offences,
             id_prefix: equipment.id_prefix,
             id_count: Cell::new(0),
@@ -144,7 +144,9 @@ impl Worker {
         let newest = policy.load();
         let mut current = self.current.borrow_mut();
         if !Arc::ptr_eq(newest, &current.snapshot) {
-            *current = Current::new(Arc::clone(newest));
+            let next = Current::new(Arc::clone(newest), Some(&**current));
+            current.pool.retire(&next.pool);
+            *current = next;
         }
         Rc::clone(&current)
     }

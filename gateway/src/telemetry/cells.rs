@@ -29,8 +29,10 @@ pub enum Bound {
     OffenceQueue,
     /// The queue of the access log was full.
     AccessQueue,
-    /// All connections to an upstream were busy.
+    /// All connections to an upstream were busy, and the line for them was full.
     Pool,
+    /// No connection to an upstream became free in time.
+    PoolWait,
     /// A deadline passed: idle connections among them.
     Deadlines,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
@@ -39,12 +41,13 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connections,
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
         Self::Pool,
+        Self::PoolWait,
         Self::Deadlines,
         Self::Panics,
     ];
@@ -57,6 +60,7 @@ impl Bound {
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",
             Self::Pool => "upstream_pool",
+            Self::PoolWait => "upstream_pool_wait",
             Self::Deadlines => "deadlines",
             Self::Panics => "panics",
         }

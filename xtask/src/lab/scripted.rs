@@ -30,6 +30,8 @@ pub enum Step {
     ReadHead,
     /// Read so many octets and forget them.
     ReadBody(usize),
+    /// Read until these octets have come or the peer has closed, and report all that came, as a head is.
+    ReadUntil(Vec<u8>),
     /// Send these octets.
     Send(Vec<u8>),
     /// Do nothing for so long.
@@ -150,6 +152,9 @@ fn follow(script: &[Step], mut stream: &TcpStream, heads: &Sender<Vec<u8>>) -> i
                 // Nobody listens any more when the guard is being dropped.
                 let _unheard = heads.send(read_head(stream)?);
             }
+            Step::ReadUntil(end) => {
+                let _unheard = heads.send(read_until(stream, end)?);
+            }
             Step::ReadBody(bytes) => {
                 io::copy(&mut stream.take(*bytes as u64), &mut io::sink())?;
             }
@@ -177,6 +182,24 @@ fn read_head(mut stream: &TcpStream) -> io::Result<Vec<u8>> {
         }
     }
     Ok(head)
+}
+
+/// Octet by octet as well; a reset counts as an end.
+fn read_until(mut stream: &TcpStream, end: &[u8]) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    let mut octet = [0];
+    while read.is_empty() || !read.ends_with(end) {
+        match stream.read(&mut octet) {
+            Ok(0) => break,
+            Ok(_) => read.extend(octet),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+            Err(error) => return Err(error),
+        }
+        if read.len() > HEAD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too long to be reported"));
+        }
+    }
+    Ok(read)
 }
 
 /// Connecting to "unspecified" dissolves a TCP association with a reset, whoever else holds the socket: connect(2).

@@ -31,6 +31,7 @@ mod access;
 mod route;
 mod pattern;
 mod reshape;
+mod cors;
 mod websocket;
 
 /// The only version of the contract so far.

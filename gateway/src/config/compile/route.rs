@@ -14,7 +14,7 @@ use crate::config::{
 use super::{
     Names,
     access::{is_header_name, is_permission},
-    pattern, reshape, websocket,
+    cors, pattern, reshape, websocket,
 };
 
 /// Routes are compiled into one table per worker.
@@ -61,6 +61,13 @@ fn route(
     let pattern = path.as_ref().map_or("/", |(path, _)| path);
     let action = action(report, names, at, pattern, &mut raw);
     let rewrite = reshape::rewrite(report, at, pattern, raw.rewrite.take());
+    let cors = cors::cors(report, at, &methods, raw.cors.take());
+    if let (Some(_), Some(rewrite)) = (&cors, &rewrite)
+        && let Some(name) = rewrite.response.names().find(|name| is_cors_field(name))
+    {
+        let message = format!("`{}.rewrite.response` holds {name}, which `cors` is about", at.path);
+        report.error(at.here(), message);
+    }
     let websocket = websocket::settings(report, at, raw.websocket.take(), action.as_ref(), &methods);
     let (auths, public) = access(report, names, at, &mut raw);
     let permission = permission(report, roles, at, raw.permission, &methods, public);
@@ -85,8 +92,13 @@ fn route(
         request_timeout,
         body_size_bytes: raw.body_size.map(|size| size.get_ref().0),
         rewrite: rewrite.map(Arc::new),
+        cors: cors.map(Arc::new),
         websocket,
     })
+}
+
+fn is_cors_field(name: &str) -> bool {
+    name.get(.."access-control-".len()).is_some_and(|start| start.eq_ignore_ascii_case("access-control-"))
 }
 
 fn refuse_later(report: &mut Report, at: &Scope, raw: &RawRoute) {
@@ -97,7 +109,6 @@ fn refuse_later(report: &mut Report, at: &Scope, raw: &RawRoute) {
         ("scopes", &raw.scopes),
         ("when", &raw.when),
         ("contract", &raw.contract),
-        ("cors", &raw.cors),
         ("compress", &raw.compress),
         ("cache", &raw.cache),
         ("translate", &raw.translate),

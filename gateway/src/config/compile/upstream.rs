@@ -11,7 +11,7 @@ use crate::config::{
         Report, Scope,
     },
     types::{Balance, Health, Upstream},
-    values::{Later as LaterValue, OrOff, TextOr},
+    values::{Later as LaterValue, OrOff, Span, TextOr},
 };
 
 use super::{
@@ -51,7 +51,6 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
 
     let connections_at = raw.connections.as_ref().map_or_else(|| at.clone(), |t| at.inner("connections", t));
     let connections = raw.connections.map(Spanned::into_inner).unwrap_or_default();
-    report.later(&connections_at, &[("pending", &connections.pending)]);
     let per_worker = connections.per_worker.as_ref();
     let idle_per_worker = connections.idle_per_worker.as_ref();
     Upstream {
@@ -64,8 +63,26 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
         idle_timeout,
         connections_per_worker: report.count(&connections_at, "per_worker", per_worker, 256, 1..=65_536),
         idle_per_worker: report.count(&connections_at, "idle_per_worker", idle_per_worker, 64, 0..=65_536),
+        connections_pending: report.count(
+            &connections_at,
+            "pending",
+            connections.pending.as_ref(),
+            1024,
+            0..=65_536,
+        ),
+        connection_age_max: max_age(report, &connections_at, connections.max_age),
         retry_attempts: retry(report, at, raw.retry),
         health: health(report, at, raw.health),
+    }
+}
+
+fn max_age(report: &mut Report, at: &Scope, value: Field<OrOff<Span>>) -> Option<Duration> {
+    const DEFAULT: Duration = Duration::from_hours(1);
+    let Some(value) = value else { return Some(DEFAULT) };
+    let span = value.span();
+    match value.into_inner() {
+        OrOff::Off => None,
+        OrOff::On(age) => Some(report.duration(at, "max_age", Some(&Spanned::new(span, age)), DEFAULT)),
     }
 }
 

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 mod sections;
 mod access;
 mod reshape;
+mod cors;
 
 use super::{
     AccessLog, Action, AdminAddress, AuthKind, Balance, Config, FilterPorts, KeyStore, LimitPer, Loaded,

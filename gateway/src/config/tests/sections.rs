@@ -1,6 +1,6 @@
 //! The sections that shape the edge: runtime, prefilter, escalation, listeners, upstreams, logs.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
 use crate::config::{AccessLog, Balance, ServerAddress, Workers};
@@ -238,9 +238,17 @@ fn upstreams() {
     refuse(&with("retry = { budget = \"20%\" }"), &["3:20: `upstreams.a.retry.budget` is not supported yet"]);
     refuse(&with("retry = { on = [\"connect\"] }"), &["3:16: `upstreams.a.retry.on` other than"]);
     refuse(&with("retry = { attempts = 11 }"), &["3:22: `upstreams.a.retry.attempts` is 11, not 0 to 10"]);
+    let upstream = accept(&with("connections = { pending = 0, max_age = \"off\" }")).upstreams[0].clone();
+    assert_eq!((upstream.connections_pending, upstream.connection_age_max), (0, None));
+    let upstream = accept(&with("connections = { max_age = \"5m\" }")).upstreams[0].clone();
+    assert_eq!(upstream.connection_age_max, Some(Duration::from_mins(5)));
     refuse(
-        &with("connections = { pending = 5 }"),
-        &["3:27: `upstreams.a.connections.pending` is not supported yet"],
+        &with("connections = { pending = 65537 }"),
+        &["3:27: `upstreams.a.connections.pending` is 65537, not 0 to 65536"],
+    );
+    refuse(
+        &with("connections = { max_age = \"0s\" }"),
+        &["3:27: `upstreams.a.connections.max_age` must be longer"],
     );
     refuse(&with("health = { path = \"a b\" }"), &["3:19: `upstreams.a.health.path` is \"a b\""]);
     refuse(
