@@ -23,7 +23,7 @@ use crate::{
     accept::{self, BindError},
     config::{Config, Workers},
     control::{self, Certificates, CertificatesError, Publisher, SnapshotError, listener_ports},
-    decide::limit,
+    decide::{crowd::Crowd, limit},
     net::{self, RingError},
     nic::{Filter, NicError},
     serve::{self, Door},
@@ -80,6 +80,8 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
     let (access_ends, access) = access_log(&config.log.access, &cells)?;
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let crowd =
+        Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
@@ -94,11 +96,13 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
             index,
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
+            crowd: Arc::clone(&crowd),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
             offences: offence_sender.clone(),
             access,
             id_prefix: random_u64(),
             connections_max: runtime.connections_max,
+            buffer_bytes_max: runtime.buffer_bytes_max,
             draining: Arc::clone(&draining),
             drain_timeout: runtime.drain_timeout,
         };

@@ -288,6 +288,11 @@ fn bad_handshake(error: HandshakeError) -> Answer {
     }
 }
 
+/// The answer where memory is short.
+pub fn overloaded() -> Answer {
+    Answer::new(503, "overloaded", "The gateway is too busy.").with("Retry-After", "1".to_owned())
+}
+
 fn body_too_large() -> Answer {
     Answer::new(413, "body_too_large", "The request body is too large.").closes()
 }
@@ -379,6 +384,7 @@ pub const LABELS: &[&str] = &[
     "websocket_handshake",
     "foreign_origin",
     "upgrade_not_agreed",
+    "overloaded",
     "no_live_server",
     "name_unresolved",
     "upstream_busy",
@@ -498,6 +504,8 @@ mod tests {
             Some(Malformed),
             true,
         );
+        let overloaded = overloaded();
+        assert_eq!((overloaded.status, overloaded.offence, overloaded.close), (503, None, false));
         let _ = (Forbidden, Unauthorized);
     }
 

@@ -75,7 +75,8 @@ async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketA
     let mut secured = None;
     if let Some(certificates) = &manners.tls {
         deadline.arm(Phase::Handshake, after(manners.settings.timeouts.handshake));
-        match Secured::handshake(&mut stream, certificates, &worker.tools.buffers).await {
+        // Elsewhere than in the connection's own memory, which lasts longer.
+        match Box::pin(Secured::handshake(&mut stream, certificates, &worker.tools.buffers)).await {
             Ok(done) => secured = Some(done),
             Err(error) => {
                 secured::failed(worker, &error, peer, (&mut stream, &deadline)).await;
@@ -268,7 +269,9 @@ impl Connection<'_> {
         };
         let websocket = approved.plan.websocket;
         match exchange(self.worker, current, way, approved, client, record).await {
-            Ok(Outcome { tunnel: Some(tunnel), .. }) => self.tunnel(tunnel, websocket, record).await,
+            Ok(Outcome { tunnel: Some(tunnel), .. }) => {
+                Box::pin(self.tunnel(tunnel, websocket, record)).await
+            }
             Ok(outcome) if outcome.keep_alive => Next::KeepAlive,
             Ok(_) => Next::Close,
             Err(Failed { answered: Some(_), .. }) => Next::Abort,

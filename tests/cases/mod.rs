@@ -18,6 +18,7 @@ mod client_certificates;
 mod tls_conformance;
 mod upstream_tls;
 mod streaming;
+mod resources;
 mod websocket;
 mod operation;
 mod nic;

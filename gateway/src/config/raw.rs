@@ -46,6 +46,7 @@ pub(super) struct RawFile {
 pub(super) struct RawRuntime {
     pub(super) workers: Field<RawWorkers>,
     pub(super) connections_max: Field<u64>,
+    pub(super) buffers_max: Field<Size>,
     pub(super) drain_timeout: Field<Span>,
     pub(super) resolvers: Field<Vec<Spanned<String>>>,
 }
@@ -157,7 +158,7 @@ pub(super) struct RawListenerTimeouts {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawListenerLimits {
-    pub(super) connections_per_source: Field<Later>,
+    pub(super) connections_per_source: Field<OrOff<u64>>,
     pub(super) head_size: Field<Size>,
     pub(super) headers: Field<u64>,
     pub(super) target_size: Field<Size>,

@@ -14,6 +14,9 @@ use super::{
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
 pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
 
+/// The most that `limits.connections_per_source` may allow: connections are counted in 16 bits.
+pub const CONNECTIONS_PER_SOURCE_MAX: u32 = 65_534;
+
 /// Everything the file says. Indices (`upstream`, `auths`, …) point into the `Vec`s beside them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -52,6 +55,8 @@ pub struct Runtime {
     pub workers: Workers,
     /// Connections per worker; past it new ones are closed at accept and counted.
     pub connections_max: usize,
+    /// Bytes of buffers in use per worker; past it new requests are answered 503.
+    pub buffer_bytes_max: usize,
     /// How long open connections may finish after SIGTERM.
     pub drain_timeout: Duration,
     /// DNS servers that are asked for names; empty: those of the system.
@@ -263,6 +268,8 @@ pub struct ListenerTimeouts {
 /// `listeners.NAME.limits`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerLimits {
+    /// Connections of one source at once, over all workers; none: as many as it wants.
+    pub connections_per_source: Option<u32>,
     /// Bytes of a request head.
     pub head_size_bytes: usize,
     /// Header fields of a request.

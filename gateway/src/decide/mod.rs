@@ -14,6 +14,7 @@ pub mod policy;
 pub mod source;
 pub mod route;
 pub mod limit;
+pub mod crowd;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;

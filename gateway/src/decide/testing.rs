@@ -122,6 +122,7 @@ pub(super) fn empty() -> config::Config {
     config::Config {
         runtime: config::Runtime {
             workers: config::Workers::Auto,
+            buffer_bytes_max: 1 << 20,
             connections_max: 1,
             drain_timeout: Duration::ZERO,
             resolvers: Vec::new(),

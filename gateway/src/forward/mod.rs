@@ -14,6 +14,7 @@ mod upload;
 
 use std::{
     cell::{Cell, RefCell},
+    pin::pin,
     rc::Rc,
     sync::Arc,
 };
@@ -418,7 +419,7 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
                 },
             },
         );
-        let (uploaded, downloaded) = join(up, download.run()).await;
+        let (uploaded, downloaded) = join(pin!(up), pin!(download.run())).await;
         match (uploaded, downloaded) {
             (Ok(()), Ok(downloaded)) => {
                 let whole = upload.is_done() && !upload.was_discarded();

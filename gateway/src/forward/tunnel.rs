@@ -5,7 +5,7 @@
 //! nothing is read nothing from the other for; the end of one direction is passed on and the other goes on. It never
 //! looks at the bytes.
 
-use std::{cell::Cell, io};
+use std::{cell::Cell, io, pin::pin};
 
 use super::Lease;
 use crate::net::{
@@ -83,7 +83,7 @@ pub async fn relay<R1: Source, W1: Sink, R2: Source, W2: Sink>(
     watch.progress();
     let up = pump(client.source, server.sink, client.early, (&watch, &watch.server), buffers);
     let down = pump(server.source, client.sink, server.early, (&watch, &watch.client), buffers);
-    let ((up_bytes, up_ended), (down_bytes, down_ended)) = join(up, down).await;
+    let ((up_bytes, up_ended), (down_bytes, down_ended)) = join(pin!(up), pin!(down)).await;
     Passed { up_bytes, down_bytes, in_order: up_ended && down_ended }
 }
 

@@ -1,6 +1,9 @@
 //! Buffers that the kernel reads into and writes from, in two fixed classes, recycled per worker.
 
-use std::cell::RefCell;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use monoio::buf::{IoBuf, IoBufMut};
 
@@ -20,16 +23,19 @@ pub struct Buffer {
     block: Box<[u8]>,
     start: usize,
     end: usize,
+    /// Where it is counted while it is in use; a free one, and one of no size, is not.
+    counted: Option<Rc<Cell<usize>>>,
 }
 
 impl Buffer {
     fn with_capacity(bytes: usize) -> Self {
-        Self { block: vec![0; bytes].into_boxed_slice(), start: HEADROOM_BYTES, end: HEADROOM_BYTES }
+        let block = vec![0; bytes].into_boxed_slice();
+        Self { block, start: HEADROOM_BYTES, end: HEADROOM_BYTES, counted: None }
     }
 
     /// A buffer of no size: what stays behind while the real one is with the kernel.
     pub fn placeholder() -> Self {
-        Self { block: Box::default(), start: 0, end: 0 }
+        Self { block: Box::default(), start: 0, end: 0, counted: None }
     }
 
     /// What was received and not yet consumed.
@@ -105,6 +111,15 @@ impl Buffer {
     }
 }
 
+/// However a buffer in use ends, it is no longer one.
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(counted) = self.counted.take() {
+            counted.set(counted.get() - self.block.len());
+        }
+    }
+}
+
 // SAFETY: the block is boxed, so its address stays while the `Buffer` moves; `start..end` is within it and was
 // initialised when the block was made.
 unsafe impl IoBuf for Buffer {
@@ -132,27 +147,60 @@ unsafe impl IoBufMut for Buffer {
     }
 }
 
-/// A worker's free buffers.
-#[derive(Default)]
+/// A worker's free buffers, and how much of its memory those in use take.
 pub struct Buffers {
     free: RefCell<Vec<Buffer>>,
     bulk_free: RefCell<Vec<Buffer>>,
+    used_bytes: Rc<Cell<usize>>,
+    used_bytes_max: usize,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
 }
 
 impl Buffers {
+    /// None yet. With more than `used_bytes_max` in use, they [are short](Self::are_short).
+    pub fn new(used_bytes_max: usize) -> Self {
+        Self {
+            free: RefCell::default(),
+            bulk_free: RefCell::default(),
+            used_bytes: Rc::default(),
+            used_bytes_max,
+        }
+    }
+
+    /// So much is in use that nothing new should be begun.
+    pub fn are_short(&self) -> bool {
+        self.used_bytes.get() > self.used_bytes_max
+    }
+
     /// An empty buffer of [`BUFFER_BYTES`].
     pub fn take(&self) -> Buffer {
-        self.free.borrow_mut().pop().unwrap_or_else(|| Buffer::with_capacity(BUFFER_BYTES))
+        let free = self.free.borrow_mut().pop();
+        self.lend(free.unwrap_or_else(|| Buffer::with_capacity(BUFFER_BYTES)))
     }
 
     /// An empty buffer of [`BULK_BUFFER_BYTES`].
     pub fn take_bulk(&self) -> Buffer {
-        self.bulk_free.borrow_mut().pop().unwrap_or_else(|| Buffer::with_capacity(BULK_BUFFER_BYTES))
+        let free = self.bulk_free.borrow_mut().pop();
+        self.lend(free.unwrap_or_else(|| Buffer::with_capacity(BULK_BUFFER_BYTES)))
+    }
+
+    fn lend(&self, mut buffer: Buffer) -> Buffer {
+        self.used_bytes.set(self.used_bytes.get() + buffer.block.len());
+        buffer.counted = Some(Rc::clone(&self.used_bytes));
+        buffer
     }
 
     /// Returns a buffer of either class.
     pub fn give(&self, mut buffer: Buffer) {
         buffer.clear();
+        if let Some(counted) = buffer.counted.take() {
+            counted.set(counted.get() - buffer.block.len());
+        }
         let (list, max) = match buffer.block.len() {
             BUFFER_BYTES => (&self.free, FREE_MAX),
             BULK_BUFFER_BYTES => (&self.bulk_free, BULK_FREE_MAX),
@@ -191,6 +239,23 @@ mod tests {
     fn classes_are_told_apart() {
         let buffers = Buffers::default();
         assert_eq!((buffers.take().is_bulk(), buffers.take_bulk().is_bulk()), (false, true));
+    }
+
+    #[test]
+    fn what_is_in_use_is_counted_however_it_ends() {
+        let buffers = Buffers::new(BULK_BUFFER_BYTES);
+        let bulk = buffers.take_bulk();
+        assert!(!buffers.are_short(), "just as much as may be");
+        let small = buffers.take();
+        assert!(buffers.are_short());
+        buffers.give(small);
+        assert!(!buffers.are_short());
+        let small = buffers.take();
+        assert!(buffers.are_short());
+        drop(small);
+        assert!(!buffers.are_short());
+        drop(bulk);
+        assert_eq!(buffers.used_bytes.get(), 0);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Two futures of one task, both driven to their end.
 
-use std::{future::Future, pin::pin, task::Poll};
+use std::{future::Future, pin::Pin, task::Poll};
 
 /// Polls both until both are done. Neither is ever dropped unfinished, which is what `io_uring` futures ask for.
-pub async fn join<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
+///
+/// It takes them pinned where they stand: what it took by value, it would hold twice.
+pub async fn join<A: Future, B: Future>(mut a: Pin<&mut A>, mut b: Pin<&mut B>) -> (A::Output, B::Output) {
     let (mut a_done, mut b_done) = (None, None);
     std::future::poll_fn(move |context| {
         if a_done.is_none()

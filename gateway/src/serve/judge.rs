@@ -17,6 +17,7 @@ use crate::{
     decide::{self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy},
     net::{nanos, unix_s},
     respond::{self, Answer},
+    telemetry::Bound,
 };
 
 /// Who asks, and where.
@@ -83,6 +84,10 @@ impl Caller<'_> {
             decide::source_of(self.peer, &listener.trusted_proxies, head.headers.all("x-forwarded-for"));
         let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
+        if self.worker.tools.buffers.are_short() {
+            self.worker.cells.bound_hit(Bound::Buffers);
+            return Verdict::Refuse(respond::overloaded(), Reach::Request);
+        }
         let now = Now { monotonic_ns: record.begun_ns, unix_s: unix_s() };
         if self.secured.is_some_and(|secured| !secured.may_serve(decide::host_of(head.authority))) {
             return Verdict::Refuse(respond::misdirected(), Reach::Request);

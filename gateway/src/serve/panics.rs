@@ -3,13 +3,14 @@
 use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
+    pin::Pin,
     task::Poll,
 };
 
-/// Drives `task` to its end; `None` when it panicked, after which it is dropped and never polled again.
-pub(super) async fn contain<F: Future>(task: F) -> Option<F::Output> {
-    let mut task = pin!(task);
+/// Drives `task` to its end; `None` when it panicked, after which it must not be polled again.
+///
+/// It takes it pinned where it stands: what it took by value, it would hold twice, for every connection.
+pub(super) async fn contain<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(move |context| {
         // What the panic left half-done dies with the connection; what outlives it (counters, pools) holds no
         // invariant across an await.

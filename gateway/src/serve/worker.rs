@@ -2,7 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
     rc::Rc,
     sync::{
         Arc,
@@ -17,7 +18,11 @@ use super::{panics::contain, serve_connection};
 use crate::{
     codec::HttpDate,
     config,
-    decide::{Snapshot, balance, limit},
+    decide::{
+        Snapshot, balance,
+        crowd::{Crowd, Place},
+        limit,
+    },
     forward::{Heads, Pool, Tools},
     net::{
         self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s,
@@ -41,6 +46,8 @@ pub struct Equipment {
     pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
     /// Token buckets of all workers.
     pub limiter: Arc<limit::Table>,
+    /// Connections by source, of all workers.
+    pub crowd: Arc<Crowd>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
     /// To the control thread; full means counted, never waited for.
@@ -51,6 +58,8 @@ pub struct Equipment {
     pub id_prefix: u64,
     /// Connections at once.
     pub connections_max: usize,
+    /// Bytes of buffers in use, past which new requests are refused.
+    pub buffer_bytes_max: usize,
     /// Set once, when no new connections are wanted.
     pub draining: Arc<AtomicBool>,
     /// How long open connections may take to finish then.
@@ -94,6 +103,7 @@ impl Current {
 pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
+    crowd: Arc<Crowd>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
     pub(super) draining: Cell<bool>,
@@ -116,12 +126,13 @@ impl Worker {
         let snapshot = equipment.snapshot.load_full();
         Rc::new(Self {
             tools: Tools {
-                buffers: Buffers::default(),
+                buffers: Buffers::new(equipment.buffer_bytes_max),
                 deadlines: Deadlines::new(),
                 heads: Heads::default(),
                 pipes: Pipes::default(),
             },
             limiter: equipment.limiter,
+            crowd: equipment.crowd,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
             draining: Cell::new(false),
@@ -262,15 +273,36 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
         worker.cells.bound_hit(Bound::Connections);
         return;
     }
+    let Ok(place) = find_place(worker, peer.ip().to_canonical(), &manners.settings) else {
+        worker.cells.bound_hit(Bound::ConnectionsPerSource);
+        return;
+    };
     worker.connections.set(worker.connections.get() + 1);
     worker.cells.connection_opened();
     let (worker, manners) = (Rc::clone(worker), Rc::clone(manners));
     net::spawn(async move {
-        if contain(serve_connection(&worker, stream, peer, &manners)).await.is_none() {
+        let _place = place;
+        if contain(pin!(serve_connection(&worker, stream, peer, &manners))).await.is_none() {
             worker.cells.bound_hit(Bound::Panics);
             log::error!("a connection from {peer} was dropped: its task panicked");
         }
         worker.cells.connection_closed();
         worker.connections.set(worker.connections.get() - 1);
     });
+}
+
+/// The peer's place in the crowd, where it needs one: behind a trusted proxy stand many sources.
+///
+/// # Errors
+/// It has as many connections as it may have.
+fn find_place(worker: &Worker, peer: IpAddr, listener: &config::Listener) -> Result<Option<Place>, ()> {
+    let Some(max) = listener.limits.connections_per_source else { return Ok(None) };
+    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
+        return Ok(None);
+    }
+    let place = worker.crowd.enter(&listener.name, peer, max).ok_or(())?;
+    if !place.is_counted() {
+        worker.cells.bound_hit(Bound::Crowd);
+    }
+    Ok(Some(place))
 }

@@ -23,6 +23,12 @@ const CLASSES: usize = 5;
 pub enum Bound {
     /// `runtime.connections_max`
     Connections,
+    /// `listeners.*.limits.connections_per_source`
+    ConnectionsPerSource,
+    /// The table of connections by source had no slot for one: it was let in uncounted.
+    Crowd,
+    /// `runtime.buffers_max`
+    Buffers,
     /// The process had no descriptor left.
     Descriptors,
     /// The queue of offences was full.
@@ -41,8 +47,11 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Connections,
+        Self::ConnectionsPerSource,
+        Self::Crowd,
+        Self::Buffers,
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
@@ -56,6 +65,9 @@ impl Bound {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ConnectionsPerSource => "connections_per_source",
+            Self::Crowd => "connections_per_source_table",
+            Self::Buffers => "buffers",
             Self::Descriptors => "descriptors",
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",

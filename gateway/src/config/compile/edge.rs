@@ -18,7 +18,7 @@ use crate::config::{
         Report, Scope,
     },
     types::{AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, Threshold, Workers, XdpMode},
-    values::{OrOff, TextOr},
+    values::{OrOff, Size, TextOr},
 };
 
 /// More workers or a higher CPU id than this is a typing error.
@@ -44,6 +44,7 @@ pub(super) fn runtime(report: &mut Report, section: Option<(Scope, RawRuntime)>)
             65_536,
             1..=1 << 24,
         ),
+        buffer_bytes_max: buffers_max(report, &at, raw.buffers_max.as_ref()),
         drain_timeout: report.duration(
             &at,
             "drain_timeout",
@@ -73,6 +74,16 @@ fn resolvers(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>)
         }
     }
     resolvers
+}
+
+fn buffers_max(report: &mut Report, at: &Scope, value: Option<&Spanned<Size>>) -> usize {
+    let bytes = value.map_or(256 << 20, |size| size.get_ref().0);
+    if let Some(value) = value
+        && !(1 << 20..=1 << 40).contains(&bytes)
+    {
+        report.error(at.at(value), format!("`{}.buffers_max` must be 1 MiB to 1 TiB", at.path));
+    }
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers {

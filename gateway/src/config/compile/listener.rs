@@ -10,7 +10,10 @@ use crate::config::{
         Choice::{Later, Works},
         Report, Scope,
     },
-    types::{Admin, AdminAddress, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits, ListenerTimeouts},
+    types::{
+        Admin, AdminAddress, CONNECTIONS_PER_SOURCE_MAX, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits,
+        ListenerTimeouts,
+    },
     values::{OrOff, Size},
 };
 
@@ -110,9 +113,9 @@ fn timeouts(report: &mut Report, at: &Scope, raw: Field<RawListenerTimeouts>) ->
 fn limits(report: &mut Report, at: &Scope, raw: Field<RawListenerLimits>) -> ListenerLimits {
     let at = raw.as_ref().map_or_else(|| at.clone(), |table| at.inner("limits", table));
     let raw = raw.map(Spanned::into_inner).unwrap_or_default();
-    let later = [("connections_per_source", &raw.connections_per_source), ("streams", &raw.streams)];
-    report.later(&at, &later);
+    report.later(&at, &[("streams", &raw.streams)]);
     let limits = ListenerLimits {
+        connections_per_source: per_source(report, &at, raw.connections_per_source),
         head_size_bytes: bounded_size(report, &at, "head_size", raw.head_size.as_ref(), 32 << 10),
         headers: report.count(&at, "headers", raw.headers.as_ref(), 100, 1..=HEADERS_MAX),
         target_size_bytes: bounded_size(report, &at, "target_size", raw.target_size.as_ref(), 8 << 10),
@@ -125,6 +128,17 @@ fn limits(report: &mut Report, at: &Scope, raw: Field<RawListenerLimits>) -> Lis
             .error(place, format!("`{}.target_size` is larger than the head that holds the target", at.path));
     }
     limits
+}
+
+fn per_source(report: &mut Report, at: &Scope, value: Field<OrOff<u64>>) -> Option<u32> {
+    let span = value.as_ref().map(Spanned::span).unwrap_or_default();
+    let number = match value.map(Spanned::into_inner) {
+        Some(OrOff::Off) => return None,
+        Some(OrOff::On(number)) => Some(Spanned::new(span, number)),
+        None => None,
+    };
+    let bounds = 1..=CONNECTIONS_PER_SOURCE_MAX;
+    Some(report.number_u32(at, "connections_per_source", number.as_ref(), 512, bounds))
 }
 
 /// A size that a worker must be able to hold in memory at once.

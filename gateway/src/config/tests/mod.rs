@@ -305,7 +305,7 @@ fn all_mistakes_are_told_at_once() {
             "1:11: version 2 is unknown",
             "3:11: `runtime.workers`: it is \"auto\", a number of workers or a list of CPU ids",
             "4:17: `runtime.drain_timeout`: 30 needs a unit, for example \"30s\"",
-            "5:1: unknown key `foo` in `runtime`\n  known here: workers, connections_max, drain_timeout",
+            "5:1: unknown key `foo` in `runtime`\n  known here: workers, connections_max, buffers_max, drain_timeout",
             "7:9: `log.level` cannot be \"inf\": it is one of",
             "8:9: `routes.a` says neither `auth` nor `public = true`",
             "9:8: `routes.a.path` does not begin with `/`",

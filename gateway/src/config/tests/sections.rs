@@ -13,6 +13,7 @@ fn runtime() {
     refuse("[runtime]\nworkers = [1, 1]\n", &["2:11: `runtime.workers` lists CPU ids"]);
     refuse("[runtime]\nworkers = []\n", &["2:11: `runtime.workers` lists CPU ids"]);
     refuse("[runtime]\nconnections_max = 0\n", &["2:19: `runtime.connections_max` is 0"]);
+    refuse("[runtime]\nbuffers_max = \"1KiB\"\n", &["2:15: `runtime.buffers_max` must be 1 MiB"]);
     refuse("[runtime]\ndrain_timeout = \"0s\"\n", &["2:17: `runtime.drain_timeout` must be longer"]);
     let resolvers = accept("[runtime]\nresolvers = [\"192.0.2.53\", \"[::1]:5353\"]\n").runtime.resolvers;
     assert_eq!(resolvers, ["192.0.2.53:53".parse().unwrap(), "[::1]:5353".parse().unwrap()]);
@@ -96,10 +97,15 @@ fn listeners() {
     );
     accept(&with("proxy_protocol_from = []\ntls = \"off\""));
     refuse(&with("limits = { streams = 100 }"), &["3:22: `listeners.a.limits.streams` is not supported yet"]);
-    refuse(
-        &with("limits = { connections_per_source = 1 }"),
-        &["3:37: `listeners.a.limits.connections_per_source`"],
-    );
+    for number in ["1", "65534", "\"off\""] {
+        accept(&with(&format!("limits = {{ connections_per_source = {number} }}")));
+    }
+    for number in ["0", "65535"] {
+        refuse(
+            &with(&format!("limits = {{ connections_per_source = {number} }}")),
+            &["3:37: `listeners.a.limits.connections_per_source`"],
+        );
+    }
     refuse(
         &with("limits = { head_size = 32768 }"),
         &["3:24: `listeners.a.limits.head_size`: 32768 needs a unit"],
