@@ -120,3 +120,50 @@ fn session_keys_are_told_only_to_the_file_that_was_named() {
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
     assert!(process.output().contains("TLS KEYS ARE WRITTEN TO keys"), "{}", process.output());
 }
+
+/// Debian's testssl.sh: protocols, kinds of ciphers, forward secrecy and what is known to be broken in TLS.
+#[test]
+fn a_scanner_finds_nothing_to_complain_of() {
+    if Command::new("testssl").arg("--version").output().is_err() {
+        return xtask::lab::skip("a_scanner_finds_nothing_to_complain_of", "testssl is not installed");
+    }
+    let authority = Authority::new("ca");
+    let directory = Scratch::new().unwrap();
+    authority.issue(&["a.example"]).write(&directory, "0");
+    // It waits for the end of a connection on which it has asked for a renegotiation.
+    let edge = edge_in(directory, 1, " }\ntimeouts = { keep_alive = \"1s\"");
+    let port = edge.address.port();
+    let output = Command::new("testssl")
+        .args(["--quiet", "--color", "0", "--warnings", "off", "--fast", "--ip", "127.0.0.1"])
+        .args(["-p", "-s", "-f", "-U", "--jsonfile", "found.json", &format!("a.example:{port}")])
+        .current_dir(edge.directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let found = std::fs::read_to_string(edge.directory.path().join("found.json")).unwrap_or_default();
+    let found: Vec<serde_json::Value> =
+        serde_json::from_str(&found).unwrap_or_else(|error| panic!("{error}: {found}\n{said}"));
+    let text = |finding: &serde_json::Value, key: &str| finding[key].as_str().unwrap_or_default().to_owned();
+    let bad: Vec<_> = found
+        .iter()
+        .filter(|finding| matches!(&*text(finding, "severity"), "HIGH" | "CRITICAL" | "FATAL"))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    for (id, expected) in [
+        ("SSLv2", "not offered"),
+        ("SSLv3", "not offered"),
+        ("TLS1", "not offered"),
+        ("TLS1_1", "not offered"),
+        ("TLS1_2", "offered"),
+        ("TLS1_3", "offered"),
+        ("cipherlist_STRONG", "offered"),
+        ("cipherlist_3DES_IDEA", "not offered"),
+        ("heartbleed", "not vulnerable"),
+        ("secure_renego", "supported"),
+    ] {
+        let finding = found.iter().find(|finding| text(finding, "id") == id);
+        let finding = finding.map(|finding| text(finding, "finding")).unwrap_or_default();
+        assert!(finding.starts_with(expected), "{id}: {finding:?}\n{said}");
+    }
+}

@@ -110,6 +110,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "curl", package: "curl", version_flag: "-V", need: Need::Lab },
     Program { name: "nginx", package: "nginx-light", version_flag: "-v", need: Need::Lab },
     Program { name: "openssl", package: "openssl", version_flag: "version", need: Need::Lab },
+    Program { name: "testssl", package: "testssl.sh", version_flag: "--version", need: Need::Lab },
     Program { name: "wrk", package: "wrk", version_flag: "-v", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
     Program { name: "bpftool", package: "bpftool", version_flag: "version", need: Need::Optional },
@@ -346,6 +347,9 @@ fn leave_stopped(service: &str) {
 fn version_of(program: &Path, flag: &str) -> String {
     let said = Command::new(program).arg(flag).output().map(|output| [output.stdout, output.stderr].concat());
     let said = String::from_utf8_lossy(&said.unwrap_or_default()).into_owned();
-    let line = said.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()));
-    line.unwrap_or("version unknown").chars().take(60).collect()
+    // Colours are digits as well, but not with a dot behind them.
+    let has_version =
+        |line: &&str| line.as_bytes().windows(2).any(|pair| matches!(pair, [b'0'..=b'9', b'.']));
+    let line = said.lines().find(has_version).unwrap_or("version unknown");
+    line.chars().filter(|c| !c.is_control()).take(60).collect()
 }
