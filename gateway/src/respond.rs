@@ -332,6 +332,7 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::TruncatedResponse => {
             Answer::new(502, "truncated_response", "The server's answer ended early.")
         }
+        ForwardError::Encoding => Answer::new(500, "encoding", "The gateway could not compress the answer."),
         ForwardError::BadRequestBody(_) => {
             Answer::new(400, "malformed_body", "The body's framing is malformed.")
                 .counts_as(OffenceKind::Malformed)
@@ -397,6 +398,7 @@ pub const LABELS: &[&str] = &[
     "too_many_interim",
     "bad_response",
     "truncated_response",
+    "encoding",
     "malformed_body",
     "client_gone",
 ];

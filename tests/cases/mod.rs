@@ -12,6 +12,7 @@ mod bodies;
 mod own_answers;
 mod reshape;
 mod cors;
+mod compress;
 mod tls;
 mod certificates;
 mod client_certificates;

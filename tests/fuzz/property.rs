@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::codec::{
-    BodyDecoder, BodyError, BodyLength, CHUNK_END, HEADERS_MAX, HeadLimits, HeaderSlots, RequestEdit,
+    BodyDecoder, BodyError, BodyLength, CHUNK_END, HEADERS_MAX, HeadLimits, HeaderSlots, Recode, RequestEdit,
     ResponseEdit, Rewrite, Version, chunk_head, client_framing, client_response, last_chunk, request_head,
     response_head, upstream_request,
 };
@@ -106,6 +106,7 @@ fn response_holds(bytes: &[u8]) {
             date: "now",
             remove: &[],
             lines: b"",
+            recode: Recode::default(),
             body,
         };
         let mut sent = Vec::new();

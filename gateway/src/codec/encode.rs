@@ -73,9 +73,22 @@ pub struct ResponseEdit<'a> {
     pub remove: &'a [std::sync::Arc<str>],
     /// Fields that the route adds, made by [`push_field_line`]. They go with the final response only.
     pub lines: &'a [u8],
+    /// The coding of its body.
+    pub recode: Recode,
     /// How the body is framed to the client: [`client_framing`]. [`BodyLength::None`] means that none follows by
     /// method or status; a length that the upstream declared for it is then passed on.
     pub body: BodyLength,
+}
+
+/// What a content coding of ours changes in a response's head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Recode {
+    /// The coding's name: the body is sent in it, so its length is not known beforehand.
+    pub coding: Option<&'static str>,
+    /// A strong `ETag` becomes weak: what is sent is not the same octets (RFC 9110 §8.8.1).
+    pub weaken: bool,
+    /// `Vary: Accept-Encoding`: another client would have been told something else.
+    pub vary: bool,
 }
 
 /// What a response of our own has to know of the exchange that it ends.
@@ -164,7 +177,14 @@ pub fn client_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, edit: &Re
             Kind::Protected => true,
             Kind::Expect | Kind::Override | Kind::Underscored | Kind::Other => !listed.contains(name),
         };
-        if passes && !edit.remove.iter().any(|each| each.eq_ignore_ascii_case(name)) {
+        if !passes || edit.remove.iter().any(|each| each.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        if edit.recode.weaken && name.eq_ignore_ascii_case("etag") && value.starts_with(b"\"") {
+            push(out, &[name, ": W/"]);
+            out.extend_from_slice(value);
+            push(out, &["\r\n"]);
+        } else if edit.recode.coding.is_none() || !is_of_plain_body(name) {
             push_field(out, name, value);
         }
     }
@@ -177,12 +197,27 @@ pub fn client_response(out: &mut Vec<u8>, head: &ResponseHead<'_, '_>, edit: &Re
     }
     if !head.is_interim() {
         out.extend_from_slice(edit.lines);
+        push_recoding(out, edit.recode);
         if head.headers.get("date").is_none() {
             push_own_field(out, "Date", edit.date);
         }
         push_framing(out, edit);
     }
     push(out, &["\r\n"]);
+}
+
+/// What is true of the octets that the upstream sent, and not of those that we do.
+fn is_of_plain_body(name: &str) -> bool {
+    name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("accept-ranges")
+}
+
+fn push_recoding(out: &mut Vec<u8>, recode: Recode) {
+    if let Some(coding) = recode.coding {
+        push_own_field(out, "Content-Encoding", coding);
+    }
+    if recode.vary {
+        push_own_field(out, "Vary", "Accept-Encoding");
+    }
 }
 
 /// The framing fields of a final response, and what becomes of the connection (RFC 9112 §6, §9.3).

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 mod types;
 mod edits;
 mod cors;
+mod compress;
 mod template;
 pub mod keys;
 mod report;
@@ -27,6 +28,7 @@ mod tests;
 #[cfg(test)]
 mod manual_tests;
 
+pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
 pub use report::{ConfigError, ConfigWarning};

@@ -337,7 +337,7 @@ pub(super) struct RawRoute {
     pub(super) rewrite: Field<RawRewrite>,
     pub(super) cors: Field<RawCors>,
     pub(super) websocket: Field<FlagOr<RawWebSocket>>,
-    pub(super) compress: Field<Later>,
+    pub(super) compress: Field<OrOff<Vec<Spanned<String>>>>,
     pub(super) cache: Field<Later>,
     pub(super) translate: Field<Later>,
     pub(super) redirect: Field<TextOr<RawRedirect>>,

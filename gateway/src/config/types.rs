@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::{
+    compress::Coding,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
 };
@@ -569,6 +570,8 @@ pub struct Route {
     pub rewrite: Option<Arc<Rewrite>>,
     /// Which pages of other origins may read the answers.
     pub cors: Option<Arc<Cors>>,
+    /// Content codings that it offers, the best first; empty: off.
+    pub compress: Vec<Coding>,
     /// Settings of its WebSockets, or none.
     pub websocket: Option<WebSocket>,
 }

@@ -25,6 +25,7 @@ mod addresses;
 pub mod edit;
 pub mod cors;
 mod websocket;
+pub mod compress;
 mod snapshot;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};

@@ -47,6 +47,8 @@ pub struct RoutePolicy {
     pub request_timeout: Option<Duration>,
     /// Fields of the upstream's responses that are not passed on: lower case.
     pub response_removed: Arc<[Arc<str>]>,
+    /// Content codings that it offers for responses, the best first.
+    pub compress: Box<[config::Coding]>,
     /// Which pages of other origins may read the answers.
     pub cors: Option<Arc<config::Cors>>,
     pub(super) rewrite: Option<Arc<config::Rewrite>>,
@@ -229,6 +231,7 @@ impl RoutePolicy {
             rewrite: route.rewrite.clone(),
             cors: route.cors.clone(),
             websocket: route.websocket.clone(),
+            compress: route.compress.clone().into(),
             public: route.public,
             auths: indices(&route.auths),
             need: Need::compile(&route.permission, &config.roles),

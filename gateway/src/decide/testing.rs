@@ -27,6 +27,7 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         body_size_bytes: None,
         rewrite: None,
         cors: None,
+        compress: Vec::new(),
     }
 }
 

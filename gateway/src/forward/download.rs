@@ -4,13 +4,14 @@
 use std::{future::Future, pin::pin, rc::Rc, task::Poll};
 
 use crate::{
-    codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, ResponseEdit},
+    codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, Recode, ResponseEdit, ResponseHead},
+    decide::compress::{self, Agreed},
     net::{
         BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Transmit, Unblocked, monotonic_ns,
     },
 };
 
-use super::{Failed, ForwardError, Request, Tools, tunnel::Switched, upload::UploadState};
+use super::{Failed, ForwardError, Request, Tools, encode::Encoder, tunnel::Switched, upload::UploadState};
 
 /// What a server may say in a head.
 const RESPONSE_HEAD_LIMITS: HeadLimits =
@@ -48,18 +49,22 @@ pub(super) struct Downloaded {
     pub(super) server_reusable: bool,
     /// The server's connection is no longer HTTP. Nothing was told to the client yet.
     pub(super) switched: Option<Switched>,
+    /// It would have been compressed, but there was no encoder left.
+    pub(super) lacked_encoder: bool,
 }
 
 /// What is kept of a response head.
-struct Head {
+struct Head<'t> {
     status: u16,
     body: BodyLength,
     framing: BodyLength,
     client_keep_alive: bool,
     server_keep_alive: bool,
+    encoder: Option<Box<Encoder<'t>>>,
+    lacked_encoder: bool,
 }
 
-impl<W: Transmit> Download<'_, '_, W> {
+impl<'a, W: Transmit> Download<'a, '_, W> {
     pub(super) async fn run(mut self) -> Result<Downloaded, Failed> {
         let mut buffer = self.tools.buffers.take();
         let mut out = self.tools.heads.take();
@@ -99,6 +104,7 @@ impl<W: Transmit> Download<'_, '_, W> {
                 client_keep_alive: false,
                 server_reusable: false,
                 switched: Some(switched),
+                lacked_encoder: false,
             });
         }
         let mut told = Told { status: head.status, bytes: 0 };
@@ -107,9 +113,12 @@ impl<W: Transmit> Download<'_, '_, W> {
                 self.tell_head(buffer, out, 0, &mut told).await?;
                 (true, !buffer.data().is_empty())
             }
-            (BodyLength::Exact(bytes), _) => self.pass(buffer, out, bytes, &mut told).await?,
+            (BodyLength::Exact(bytes), _) if head.encoder.is_none() => {
+                self.pass(buffer, out, bytes, &mut told).await?
+            }
             (body, framing) => {
-                self.reframe(buffer, out, body, framing == BodyLength::Chunked, &mut told).await?
+                let chunked = framing == BodyLength::Chunked;
+                self.reframe(buffer, out, (body, chunked, head.encoder), &mut told).await?
             }
         };
         Ok(Downloaded {
@@ -123,11 +132,16 @@ impl<W: Transmit> Download<'_, '_, W> {
                 && !leftover
                 && head.body != BodyLength::UntilClose,
             switched: None,
+            lacked_encoder: head.lacked_encoder,
         })
     }
 
     /// Receives up to the end of the final head, and encodes the head for the client into `out`.
-    async fn receive_head(&mut self, buffer: &mut Buffer, out: &mut Vec<u8>) -> Result<Head, ForwardError> {
+    async fn receive_head(
+        &mut self,
+        buffer: &mut Buffer,
+        out: &mut Vec<u8>,
+    ) -> Result<Head<'a>, ForwardError> {
         let mut interim_heads = 0;
         let mut received_any = false;
         let (mut is_worth_a_try, mut tried_bytes) = (false, 0);
@@ -174,7 +188,7 @@ impl<W: Transmit> Download<'_, '_, W> {
         }
     }
 
-    fn parse_head(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Parsed, ForwardError> {
+    fn parse_head(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Parsed<'a>, ForwardError> {
         let mut slots = HeaderSlots::new();
         let method = if self.request.is_head { "HEAD" } else { "GET" };
         let parsed = match self.request.websocket {
@@ -189,7 +203,9 @@ impl<W: Transmit> Download<'_, '_, W> {
             return Ok(Parsed::Interim(head.head_bytes));
         }
         let date = self.request.date.borrow();
-        let framing = codec::client_framing(head.body, self.request.version);
+        let Coded { recode, encoder, lacked_encoder } = self.coded(&head);
+        let body = if encoder.is_some() { BodyLength::Chunked } else { head.body };
+        let framing = codec::client_framing(body, self.request.version);
         let edit = ResponseEdit {
             keep_alive: self.request.keep_alive
                 && !self.request.draining.get()
@@ -200,6 +216,7 @@ impl<W: Transmit> Download<'_, '_, W> {
             date: date.as_str(),
             remove: self.request.response.remove,
             lines: self.request.response.lines,
+            recode,
             body: framing,
         };
         codec::client_response(out, &head, &edit);
@@ -209,8 +226,28 @@ impl<W: Transmit> Download<'_, '_, W> {
             framing,
             client_keep_alive: edit.keep_alive,
             server_keep_alive: head.keep_alive,
+            encoder,
+            lacked_encoder,
         };
         Ok(Parsed::Final(kept, head.head_bytes))
+    }
+
+    /// How the body is to be coded, and by what. A head without a body is told as if it had one.
+    fn coded(&self, head: &ResponseHead<'_, '_>) -> Coded<'a> {
+        let plain = Coded { recode: Recode::default(), encoder: None, lacked_encoder: false };
+        let agreed = self.request.response.compress;
+        let recode = compress::recode(head, agreed);
+        let (Agreed::Coded(coding), Some(_)) = (agreed, recode.coding) else {
+            return Coded { recode, ..plain };
+        };
+        if head.body == BodyLength::None {
+            return Coded { recode, ..plain };
+        }
+        if let Some(encoder) = self.tools.encoders.take(coding) {
+            return Coded { recode, encoder: Some(encoder), lacked_encoder: false };
+        }
+        let recode = Recode { coding: None, weaken: false, vary: true };
+        Coded { recode, encoder: None, lacked_encoder: true }
     }
 
     /// Passes on a body of `bytes`: whether it ended in order, and whether more came behind it.
@@ -281,26 +318,23 @@ impl<W: Transmit> Download<'_, '_, W> {
         Ok(())
     }
 
-    /// Decodes a chunked or close-delimited body and frames it for the client.
+    /// Decodes a body, codes it where that is wanted, and frames it for the client.
     async fn reframe(
         &mut self,
         buffer: &mut Buffer,
         out: &mut Vec<u8>,
-        body: BodyLength,
-        chunked: bool,
+        (body, chunked, encoder): (BodyLength, bool, Option<Box<Encoder<'_>>>),
         told: &mut Told,
     ) -> Result<(bool, bool), Failed> {
-        let mut decoder = BodyDecoder::new(body);
+        let mut body = Body { decoder: BodyDecoder::new(body), encoder, coded: Vec::new(), chunked };
         loop {
             let mut done = false;
             while !done && !buffer.data().is_empty() {
-                let Ok(decoded) = decoder.decode(buffer.data()) else {
+                let Ok(decoded) = body.decoder.decode(buffer.data()) else {
                     return Err(told.failed(ForwardError::TruncatedResponse));
                 };
                 let payload = buffer.data().get(decoded.data.clone()).unwrap_or_default();
-                if !payload.is_empty() {
-                    frame(out, payload, chunked);
-                }
+                body.put(out, payload).map_err(|_| told.failed(ForwardError::Encoding))?;
                 done = decoded.done;
                 let progressed = done || decoded.consumed > 0;
                 buffer.consume(decoded.consumed);
@@ -309,23 +343,21 @@ impl<W: Transmit> Download<'_, '_, W> {
                 }
             }
             if done {
-                if chunked {
-                    codec::last_chunk(out, decoder.trailers());
-                }
+                body.end(out).map_err(|_| told.failed(ForwardError::Encoding))?;
                 self.send_out(out, told).await?;
                 return Ok((true, !buffer.data().is_empty()));
             }
-            // Also when nothing is to be sent yet: an event stream's head must not wait for its first event.
+            // The server may pause now: what it has sent so far is told. Also when that is nothing yet: an event
+            // stream's head must not wait for its first event.
+            body.flush(out).map_err(|_| told.failed(ForwardError::Encoding))?;
             self.send_out(out, told).await?;
             if buffer.free_bytes() == 0 {
                 self.enlarge(buffer);
             }
             match self.receive(buffer).await {
                 // A deadline of ours ends the server's direction as well: that is no end of the body.
-                Ok(0) if self.server_deadline.expired().is_none() && decoder.finish_at_eof().is_ok() => {
-                    if chunked {
-                        codec::last_chunk(out, b"");
-                    }
+                Ok(0) if self.server_deadline.expired().is_none() && body.decoder.finish_at_eof().is_ok() => {
+                    body.end(out).map_err(|_| told.failed(ForwardError::Encoding))?;
                     self.send_out(out, told).await?;
                     return Ok((false, false));
                 }
@@ -430,8 +462,63 @@ async fn cut_when_gone<F: Future>(
     .await
 }
 
-enum Parsed {
-    Final(Head, usize),
+/// How a response is to be coded.
+struct Coded<'t> {
+    recode: Recode,
+    encoder: Option<Box<Encoder<'t>>>,
+    lacked_encoder: bool,
+}
+
+/// A body that is taken out of the server's framing and put into the client's.
+struct Body<'t> {
+    decoder: BodyDecoder,
+    encoder: Option<Box<Encoder<'t>>>,
+    /// What the encoder has made since the last flush.
+    coded: Vec<u8>,
+    chunked: bool,
+}
+
+impl Body<'_> {
+    fn put(&mut self, out: &mut Vec<u8>, payload: &[u8]) -> std::io::Result<()> {
+        match &mut self.encoder {
+            _ if payload.is_empty() => Ok(()),
+            Some(encoder) => encoder.encode(payload, &mut self.coded),
+            None => {
+                frame(out, payload, self.chunked);
+                Ok(())
+            }
+        }
+    }
+
+    fn flush(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder.flush(&mut self.coded)?;
+        }
+        self.frame_coded(out);
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        if let Some(encoder) = self.encoder.take() {
+            encoder.finish(&mut self.coded)?;
+        }
+        self.frame_coded(out);
+        if self.chunked {
+            codec::last_chunk(out, self.decoder.trailers());
+        }
+        Ok(())
+    }
+
+    fn frame_coded(&mut self, out: &mut Vec<u8>) {
+        if !self.coded.is_empty() {
+            frame(out, &self.coded, self.chunked);
+            self.coded.clear();
+        }
+    }
+}
+
+enum Parsed<'t> {
+    Final(Head<'t>, usize),
     Interim(usize),
     Partial,
 }

@@ -8,6 +8,7 @@
 mod connect;
 mod gate;
 mod download;
+mod encode;
 mod pool;
 mod tunnel;
 mod upload;
@@ -23,11 +24,13 @@ use thiserror::Error;
 
 use crate::{
     codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version, WebSocketKey},
+    decide::compress::Agreed,
     net::{
         Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, Receive, Stream, Transmit, join, monotonic_ns,
     },
 };
 use download::{Download, Downloaded};
+pub use encode::Encoders;
 pub use pool::{CheckoutError, Lease, Pool, Wanted};
 use tunnel::Switched;
 pub use tunnel::{Passed, Side, Sink, Source, Tunnel, relay};
@@ -41,6 +44,8 @@ pub struct Tools {
     pub deadlines: Rc<Deadlines>,
     /// Free vectors for encoded heads.
     pub heads: Heads,
+    /// Content codings under way.
+    pub encoders: Encoders,
     /// Free pipes.
     pub pipes: Pipes,
 }
@@ -129,6 +134,8 @@ pub struct ResponseChanges<'r> {
     pub remove: &'r [Arc<str>],
     /// Fields to add, each with its CRLF.
     pub lines: &'r [u8],
+    /// The content coding that route and client agree on.
+    pub compress: Agreed,
 }
 
 /// An exchange that ended with a whole response.
@@ -146,6 +153,8 @@ pub struct Outcome {
     pub upstream_ns: u64,
     /// The server has switched to the WebSocket that the client asked for; the client has not been told yet.
     pub tunnel: Option<Tunnel>,
+    /// It would have been compressed, but there was no encoder left.
+    pub lacked_encoder: bool,
 }
 
 /// An exchange that did not.
@@ -209,6 +218,9 @@ pub enum ForwardError {
     /// The response body ended early or broke its framing.
     #[error("the server's response ended early")]
     TruncatedResponse,
+    /// The response body could not be compressed: a fault of ours.
+    #[error("the response could not be compressed")]
+    Encoding,
     /// The request body broke its framing.
     #[error("the request body is malformed: {0}")]
     BadRequestBody(BodyError),
@@ -446,6 +458,7 @@ fn finish(downloaded: Downloaded, upload: &Upload<'_>, request_was_sent: bool) -
         response_bytes: downloaded.bytes,
         upstream_ns: downloaded.upstream_ns,
         tunnel: None,
+        lacked_encoder: downloaded.lacked_encoder,
     };
     let after = match downloaded.switched {
         Some(switched) => After::Switch(switched),

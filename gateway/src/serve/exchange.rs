@@ -30,7 +30,11 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         head: approved.head,
         body: approved.body,
         body_bytes_max: approved.body_bytes_max,
-        response: ResponseChanges { remove: &route.response_removed, lines: &approved.response_lines },
+        response: ResponseChanges {
+            remove: &route.response_removed,
+            lines: &approved.response_lines,
+            compress: approved.compress,
+        },
         // Trailers must not bring back what was removed from the head.
         trailers_removed: &approved.plan.remove,
         expect_continue: approved.expect_continue,
@@ -68,6 +72,9 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
             record.request_bytes += outcome.request_body_bytes;
             record.response_bytes = outcome.response_bytes;
             record.upstream_ns = outcome.upstream_ns;
+            if outcome.lacked_encoder {
+                worker.cells.bound_hit(Bound::Encoders);
+            }
         }
         Err(Failed { error, answered: Some(status), response_bytes, request_body_bytes }) => {
             record.status = *status;

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     codec::{self, BodyLength, RequestEdit, RequestHead, Version},
     config::{self, Upstream},
-    decide::{self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy},
+    decide::{
+        self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy,
+        compress::{self, Agreed},
+    },
     net::{nanos, unix_s},
     respond::{self, Answer},
     telemetry::Bound,
@@ -60,6 +63,7 @@ pub(super) struct Approved {
     pub(super) version: Version,
     pub(super) keep_alive: bool,
     pub(super) response_lines: Vec<u8>,
+    pub(super) compress: Agreed,
     pub(super) plan: Plan,
 }
 
@@ -186,6 +190,7 @@ impl Caller<'_> {
             version: head.version,
             keep_alive: head.keep_alive,
             response_lines,
+            compress: compress::negotiate(head, &route.compress),
             plan,
         })
     }

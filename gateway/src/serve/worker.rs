@@ -23,7 +23,7 @@ use crate::{
         crowd::{Crowd, Place},
         limit,
     },
-    forward::{Heads, Pool, Tools},
+    forward::{Encoders, Heads, Pool, Tools},
     net::{
         self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s,
     },
@@ -129,6 +129,7 @@ impl Worker {
                 buffers: Buffers::new(equipment.buffer_bytes_max),
                 deadlines: Deadlines::new(),
                 heads: Heads::default(),
+                encoders: Encoders::default(),
                 pipes: Pipes::default(),
             },
             limiter: equipment.limiter,

@@ -41,13 +41,15 @@ pub enum Bound {
     PoolWait,
     /// A deadline passed: idle connections among them.
     Deadlines,
+    /// A response went out as it was, for want of an encoder.
+    Encoders,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
     Panics,
 }
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -58,6 +60,7 @@ impl Bound {
         Self::Pool,
         Self::PoolWait,
         Self::Deadlines,
+        Self::Encoders,
         Self::Panics,
     ];
 
@@ -74,6 +77,7 @@ impl Bound {
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
             Self::Deadlines => "deadlines",
+            Self::Encoders => "encoders",
             Self::Panics => "panics",
         }
     }

@@ -197,6 +197,15 @@ impl Connection {
         Ok(response)
     }
 
+    /// Waits until `enough` says so of the octets that have come and belong to no response that was read.
+    pub fn read_until(&mut self, enough: impl Fn(&[u8]) -> bool) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.time_max;
+        while !enough(&self.buffer) {
+            self.more(deadline)?;
+        }
+        Ok(())
+    }
+
     /// Waits for the peer to close without another octet; any octet is an error.
     pub fn expect_close(&mut self) -> Result<(), ClientError> {
         let rest = self.take_rest(Instant::now() + self.time_max)?;

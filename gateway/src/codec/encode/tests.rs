@@ -1,8 +1,8 @@
 //! Rows 14, 22, 41 to 47: what goes on, and what does not.
 
 use super::{
-    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, RequestEdit, ResponseEdit, Rewrite, Telling, Version,
-    chunk_head, client_framing, client_response, last_chunk, last_chunk_without, simple_response,
+    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, Recode, RequestEdit, ResponseEdit, Rewrite, Telling,
+    Version, chunk_head, client_framing, client_response, last_chunk, last_chunk_without, simple_response,
     upstream_request,
 };
 use crate::codec::{HeadLimits, HeaderSlots, request_head, response_head};
@@ -170,6 +170,7 @@ const ANSWER: ResponseEdit<'static> = ResponseEdit {
     date: "now",
     remove: &[],
     lines: b"",
+    recode: Recode { coding: None, weaken: false, vary: false },
     body: BodyLength::None,
 };
 
@@ -199,6 +200,25 @@ fn a_response_keeps_its_date() {
         &ANSWER,
         "HTTP/1.1 200 OK\r\ndate: then\r\nVia: 1.1 portcullis\r\nX-Request-Id: id-1\r\nContent-Length: 5\r\n\r\n",
     );
+}
+
+#[test]
+fn a_coding_changes_what_the_head_says_of_the_octets() {
+    let coded = Recode { coding: Some("br"), weaken: true, vary: true };
+    let edit = ResponseEdit { recode: coded, ..ANSWER };
+    let length =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nAccept-Ranges: bytes\r\nETag: \"a\"\r\nVary: Origin\r\n\r\n";
+    answer(
+        "HEAD",
+        length,
+        &edit,
+        "HTTP/1.1 200 OK\r\nETag: W/\"a\"\r\nVary: Origin\r\nVia: 1.1 portcullis\r\nX-Request-Id: id-1\r\n\
+         Content-Encoding: br\r\nVary: Accept-Encoding\r\nDate: now\r\n\r\n",
+    );
+    let weak = length.replace("\"a\"", "W/\"a\"");
+    assert!(answered("HEAD", &weak, &edit).contains("ETag: W/\"a\"\r\n"));
+    let plain = ResponseEdit { recode: Recode { vary: true, ..Recode::default() }, ..ANSWER };
+    assert!(answered("GET", length, &plain).contains("ETag: \"a\"\r\n"));
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use toml::Spanned;
 
 use crate::config::{
+    compress::Coding,
     edits::{FieldEdits, Redirect, Respond, Rewrite},
     raw::{Field, RawFieldEdits, RawRedirect, RawRespond, RawRewrite},
-    report::{Report, Scope},
+    report::{Choice::Works, Report, Scope},
     template::{Piece, Template, Use},
-    values::TextOr,
+    values::{OrOff, TextOr},
 };
 
 use super::{access::is_header_name, pattern};
@@ -281,6 +282,26 @@ fn fields(
         }
     }
     fields
+}
+
+/// Content codings in the order in which they stand; "off": none.
+pub(super) fn compress(
+    report: &mut Report,
+    at: &Scope,
+    raw: Field<OrOff<Vec<Spanned<String>>>>,
+) -> Vec<Coding> {
+    let Some(OrOff::On(names)) = raw.map(Spanned::into_inner) else { return Vec::new() };
+    let mut codings = Vec::new();
+    for name in &names {
+        let choices = Coding::ALL.map(|coding| (coding.name(), Works(coding)));
+        match report.choose(at, "compress", name, &choices) {
+            Some(coding) if codings.contains(&coding) => {
+                report.error(at.at(name), format!("`{}.compress` holds {:?} twice", at.path, name.get_ref()));
+            }
+            coding => codings.extend(coding),
+        }
+    }
+    codings
 }
 
 /// Whether a field is the operator's to change, or why it is not.

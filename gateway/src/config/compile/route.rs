@@ -62,6 +62,7 @@ fn route(
     let action = action(report, names, at, pattern, &mut raw);
     let rewrite = reshape::rewrite(report, at, pattern, raw.rewrite.take());
     let cors = cors::cors(report, at, &methods, raw.cors.take());
+    let compress = reshape::compress(report, at, raw.compress.take());
     if let (Some(_), Some(rewrite)) = (&cors, &rewrite)
         && let Some(name) = rewrite.response.names().find(|name| is_cors_field(name))
     {
@@ -94,6 +95,7 @@ fn route(
         rewrite: rewrite.map(Arc::new),
         cors: cors.map(Arc::new),
         websocket,
+        compress,
     })
 }
 
@@ -109,7 +111,6 @@ fn refuse_later(report: &mut Report, at: &Scope, raw: &RawRoute) {
         ("scopes", &raw.scopes),
         ("when", &raw.when),
         ("contract", &raw.contract),
-        ("compress", &raw.compress),
         ("cache", &raw.cache),
         ("translate", &raw.translate),
     ];

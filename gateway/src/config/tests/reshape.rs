@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::config::Coding;
+
 use super::{accept, parse_in, refuse};
 
 fn route(lines: &str) -> String {
@@ -80,6 +82,16 @@ fn redirects() {
         &["4:12: `routes.a` has both `respond` and `redirect`"],
     );
     refuse(&upstream("redirect = \"/b\""), &["5:12: `routes.a` has both `upstream` and `redirect`"]);
+}
+
+#[test]
+fn codings() {
+    let config = accept(&upstream("compress = [\"br\", \"gzip\"]"));
+    assert_eq!(config.routes[0].compress, [Coding::Brotli, Coding::Gzip]);
+    assert_eq!(accept(&upstream("compress = \"off\"")).routes[0].compress, []);
+    told(&upstream("compress = [\"gz\"]"), "`routes.a.compress` cannot be \"gz\"");
+    told(&upstream("compress = [\"gzip\", \"gzip\"]"), "`routes.a.compress` holds \"gzip\" twice");
+    told(&upstream("compress = \"gzip\""), "compress");
 }
 
 #[test]
