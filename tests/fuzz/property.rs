@@ -15,17 +15,13 @@ use crate::codec::{
 /// Small, so that they are met.
 pub(crate) const LIMITS: HeadLimits =
     HeadLimits { head_bytes_max: 2048, headers_max: 32, target_bytes_max: 512 };
+/// Bodies up to this long are cut at every pair of places.
+const PAIRS_BYTES_MAX: usize = 32;
 const WIDE: HeadLimits =
     HeadLimits { head_bytes_max: usize::MAX, headers_max: HEADERS_MAX, target_bytes_max: usize::MAX };
 
-/// Checks all of it.
-pub(crate) fn holds(bytes: &[u8]) {
-    request_holds(bytes);
-    response_holds(bytes);
-    body_holds(BodyLength::Chunked, bytes);
-}
-
-fn request_holds(bytes: &[u8]) {
+/// A request, with its body.
+pub(crate) fn request_holds(bytes: &[u8]) {
     let mut slots = HeaderSlots::new();
     let whole = request_head(bytes, &mut slots, &LIMITS);
     for end in prefixes(bytes) {
@@ -83,12 +79,13 @@ fn request_holds(bytes: &[u8]) {
     body_holds(head.body, &bytes[head.head_bytes..]);
 }
 
-fn response_holds(bytes: &[u8]) {
+/// What answers a `method`, with its body.
+pub(crate) fn response_holds(method: &str, bytes: &[u8]) {
     let mut slots = HeaderSlots::new();
-    let whole = response_head(bytes, &mut slots, "GET", &LIMITS);
+    let whole = response_head(bytes, &mut slots, method, &LIMITS);
     for end in prefixes(bytes) {
         let mut slots = HeaderSlots::new();
-        match (response_head(&bytes[..end], &mut slots, "GET", &LIMITS), &whole) {
+        match (response_head(&bytes[..end], &mut slots, method, &LIMITS), &whole) {
             (Ok(None), _) => {}
             (Ok(Some(early)), Ok(Some(head))) => assert_eq!(early.head_bytes, head.head_bytes),
             (Err(early), Err(error)) => assert_eq!(early, *error),
@@ -112,7 +109,7 @@ fn response_holds(bytes: &[u8]) {
         let mut sent = Vec::new();
         client_response(&mut sent, &head, &edit);
         let mut slots = HeaderSlots::new();
-        let again = response_head(&sent, &mut slots, "GET", &WIDE).expect("well-formed").expect("complete");
+        let again = response_head(&sent, &mut slots, method, &WIDE).expect("well-formed").expect("complete");
         assert_eq!(again.head_bytes, sent.len());
         assert_eq!((again.status, again.reason, again.body), (head.status, head.reason, body));
         assert_eq!(again.keep_alive, head.is_interim() || body != BodyLength::UntilClose);
@@ -121,13 +118,25 @@ fn response_holds(bytes: &[u8]) {
     body_holds(head.body, &bytes[head.head_bytes..]);
 }
 
+/// A chunked body.
+pub(crate) fn chunked_holds(bytes: &[u8]) {
+    body_holds(BodyLength::Chunked, bytes);
+}
+
 /// Payload and trailers, and how many bytes the body took; `None`: it has not ended.
 type Read = Option<(Vec<u8>, Vec<u8>, usize)>;
 
 fn body_holds(length: BodyLength, bytes: &[u8]) {
-    let whole = read(length, bytes, bytes.len());
+    let whole = read(length, bytes, bytes.len().max(1));
     for piece in [1, 2, 3, 7, 64] {
         assert_eq!(read(length, bytes, piece), whole, "in pieces of {piece}");
+    }
+    if bytes.len() <= PAIRS_BYTES_MAX {
+        for (first, second) in
+            (1..bytes.len()).flat_map(|first| (first..bytes.len()).map(move |second| (first, second)))
+        {
+            assert_eq!(read_cut_at(length, bytes, &[first, second]), whole, "cut at {first} and {second}");
+        }
     }
     let Ok(Some((payload, trailers, _))) = whole else { return };
     let mut sent = Vec::new();
@@ -142,10 +151,18 @@ fn body_holds(length: BodyLength, bytes: &[u8]) {
 }
 
 fn read(length: BodyLength, bytes: &[u8], piece: usize) -> Result<Read, BodyError> {
+    let cuts: Vec<usize> = (1..bytes.len().div_ceil(piece)).map(|n| n * piece).collect();
+    read_cut_at(length, bytes, &cuts)
+}
+
+/// Arrives in pieces that end at `cuts`, in order.
+fn read_cut_at(length: BodyLength, bytes: &[u8], cuts: &[usize]) -> Result<Read, BodyError> {
     let mut decoder = BodyDecoder::new(length);
     let (mut payload, mut consumed) = (Vec::new(), 0);
+    let mut cuts = cuts.iter().copied().peekable();
     while consumed < bytes.len() && !decoder.is_done() {
-        let input = &bytes[consumed..bytes.len().min(consumed + piece)];
+        while cuts.next_if(|&cut| cut <= consumed).is_some() {}
+        let input = &bytes[consumed..cuts.peek().copied().unwrap_or(bytes.len())];
         let decoded = decoder.decode(input)?;
         assert!(decoded.consumed > 0 && decoded.data.end <= decoded.consumed);
         payload.extend_from_slice(&input[decoded.data]);

@@ -15,6 +15,7 @@ mod build;
 mod run;
 mod demo;
 mod test;
+mod fuzz;
 mod bench;
 mod lint;
 mod tidy;
@@ -45,6 +46,8 @@ enum Task {
     Demo(demo::Options),
     /// Build with every eBPF compiler that is here, then run all tests.
     Test(test::Options),
+    /// Run libFuzzer on everything that untrusted bytes reach.
+    Fuzz(fuzz::Options),
     /// Check format, clippy, dependencies and the direction of imports.
     Lint,
     /// Measure against peers.
@@ -72,6 +75,10 @@ fn perform(task: Task) -> Result<ExitCode> {
             demo::run(&project, &options)
         }
         Task::Test(options) => test::run(&project, options),
+        Task::Fuzz(options) => {
+            install_programs(false);
+            fuzz::run(&project, &options)
+        }
         Task::Lint => lint::run(&project),
         Task::Bench(options) => {
             install_programs(true);

@@ -22,6 +22,8 @@ pub mod date;
 pub mod websocket;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod differential_tests;
 
 pub use body::{BodyDecoder, BodyError, Decoded};
 pub use date::HttpDate;
