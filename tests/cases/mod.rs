@@ -4,6 +4,7 @@ mod command;
 mod proxy;
 mod framing;
 mod access;
+mod semantics;
 mod faults;
 mod names;
 mod pools;

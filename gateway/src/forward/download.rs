@@ -4,7 +4,9 @@
 use std::{future::Future, pin::pin, rc::Rc, task::Poll};
 
 use crate::{
-    codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, Recode, ResponseEdit, ResponseHead},
+    codec::{
+        self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, Recode, ResponseEdit, ResponseHead, Version,
+    },
     decide::compress::{self, Agreed},
     net::{
         BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Transmit, Unblocked, monotonic_ns,
@@ -152,13 +154,13 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
                         buffer.consume(head_bytes);
                         return Ok(head);
                     }
-                    // 100 was answered by us; other interim responses are optional to pass on (RFC 9110 §15.2).
                     Parsed::Interim(head_bytes) => {
                         buffer.consume(head_bytes);
                         interim_heads += 1;
                         if interim_heads > INTERIM_HEADS_MAX {
                             return Err(ForwardError::TooManyInterim);
                         }
+                        self.tell_interim(out).await?;
                     }
                     Parsed::Partial => {
                         tried_bytes = buffer.data().len();
@@ -188,6 +190,36 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
         }
     }
 
+    /// Interim responses are passed on, but for the `100` that we ask for ourselves, and not to HTTP/1.0, which does
+    /// not know them (RFC 9110 §15.2).
+    fn encode_interim(&self, head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
+        if head.status == 100 || self.request.version == Version::Http10 || !self.client_write.takes_interim()
+        {
+            return;
+        }
+        let edit = ResponseEdit {
+            keep_alive: true,
+            client_version: self.request.version,
+            request_id: self.request.request_id,
+            date: "",
+            remove: self.request.response.remove,
+            lines: &[],
+            recode: Recode::default(),
+            body: BodyLength::None,
+        };
+        codec::client_response(out, head, &edit);
+    }
+
+    async fn tell_interim(&mut self, out: &mut Vec<u8>) -> Result<(), ForwardError> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let (sent, returned) = self.send(std::mem::take(out)).await;
+        *out = returned;
+        out.clear();
+        sent.map_err(|_| ForwardError::ClientGone)
+    }
+
     fn parse_head(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Parsed<'a>, ForwardError> {
         let mut slots = HeaderSlots::new();
         let method = if self.request.is_head { "HEAD" } else { "GET" };
@@ -200,6 +232,7 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
             return Err(ForwardError::UpgradeNotAgreed);
         }
         if head.is_interim() && head.status != 101 {
+            self.encode_interim(&head, out);
             return Ok(Parsed::Interim(head.head_bytes));
         }
         let date = self.request.date.borrow();

@@ -30,6 +30,11 @@ pub trait Transmit {
 
     /// Ready when the peer has said that it wants no more. Where only sending would tell, never.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()>;
+
+    /// Whether interim responses can be told ahead of the final one.
+    fn takes_interim(&self) -> bool {
+        false
+    }
 }
 
 impl Receive for ReadHalf {
@@ -49,6 +54,10 @@ impl Transmit for WriteHalf {
 
     fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
+    }
+
+    fn takes_interim(&self) -> bool {
+        true
     }
 }
 
