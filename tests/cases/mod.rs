@@ -5,6 +5,7 @@ mod proxy;
 mod framing;
 mod access;
 mod semantics;
+mod clients;
 mod faults;
 mod names;
 mod pools;
