@@ -170,6 +170,30 @@ fn a_message_says_which_way_it_came_and_nothing_of_the_hops() {
     assert!(!head.contains("\r\nte:") && !head.contains("keep-alive"), "{head}");
 }
 
+/// RFC 9110 §7.6.2: an `OPTIONS` goes as far as it says, and each hop counts.
+#[test]
+fn options_go_as_far_as_they_say() {
+    let upstream = answering(HELLO);
+    let edge = Edge::start(upstream.address(), OPEN);
+    let ask = |method, target, value: &str| {
+        let headers = [("max-forwards", value)];
+        edge.connect().request(&Request { method, ..Request::get(target).with(&headers) }).unwrap()
+    };
+    for target in ["*", "/x"] {
+        let response = ask("OPTIONS", target, "0");
+        assert_eq!((response.status, response.keep_alive), (204, true), "{target}");
+        assert_eq!(upstream.accepted(), 0, "{target}");
+    }
+    for (method, value, expected) in
+        [("OPTIONS", "1", "0"), ("OPTIONS", "70", "69"), ("GET", "0", "0"), ("OPTIONS", "x", "x")]
+    {
+        assert_eq!(ask(method, "/x", value).text(), "hello");
+        let head = String::from_utf8(upstream.next_head(TIME_MAX).unwrap()).unwrap().to_lowercase();
+        assert_eq!(head.matches("max-forwards").count(), 1, "{head}");
+        assert!(head.contains(&format!("\r\nmax-forwards: {expected}\r\n")), "{method} {value}: {head}");
+    }
+}
+
 /// RFC 9112 §9.6: `close` is heard on both sides, and nothing behind the last request is answered.
 #[test]
 fn close_ends_a_connection_behind_the_answer() {

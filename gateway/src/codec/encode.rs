@@ -7,7 +7,7 @@
 
 use super::{
     fields::{Kind, Listed, kind},
-    framing::BodyLength,
+    framing::{BodyLength, decimal},
     head::{RequestHead, Version},
     response::ResponseHead,
     websocket::UPGRADE_FIELDS,
@@ -122,15 +122,22 @@ pub fn upstream_request<N: AsRef<str>>(
     }
     push(out, &[" HTTP/1.1\r\nHost: ", edit.rewrite.host.unwrap_or(head.authority), "\r\n"]);
     let listed = Listed::of(&head.headers);
+    let forwards = max_forwards(head);
     for (name, value) in head.headers.iter() {
         let passes = match kind(name) {
             Kind::Other => !listed.contains(name),
             Kind::Protected => true,
             _ => false,
         };
-        if passes && !is_edited(name, edit) {
+        let is_counted = forwards.is_some() && name.eq_ignore_ascii_case("max-forwards");
+        if passes && !is_counted && !is_edited(name, edit) {
             push_field(out, name, value);
         }
+    }
+    if let Some(forwards) = forwards {
+        push(out, &["Max-Forwards: "]);
+        push_decimal(out, forwards.saturating_sub(1));
+        push(out, &["\r\n"]);
     }
     push_own_field(out, "X-Forwarded-For", edit.forwarded_for);
     push_own_field(out, "X-Forwarded-Proto", edit.proto);
@@ -149,6 +156,12 @@ pub fn upstream_request<N: AsRef<str>>(
         BodyLength::Chunked | BodyLength::UntilClose => push(out, &["Transfer-Encoding: chunked\r\n"]),
     }
     push(out, &["\r\n"]);
+}
+
+/// How often an `OPTIONS` may still be forwarded (RFC 9110 §7.6.2): at 0 it is the gateway that is asked. Nothing for
+/// other methods, and for a value that is no number.
+pub fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
+    (head.method == "OPTIONS").then(|| head.headers.get("max-forwards").and_then(decimal)).flatten()
 }
 
 /// How a body of the upstream is framed to a client: HTTP/1.0 knows no chunks and reads until we close.

@@ -123,7 +123,7 @@ pub(crate) fn raw_value<'b>(bytes: &'b [u8], name: &str) -> &'b [u8] {
 }
 
 /// 1*DIGIT that fits into 64 bits.
-fn decimal(value: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(value: &[u8]) -> Option<u64> {
     if value.is_empty() {
         return None;
     }

@@ -29,8 +29,8 @@ pub use body::{BodyDecoder, BodyError, Decoded};
 pub use date::HttpDate;
 pub use encode::{
     CHUNK_END, CHUNK_HEAD_BYTES_MAX, CONTINUE, Recode, RequestEdit, ResponseEdit, Rewrite, Telling,
-    chunk_head, client_framing, client_response, last_chunk, last_chunk_without, push_field_line,
-    simple_response, upstream_request,
+    chunk_head, client_framing, client_response, last_chunk, last_chunk_without, max_forwards,
+    push_field_line, simple_response, upstream_request,
 };
 pub use fields::{Fields, HEADERS_MAX, HeaderSlots};
 pub use framing::{BodyLength, FramingError};

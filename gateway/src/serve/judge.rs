@@ -131,6 +131,9 @@ impl Caller<'_> {
                         let rules = route.and_then(|route| route.cors.as_deref());
                         Ok(Verdict::Respond(OwnAnswer::preflight(heads, rules, head)))
                     }
+                    Act::Upstream(_) if codec::max_forwards(head) == Some(0) => {
+                        Ok(Verdict::Respond(OwnAnswer::end_of_the_way(heads, &record.lines)))
+                    }
                     Act::Upstream(upstream) => {
                         let upstream = *upstream;
                         self.approve(head, plan, upstream, policy, record).map(Verdict::Forward)

@@ -50,6 +50,13 @@ impl OwnAnswer {
         Ok(Self { status: to.status, lines, respond: None })
     }
 
+    /// To an `OPTIONS` that may go no farther (RFC 9110 §7.6.2).
+    pub(super) fn end_of_the_way(heads: &Heads, route_lines: &[u8]) -> Self {
+        let mut lines = heads.take();
+        lines.extend_from_slice(route_lines);
+        Self { status: 204, lines, respond: None }
+    }
+
     /// Leave to send the request that a preflight asks about.
     pub(super) fn preflight(heads: &Heads, cors: Option<&Cors>, head: &RequestHead<'_, '_>) -> Self {
         let mut lines = heads.take();
