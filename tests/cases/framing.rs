@@ -1,6 +1,7 @@
 //! Requests whose end, target or host could be read in two ways (RFC 9112 §2.2, §3, §5, §6, §7, §11.2): refused, and
 //! nothing of them goes on. What is legal but rare works. Each is sent in one piece and byte by byte.
 
+mod answers;
 mod legal;
 mod rows;
 
@@ -341,6 +342,73 @@ fn legal_but_rare_requests_keep_working_in_one_piece_and_byte_by_byte() {
                 let body = upstream.next_head(TIME_MAX).unwrap();
                 assert!(body.ends_with(&case.body_end), "{name}: {}", body.escape_ascii());
             }
+        }
+    }
+}
+
+/// A gateway before a server whose n-th connection reads a request and goes on with the n-th of `answers`.
+fn answered(answers: Vec<Vec<Step>>) -> (Scripted, Edge) {
+    let script = |answer: Vec<Step>| [vec![Step::ReadHead], answer].concat();
+    let any = "127.0.0.1:0".parse().unwrap();
+    let scripts = answers.into_iter().map(script).collect();
+    let upstream = Scripted::start(&Place::here(), any, scripts).unwrap();
+    // Each case has a connection of its own, never a pooled one, and no second try hides what became of the first.
+    let sections = OPEN.replace(
+        "health = \"off\"",
+        "health = \"off\"\nretry = { attempts = 0 }\nconnections = { idle_per_worker = 0 }",
+    );
+    let edge = Edge::start(upstream.address(), &format!("[runtime]\nworkers = 1\n{sections}"));
+    (upstream, edge)
+}
+
+/// Row 47, fault row 5.
+#[test]
+fn a_malformed_answer_is_502_and_nothing_of_it_is_told() {
+    let cases = answers::malformed();
+    let (_upstream, edge) =
+        answered(cases.iter().map(|answer| vec![Step::Send(answer.clone()), Step::Stall]).collect());
+    for answer in &cases {
+        let response = edge.get("/", &[]);
+        assert_eq!(response.status, 502, "{}", answer.escape_ascii());
+        assert_eq!(
+            response.header("content-type"),
+            Some("application/problem+json"),
+            "{}",
+            answer.escape_ascii()
+        );
+    }
+}
+
+/// Fault row 2: a client sees that what it got is not all there is.
+#[test]
+fn a_malformed_chunk_of_an_answer_never_looks_whole_to_the_client() {
+    let cases = answers::malformed_chunks();
+    let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let (_upstream, edge) =
+        answered(cases.iter().map(|body| vec![Step::Send([&head[..], body].concat())]).collect());
+    for body in cases {
+        let answer = edge.connect().request(&Request::get("/"));
+        let is_cut = answer.as_ref().map_or(true, |response| response.status == 502);
+        assert!(is_cut, "{}: {answer:?}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn legal_but_rare_answers_come_through_in_one_piece_and_byte_by_byte() {
+    let cases = answers::legal();
+    let steps = cases.iter().flat_map(|(answer, _, closes)| {
+        let end = if *closes { Step::Close } else { Step::Stall };
+        let drop = |byte: &u8| [Step::Send(vec![*byte]), Step::Pause(Duration::from_micros(10))];
+        let drip = answer.iter().flat_map(drop).chain([end.clone()]).collect();
+        [vec![Step::Send(answer.to_vec()), end], drip]
+    });
+    let (_upstream, edge) = answered(steps.collect());
+    for (answer, body, _) in cases {
+        for dripped in [false, true] {
+            let name = format!("{}, dripped: {dripped}", answer.escape_ascii());
+            let response = edge.get("/", &[]);
+            assert_eq!((response.status, response.text().as_str()), (200, body), "{name}");
+            assert!(response.keep_alive, "{name}");
         }
     }
 }
