@@ -68,6 +68,25 @@ fn a_silent_server_is_504() {
 }
 
 #[test]
+fn a_server_that_drips_for_ever_is_cut_by_the_deadline_of_the_whole() {
+    let drip = |first: &str, drop: &str| {
+        let mut script = vec![Step::ReadHead, Step::Send(first.into())];
+        let slowly = [Step::Send(drop.into()), Step::Pause(Duration::from_millis(20))];
+        script.extend(std::iter::repeat_n(slowly, 2000).flatten());
+        scripted(&script)
+    };
+    let sections =
+        OPEN.replace("upstream = \"app\"", "upstream = \"app\"\ntimeouts = { request = \"500ms\" }");
+    let head = drip("HTTP/1.1 200 OK\r\nX: ", "a");
+    let edge = Edge::start(head.address(), &sections);
+    assert_eq!(edge.get("/", &[]).status, 504);
+    let body = drip("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", "a");
+    let edge = Edge::start(body.address(), &sections);
+    let answer = edge.connect().request(&Request::get("/"));
+    assert!(answer.is_err(), "half a body must not look whole: {answer:?}");
+}
+
+#[test]
 fn a_server_that_dies_in_mid_body_is_seen_to_have_died() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf",

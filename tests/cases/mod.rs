@@ -9,6 +9,7 @@ mod clients;
 mod faults;
 mod names;
 mod pools;
+mod retries;
 mod exchange;
 mod bodies;
 mod own_answers;

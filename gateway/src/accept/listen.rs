@@ -5,8 +5,10 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
+
+use crate::net::notice_dead_peers;
 
 /// Connections that wait to be accepted, per worker; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -42,6 +44,8 @@ fn bind_one(address: SocketAddr, cpu: usize) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    // A kernel that refuses costs nothing but this: every wait has a deadline besides.
+    let _ = notice_dead_peers(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     // A hint for locality: a kernel without it spreads connections by hash.

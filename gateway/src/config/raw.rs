@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, de::IgnoredAny};
 use toml::{Spanned, value::Datetime};
 
-use super::values::{FlagOr, Later, OrOff, PerSecond, Size, Span, TextOr};
+use super::values::{FlagOr, Later, OrOff, PerSecond, Percent, Size, Span, TextOr};
 
 /// A value with its place, or nothing.
 pub(super) type Field<T> = Option<Spanned<T>>;
@@ -227,7 +227,7 @@ pub(super) struct RawConnections {
 pub(super) struct RawRetry {
     pub(super) attempts: Field<u64>,
     pub(super) on: Field<Vec<Spanned<String>>>,
-    pub(super) budget: Field<Later>,
+    pub(super) budget: Field<OrOff<Percent>>,
 }
 
 /// `upstreams.NAME.health`

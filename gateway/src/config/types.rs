@@ -322,8 +322,8 @@ pub struct Upstream {
     pub connections_pending: usize,
     /// A connection that has been open for so long is not used again.
     pub connection_age_max: Option<Duration>,
-    /// How many times a request may be sent again.
-    pub retry_attempts: u32,
+    /// When a request may be sent again.
+    pub retry: Retry,
     /// Active health checks, or none.
     pub health: Option<Health>,
 }
@@ -388,6 +388,19 @@ pub enum Balance {
     Random,
     /// The less loaded of two.
     LeastRequests,
+}
+
+/// `upstreams.NAME.retry`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    /// How many times.
+    pub attempts: u32,
+    /// When there was no connection to a server.
+    pub on_connect: bool,
+    /// When a server closed before it answered.
+    pub on_reset_before_head: bool,
+    /// At most so many per hundred requests; `None`: without such a bound.
+    pub budget_percent: Option<u32>,
 }
 
 /// `upstreams.NAME.health`

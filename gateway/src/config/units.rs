@@ -37,6 +37,13 @@ pub(super) fn rate_per_s(text: &str) -> Result<f64, String> {
     Ok(f64::from(count) / f64::from(unit_s))
 }
 
+/// `20%`, 0 to 100; the error is a sentence.
+pub(super) fn percent(text: &str) -> Result<u32, String> {
+    let (count, _) = number_and_unit(text, &[("%", 1)], "a share", "20%")?;
+    let percent = u32::try_from(count).ok().filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| format!("{text:?} is more than all: write 0% to 100%"))
+}
+
 /// Splits digits from the unit behind them. `_` groups digits, as in TOML.
 fn number_and_unit(
     text: &str,

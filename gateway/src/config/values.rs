@@ -26,6 +26,10 @@ pub(super) struct Size(pub(super) u64);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PerSecond(pub(super) f64);
 
+/// A share in whole percent, 0 to 100.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Percent(pub(super) u32);
+
 /// A value that "off" switches off.
 #[derive(Debug, Clone)]
 pub(super) enum OrOff<T> {
@@ -107,6 +111,13 @@ impl<'de> Deserialize<'de> for PerSecond {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let expecting = "a rate such as \"100/s\"";
         from.deserialize_any(UnitVisitor { parse: units::rate_per_s, expecting, unit: "/s" }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expecting = "a share such as \"20%\"";
+        from.deserialize_any(UnitVisitor { parse: units::percent, expecting, unit: "%" }).map(Self)
     }
 }
 

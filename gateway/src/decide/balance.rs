@@ -147,7 +147,12 @@ mod tests {
             idle_per_worker: 1,
             connections_pending: 0,
             connection_age_max: None,
-            retry_attempts: 1,
+            retry: config::Retry {
+                attempts: 1,
+                on_connect: true,
+                on_reset_before_head: true,
+                budget_percent: None,
+            },
             health: None,
         })
     }

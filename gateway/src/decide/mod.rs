@@ -22,6 +22,7 @@ mod claims;
 pub mod authz;
 pub mod balance;
 mod addresses;
+mod budget;
 pub mod edit;
 pub mod cors;
 mod websocket;
@@ -34,6 +35,7 @@ pub use self::{
     addresses::{ADDRESSES_MAX, Addresses, ServerAddresses},
     authn::AuthFailure,
     authz::Forbidden,
+    budget::RetryBudget,
     policy::{Policy, PolicyError, RoutePolicy},
     route::host_of,
     snapshot::{LiveServers, Snapshot},

@@ -7,6 +7,7 @@
 
 mod connect;
 mod gate;
+mod retry;
 mod download;
 mod encode;
 mod pool;
@@ -24,6 +25,7 @@ use thiserror::Error;
 
 use crate::{
     codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version, WebSocketKey},
+    config::Retry,
     decide::compress::Agreed,
     net::{
         Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, Receive, Stream, Transmit, join, monotonic_ns,
@@ -32,6 +34,7 @@ use crate::{
 use download::{Download, Downloaded};
 pub use encode::Encoders;
 pub use pool::{CheckoutError, Lease, Pool, Wanted};
+use retry::Retries;
 use tunnel::Switched;
 pub use tunnel::{Passed, Side, Sink, Source, Tunnel, relay};
 use upload::{Ends, Upload, UploadLimits};
@@ -123,8 +126,8 @@ pub struct Request<'r> {
     pub deadline_ns: u64,
     /// The response head comes before so long, in ns.
     pub head_timeout_ns: u64,
-    /// How often the request may be sent again.
-    pub retries_max: u32,
+    /// When, and how often, the request may be sent again.
+    pub retry: Retry,
 }
 
 /// What a route changes in a response's head.
@@ -246,8 +249,9 @@ impl ForwardError {
 /// client.
 ///
 /// A request is sent again only if no server can have acted on it twice (RFC 9110 §9.2.2): nothing was sent because
-/// there was no connection; or a pooled connection turned out dead, no byte of a response came, all of the request is
-/// still in memory, and it is idempotent. `on_event` hears of connects and retries.
+/// there was no connection; or the server closed before a byte of a response came, all of the request is still in
+/// memory, and it is idempotent. Who closed a pooled connection is asked again, who closed a new one is not.
+/// `on_event` hears of connects and retries.
 pub async fn forward<R: Receive, W: Transmit>(
     tools: &Tools,
     pool: &Rc<Pool>,
@@ -260,7 +264,7 @@ pub async fn forward<R: Receive, W: Transmit>(
     let mut upload = Upload::new(request.body, request.body_bytes_max, request.trailers_removed);
     upload.take_received(client.received, &mut request.head)?;
     let mut failed_servers = Vec::new();
-    let mut retries_left = request.retries_max;
+    let mut retries = Retries::new(pool, upstream, request.retry, monotonic_ns());
     let nobody = || {
         if pool.is_resolved(upstream) { ForwardError::NoLiveServer } else { ForwardError::Unresolved }
     };
@@ -275,12 +279,11 @@ pub async fn forward<R: Receive, W: Transmit>(
             Err(error) => {
                 failed_servers.push(server);
                 on_event(Event::Failed, server);
-                match pick(&failed_servers) {
-                    Some(other) if retries_left > 0 => server = other,
+                let other = if retries.after_no_connection(&error) { pick(&failed_servers) } else { None };
+                match other {
+                    Some(other) if retries.take(other, &on_event) => server = other,
                     _ => return Err(error.into()),
                 }
-                retries_left -= 1;
-                on_event(Event::Retried, server);
                 continue;
             }
         };
@@ -310,15 +313,24 @@ pub async fn forward<R: Receive, W: Transmit>(
                 return Ok(outcome);
             }
             Err(failed) => {
-                let dead = reused && matches!(failed.error, ForwardError::ClosedBeforeResponse);
-                if !(dead && whole && request.idempotent && retries_left > 0) {
-                    on_event(Event::Failed, server);
-                    tools.heads.give(request.head);
-                    return Err(failed);
+                if !reused {
+                    failed_servers.push(server);
                 }
-                retries_left -= 1;
-                fresh = true;
-                on_event(Event::Retried, server);
+                let is_safe = whole && request.idempotent && failed.answered.is_none();
+                let other = match retries.after_reset(&failed.error, is_safe) {
+                    // The server may have closed it long ago: it is asked again itself.
+                    true if reused => Some(server),
+                    true => pick(&failed_servers),
+                    false => None,
+                };
+                match other {
+                    Some(other) if retries.take(other, &on_event) => (server, fresh) = (other, true),
+                    _ => {
+                        on_event(Event::Failed, server);
+                        tools.heads.give(request.head);
+                        return Err(failed);
+                    }
+                }
             }
         }
     }
@@ -333,6 +345,8 @@ pub enum Event {
     Reused,
     /// The request goes out again.
     Retried,
+    /// It would, but the upstream's budget of retries is used up.
+    OverBudget,
     /// The server could not be reached, or failed the exchange.
     Failed,
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Upstream,
-    decide::{ServerAddresses, Snapshot},
+    decide::{RetryBudget, ServerAddresses, Snapshot},
     net::{Buffers, Deadline, Deadlines, Stream, monotonic_ns, nanos},
     tls,
 };
@@ -97,6 +97,7 @@ struct Servers {
     age_ns_max: u64,
     connect_timeout: Duration,
     tls: Option<tls::Client>,
+    budget: RefCell<RetryBudget>,
     /// No new exchange will ask for them: nothing is kept for later.
     retired: Cell<bool>,
 }
@@ -119,6 +120,7 @@ impl Servers {
             age_ns_max: upstream.connection_age_max.map_or(u64::MAX, nanos),
             connect_timeout: upstream.connect_timeout,
             tls: tls.map(tls::Client::for_one_worker),
+            budget: RefCell::new(RetryBudget::new(upstream.retry.budget_percent)),
             retired: Cell::new(false),
         }
     }
@@ -270,6 +272,11 @@ impl Pool {
                 servers.retire();
             }
         }
+    }
+
+    /// Asks an upstream's budget of retries.
+    pub(super) fn budget<T>(&self, upstream: usize, ask: impl FnOnce(&mut RetryBudget) -> T) -> Option<T> {
+        Some(ask(&mut self.upstreams.get(upstream)?.budget.borrow_mut()))
     }
 
     /// Exchanges under way on a server.

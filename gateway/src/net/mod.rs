@@ -15,6 +15,7 @@ mod ring;
 mod splice;
 mod stream;
 mod race;
+mod liveness;
 mod tls;
 
 pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
@@ -22,6 +23,7 @@ pub use clock::{monotonic_ns, nanos, unix_s};
 pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
 pub use halves::{Receive, Transmit, bytes_of};
 pub use join::join;
+pub use liveness::notice_dead_peers;
 pub use monoio::buf::IoBuf;
 pub use race::connect;
 pub use ring::{RingError, run_on_ring, sleep, spawn};

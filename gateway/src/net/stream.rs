@@ -19,7 +19,9 @@ use monoio::{
 
 use rustls::pki_types::CertificateDer;
 
-use super::{Buffer, Buffers, Deadline, Deadlines, Phase, halves::bytes_of, tls::Session};
+use super::{
+    Buffer, Buffers, Deadline, Deadlines, Phase, halves::bytes_of, liveness::notice_dead_peers, tls::Session,
+};
 
 /// Ciphertext memory that an idle TLS connection keeps: a small answer costs no allocation.
 const CIPHERTEXT_KEPT_BYTES: usize = 4 * 1024;
@@ -260,6 +262,8 @@ pub(super) async fn connect(
         socket2::Type::STREAM.nonblocking().cloexec(),
         Some(socket2::Protocol::TCP),
     )?;
+    // A socket that refuses still works: every wait has a deadline besides.
+    let _ = notice_dead_peers(&socket2::SockRef::from(&socket));
     let pending = match socket.connect(&address.into()) {
         Ok(()) => false,
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,

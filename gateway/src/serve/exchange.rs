@@ -48,7 +48,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         request_id: record.request_id.as_str(),
         deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
         head_timeout_ns: nanos(upstream.head_timeout),
-        retries_max: upstream.retry_attempts,
+        retry: upstream.retry,
     };
     let pick = |failed: &[usize]| worker.pick(current, index, failed);
     let on_event = |event: Event, server: usize| {
@@ -58,6 +58,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
             Event::Connected => UpstreamEvent::Connected,
             Event::Reused => UpstreamEvent::Reused,
             Event::Retried => UpstreamEvent::Retried,
+            Event::OverBudget => return worker.cells.bound_hit(Bound::RetryBudget),
             Event::Failed => UpstreamEvent::Failed,
         };
         worker.cells.upstream(event, slot);

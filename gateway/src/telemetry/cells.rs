@@ -39,6 +39,8 @@ pub enum Bound {
     Pool,
     /// No connection to an upstream became free in time.
     PoolWait,
+    /// `retry.budget`: a request was not sent again.
+    RetryBudget,
     /// A deadline passed: idle connections among them.
     Deadlines,
     /// A response went out as it was, for want of an encoder.
@@ -59,6 +61,7 @@ impl Bound {
         Self::AccessQueue,
         Self::Pool,
         Self::PoolWait,
+        Self::RetryBudget,
         Self::Deadlines,
         Self::Encoders,
         Self::Panics,
@@ -76,6 +79,7 @@ impl Bound {
             Self::AccessQueue => "access_queue",
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
+            Self::RetryBudget => "retry_budget",
             Self::Deadlines => "deadlines",
             Self::Encoders => "encoders",
             Self::Panics => "panics",

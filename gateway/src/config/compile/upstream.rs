@@ -10,7 +10,7 @@ use crate::config::{
         Choice::{Later, Works},
         Report, Scope,
     },
-    types::{Balance, Health, Upstream},
+    types::{Balance, Health, Retry, Upstream},
     values::{Later as LaterValue, OrOff, Span, TextOr},
 };
 
@@ -19,8 +19,8 @@ use super::{
     upstream_tls::{self, Authorities},
 };
 
-/// What `retry.on` is when nobody says otherwise.
-const RETRY_ON: [&str; 2] = ["connect", "reset_before_head"];
+/// What `retry.budget` is when nobody says otherwise.
+const RETRY_BUDGET_PERCENT: u32 = 20;
 
 pub(super) fn upstreams(report: &mut Report, raw: Vec<(Scope, RawUpstream)>) -> Vec<Upstream> {
     let authorities = Authorities::default();
@@ -71,7 +71,7 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
             0..=65_536,
         ),
         connection_age_max: max_age(report, &connections_at, connections.max_age),
-        retry_attempts: retry(report, at, raw.retry),
+        retry: retry(report, at, raw.retry),
         health: health(report, at, raw.health),
     }
 }
@@ -106,20 +106,36 @@ fn balance(report: &mut Report, at: &Scope, value: Field<TextOr<LaterValue>>) ->
     .unwrap_or(Balance::LeastRequests)
 }
 
-fn retry(report: &mut Report, at: &Scope, value: Field<RawRetry>) -> u32 {
-    let Some(value) = value else { return 1 };
-    let at = at.inner("retry", &value);
-    let raw = value.into_inner();
-    report.later(&at, &[("budget", &raw.budget)]);
-    if let Some(on) = raw.on {
-        let mut words: Vec<&str> = on.get_ref().iter().map(|word| word.get_ref().as_str()).collect();
-        words.sort_unstable();
-        if words != RETRY_ON {
-            let message = format!("`{}.on` other than {RETRY_ON:?} is not supported yet", at.path);
-            report.error(at.at(&on), message);
+fn retry(report: &mut Report, at: &Scope, value: Field<RawRetry>) -> Retry {
+    let at = value.as_ref().map_or_else(|| at.clone(), |table| at.inner("retry", table));
+    let raw = value.map(Spanned::into_inner).unwrap_or_default();
+    let mut retry = Retry {
+        attempts: report.number_u32(&at, "attempts", raw.attempts.as_ref(), 1, 0..=10),
+        on_connect: raw.on.is_none(),
+        on_reset_before_head: raw.on.is_none(),
+        budget_percent: match raw.budget.map(Spanned::into_inner) {
+            None => Some(RETRY_BUDGET_PERCENT),
+            Some(OrOff::On(percent)) => Some(percent.0),
+            Some(OrOff::Off) => None,
+        },
+    };
+    for word in raw.on.map(Spanned::into_inner).unwrap_or_default() {
+        let causes =
+            [("connect", Works(Cause::Connect)), ("reset_before_head", Works(Cause::ResetBeforeHead))];
+        match report.choose(&at, "on", &word, &causes) {
+            Some(Cause::Connect) => retry.on_connect = true,
+            Some(Cause::ResetBeforeHead) => retry.on_reset_before_head = true,
+            None => {}
         }
     }
-    report.number_u32(&at, "attempts", raw.attempts.as_ref(), 1, 0..=10)
+    retry
+}
+
+/// What `retry.on` may name.
+#[derive(Clone, Copy)]
+enum Cause {
+    Connect,
+    ResetBeforeHead,
 }
 
 fn health(report: &mut Report, at: &Scope, value: Field<OrOff<RawHealth>>) -> Option<Health> {

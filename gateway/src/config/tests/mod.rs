@@ -244,7 +244,7 @@ fn the_edge_in_one_file() {
     assert_eq!(config.admin.map(|admin| admin.address), Some(admin));
     let upstream = &config.upstreams[0];
     assert_eq!(upstream.servers.iter().map(|s| s.weight).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!((upstream.balance, upstream.retry_attempts), (Balance::Random, 0));
+    assert_eq!((upstream.balance, upstream.retry.attempts), (Balance::Random, 0));
     assert_eq!(upstream.health.as_ref().unwrap().path.as_ref(), "/healthz");
     assert_eq!(config.log.access, AccessLog::File(dir.path().join("access.jsonl")));
 }

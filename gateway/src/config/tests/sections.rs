@@ -241,8 +241,23 @@ fn upstreams() {
             "3:11: `upstreams.a.balance` cannot be \"round-robin\": it is one of [\"round_robin\", \"random\", \"least_requests\", \"ewma\"]\n  did you mean `round_robin`?",
         ],
     );
-    refuse(&with("retry = { budget = \"20%\" }"), &["3:20: `upstreams.a.retry.budget` is not supported yet"]);
-    refuse(&with("retry = { on = [\"connect\"] }"), &["3:16: `upstreams.a.retry.on` other than"]);
+    let retry = |keys: &str| accept(&with(&format!("retry = {{ {keys} }}"))).upstreams[0].retry;
+    assert_eq!(retry(""), accept(&with("")).upstreams[0].retry);
+    assert_eq!((retry("").budget_percent, retry("budget = \"off\"").budget_percent), (Some(20), None));
+    assert_eq!(retry("budget = \"100%\"").budget_percent, Some(100));
+    let only_connect = retry("on = [\"connect\"]");
+    assert!(only_connect.on_connect && !only_connect.on_reset_before_head);
+    refuse(
+        &with("retry = { budget = \"101%\" }"),
+        &["3:20: `upstreams.a.retry.budget`: \"101%\" is more than all"],
+    );
+    refuse(&with("retry = { budget = 20 }"), &["3:20: `upstreams.a.retry.budget`: 20 needs a unit"]);
+    refuse(
+        &with("retry = { on = [\"timeout\"] }"),
+        &[
+            "3:17: `upstreams.a.retry.on` cannot be \"timeout\": it is one of [\"connect\", \"reset_before_head\"]",
+        ],
+    );
     refuse(&with("retry = { attempts = 11 }"), &["3:22: `upstreams.a.retry.attempts` is 11, not 0 to 10"]);
     let upstream = accept(&with("connections = { pending = 0, max_age = \"off\" }")).upstreams[0].clone();
     assert_eq!((upstream.connections_pending, upstream.connection_age_max), (0, None));
