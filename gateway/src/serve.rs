@@ -8,6 +8,7 @@ mod exchange;
 mod judge;
 mod panics;
 mod record;
+mod introduce;
 mod reshape;
 mod secured;
 mod tunnel;
@@ -26,6 +27,7 @@ use crate::{
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
 };
 use exchange::exchange;
+use introduce::{Ends, introduce};
 use judge::{Approved, Caller, Reach, Verdict};
 use record::Record;
 use reshape::OwnAnswer;
@@ -52,7 +54,7 @@ struct Connection<'w> {
     secured: Option<Secured>,
     stream: Stream,
     received: Buffer,
-    peer: SocketAddr,
+    ends: Ends,
     /// The deadline of the stream's descriptor; declared behind the stream in every scope, so that it goes first.
     deadline: &'w Deadline,
     scheme: &'static str,
@@ -72,14 +74,18 @@ enum Next {
 /// A connection, from its first byte to its last.
 async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Manners) {
     let deadline = worker.tools.deadlines.watch(stream.fd());
+    let introduced = introduce(&mut stream, peer, (worker, manners), &deadline).await;
+    let Some(mut introduced) = introduced else { return };
+    let ends = introduced.ends;
     let mut secured = None;
     if let Some(certificates) = &manners.tls {
         deadline.arm(Phase::Handshake, after(manners.settings.timeouts.handshake));
+        stream.put_back(std::mem::replace(&mut introduced.received, Buffer::placeholder()));
         // Elsewhere than in the connection's own memory, which lasts longer.
         match Box::pin(Secured::handshake(&mut stream, certificates, &worker.tools.buffers)).await {
             Ok(done) => secured = Some(done),
             Err(error) => {
-                secured::failed(worker, &error, peer, (&mut stream, &deadline)).await;
+                secured::failed(worker, &error, &ends, (&mut stream, &deadline)).await;
                 // The slot must go before the descriptor is closed.
                 drop(deadline);
                 return;
@@ -87,9 +93,9 @@ async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketA
         }
     }
     let scheme = if manners.tls.is_some() { "https" } else { "http" };
-    let received = Buffer::placeholder();
+    let received = std::mem::replace(&mut introduced.received, Buffer::placeholder());
     let mut connection =
-        Connection { worker, manners, secured, stream, received, peer, deadline: &deadline, scheme };
+        Connection { worker, manners, secured, stream, received, ends, deadline: &deadline, scheme };
     let next = loop {
         if !connection.await_request().await {
             break Next::Close;
@@ -154,7 +160,7 @@ impl Connection<'_> {
         self.deadline.arm(Phase::Head, begun_ns.saturating_add(nanos(self.manners.settings.timeouts.head)));
         let current = self.worker.current();
         let request_id = self.worker.next_request_id();
-        let mut record = Record::new(begun_ns, request_id, self.peer.ip().to_canonical());
+        let mut record = Record::new(begun_ns, request_id, &self.ends);
         let next = loop {
             match self.judge(&current, &mut record) {
                 Judgement::Partial => match self.receive_more().await {
@@ -227,7 +233,7 @@ impl Connection<'_> {
         let caller = Caller {
             worker: self.worker,
             manners: self.manners,
-            peer: self.peer.ip().to_canonical(),
+            ends: &self.ends,
             scheme: self.scheme,
             secured: self.secured.as_ref(),
         };
@@ -268,7 +274,7 @@ impl Connection<'_> {
             idle_ns: nanos(self.manners.settings.timeouts.body_idle),
         };
         let websocket = approved.plan.websocket;
-        match exchange(self.worker, current, way, approved, client, record).await {
+        match exchange(self.worker, current, way, approved, (client, &self.ends), record).await {
             Ok(Outcome { tunnel: Some(tunnel), .. }) => {
                 Box::pin(self.tunnel(tunnel, websocket, record)).await
             }

@@ -10,6 +10,7 @@ mod faults;
 mod names;
 mod pools;
 mod retries;
+mod proxy_protocol;
 mod exchange;
 mod bodies;
 mod own_answers;

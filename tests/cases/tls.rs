@@ -39,6 +39,17 @@ fn secured_with(upstream: SocketAddr, keys: &str) -> Secured {
     Secured { edge, _upstream: None }
 }
 
+#[test]
+fn a_proxy_header_stands_before_the_handshake() {
+    let upstream = Nginx::start(&Place::here(), free_address(), "one").unwrap();
+    let secured = secured_with(upstream.address(), "proxy_protocol_from = [\"127.0.0.1\"]");
+    let url = format!("https://edge.example:{}/", secured.edge.address.port());
+    let (served, said) = secured.curl(&["--haproxy-protocol", &url]);
+    assert!(served, "{said}");
+    let (served, said) = secured.curl(&[&url]);
+    assert!(!served, "without one there is no handshake: {said}");
+}
+
 impl Secured {
     fn curl(&self, arguments: &[&str]) -> (bool, String) {
         let address = self.edge.address;

@@ -3,7 +3,8 @@
 //! In request order: [`head`] reads a request head ([`target`], [`path`] and [`framing`] are its parts), [`body`]
 //! finds the payload inside a body, [`response`] reads what the upstream answers, [`encode`] writes both onwards,
 //! remade: what one side sent is never relayed as it came, so that both sides see one message in one way; [`date`] is
-//! what our own answers say of the time; [`websocket`] is the one way out of HTTP.
+//! what our own answers say of the time; [`websocket`] is the one way out of HTTP, and [`proxy`] is what may stand in
+//! front of it all.
 //!
 //! It never reads a clock, opens a socket, holds unsafe code or keeps a byte that it did not bound. The common
 //! request (canonical path, no trailers) is read and written without an allocation.
@@ -20,6 +21,7 @@ pub mod response;
 pub mod encode;
 pub mod date;
 pub mod websocket;
+pub mod proxy;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -36,5 +38,6 @@ pub use fields::{Fields, HEADERS_MAX, HeaderSlots};
 pub use framing::{BodyLength, FramingError};
 pub use head::{HeadLimits, RequestError, RequestHead, Version, is_worth_a_try, request_head};
 pub use path::PathError;
+pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyVersion, Told, proxy_header, write_proxy_header};
 pub use response::{ResponseError, ResponseHead, response_head, switched_head};
 pub use websocket::{HandshakeError, WebSocketKey, agrees, asks_for_websocket, websocket_key};

@@ -116,7 +116,7 @@ pub(super) struct RawListener {
     pub(super) kind: Field<String>,
     pub(super) address: Field<String>,
     pub(super) protocols: Field<Vec<Spanned<String>>>,
-    pub(super) proxy_protocol_from: Field<Later>,
+    pub(super) proxy_protocol_from: Field<Vec<Spanned<String>>>,
     pub(super) trusted_proxies: Field<Vec<Spanned<String>>>,
     pub(super) tls: Field<OrOff<RawTls>>,
     pub(super) timeouts: Field<RawListenerTimeouts>,
@@ -181,7 +181,7 @@ pub(super) struct RawUpstream {
     pub(super) outlier: Field<Later>,
     pub(super) breaker: Field<Later>,
     pub(super) slow_start: Field<Later>,
-    pub(super) proxy_protocol: Field<Later>,
+    pub(super) proxy_protocol: Field<String>,
 }
 
 /// One of `upstreams.NAME.servers` with a weight.

@@ -182,6 +182,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Peers whose connections must begin with a PROXY header; everybody else's must not.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// TLS, or none.
@@ -324,6 +326,8 @@ pub struct Upstream {
     pub connection_age_max: Option<Duration>,
     /// When a request may be sent again.
     pub retry: Retry,
+    /// The header that tells its servers who is asking, or none. A connection that began with one is used once.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Active health checks, or none.
     pub health: Option<Health>,
 }
@@ -388,6 +392,15 @@ pub enum Balance {
     Random,
     /// The less loaded of two.
     LeastRequests,
+}
+
+/// `upstreams.NAME.proxy_protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// `upstreams.NAME.retry`

@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     config,
-    decide::{LiveServers, ServerAddresses, Snapshot},
+    decide::{LiveServers, ServerAddresses, Snapshot, introduction},
     tls,
 };
 
@@ -42,6 +42,9 @@ impl Checks {
                         addresses: Arc::clone(addresses),
                         tls: snapshot.upstream_tls.get(index).cloned().flatten(),
                         path: Arc::clone(&health.path),
+                        introduction: upstream
+                            .proxy_protocol
+                            .map_or_else(Vec::new, |version| introduction(version, None)),
                     },
                     live: Arc::clone(&snapshot.live),
                     index,
@@ -98,6 +101,8 @@ struct Question {
     addresses: Arc<ServerAddresses>,
     tls: Option<tls::Client>,
     path: Arc<str>,
+    /// Goes ahead of everything else: a connection of our own, for no client.
+    introduction: Vec<u8>,
 }
 
 impl Question {
@@ -127,6 +132,7 @@ impl Question {
             self.path,
             self.addresses.server(),
         );
+        stream.write_all(&self.introduction).await?;
         let mut status_line = [0; STATUS_LINE_BYTES];
         if let Some(tls) = &self.tls {
             let name = tls.name_of(self.addresses.server()).map_err(io::Error::other)?;

@@ -112,6 +112,7 @@ fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     for (failure, count) in &counted.handshakes_failed {
         counter!("portcullis_tls_handshakes_failed_total", "reason" => failure.label()).absolute(*count);
     }
+    counter!("portcullis_proxy_headers_failed_total").absolute(counted.proxy_headers_failed);
     counter!("portcullis_request_body_bytes_total").absolute(counted.bytes_in);
     counter!("portcullis_response_bytes_total").absolute(counted.bytes_out);
     for (bound, count) in &counted.bounds {
@@ -196,6 +197,10 @@ fn describe() {
     describe_gauge!(
         "portcullis_tls_certificate_expires_seconds",
         "Time until the first certificate of a chain expires; below zero once it has"
+    );
+    describe_counter!(
+        "portcullis_proxy_headers_failed_total",
+        "Connections of listed forwarders that did not begin with a PROXY header"
     );
     describe_counter!("portcullis_request_body_bytes_total", "Body bytes from clients");
     describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");

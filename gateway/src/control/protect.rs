@@ -37,9 +37,12 @@ impl Protected {
         }
     }
 
-    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy, and every upstream server where it is now.
+    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy and forwarder, and every upstream server where it is now.
     pub fn of(config: &Config, addresses: &Addresses) -> Self {
-        let proxies = config.listeners.iter().flat_map(|listener| &listener.trusted_proxies);
+        let proxies = config
+            .listeners
+            .iter()
+            .flat_map(|listener| listener.trusted_proxies.iter().chain(&listener.proxy_protocol_from));
         let nets =
             (config.prefilter.allow.iter()).chain(&config.escalation.exempt).chain(proxies).copied().chain(
                 addresses.all().flat_map(|server| {

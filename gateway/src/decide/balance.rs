@@ -153,6 +153,7 @@ mod tests {
                 on_reset_before_head: true,
                 budget_percent: None,
             },
+            proxy_protocol: None,
             health: None,
         })
     }

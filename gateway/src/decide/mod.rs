@@ -23,6 +23,7 @@ pub mod authz;
 pub mod balance;
 mod addresses;
 mod budget;
+mod introduction;
 pub mod edit;
 pub mod cors;
 mod websocket;
@@ -36,6 +37,7 @@ pub use self::{
     authn::AuthFailure,
     authz::Forbidden,
     budget::RetryBudget,
+    introduction::introduction,
     policy::{Policy, PolicyError, RoutePolicy},
     route::host_of,
     snapshot::{LiveServers, Snapshot},

@@ -12,12 +12,13 @@ use crate::{
     tls,
 };
 
-/// Connects to one of the server's `addresses` before `at_ns`.
+/// Connects to one of the server's `addresses` before `at_ns`. An `introduction` goes ahead of everything else.
 pub(super) async fn connect(
     addresses: &ServerAddresses,
     turn: usize,
     tls: Option<&tls::Client>,
     (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
+    introduction: Option<&[u8]>,
     (slot, at_ns): (Slot, u64),
 ) -> Result<Connection, CheckoutError> {
     let unreachable = |error: io::Error| match error.kind() {
@@ -37,6 +38,11 @@ pub(super) async fn connect(
         opened_ns: monotonic_ns(),
         _slot: slot,
     };
+    if let Some(introduction) = introduction {
+        // Into an empty socket: it does not wait for the server.
+        let (told, _) = connection.stream.write.write_all(introduction.to_vec()).await;
+        told.map_err(CheckoutError::Unreachable)?;
+    }
     if let Some(tls) = tls {
         connection.deadline.arm(Phase::Connect, at_ns);
         let name =

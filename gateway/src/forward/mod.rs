@@ -126,6 +126,8 @@ pub struct Request<'r> {
     pub deadline_ns: u64,
     /// The response head comes before so long, in ns.
     pub head_timeout_ns: u64,
+    /// What a server is told first on a connection that then is this client's alone: a PROXY header.
+    pub introduction: Option<Vec<u8>>,
     /// When, and how often, the request may be sent again.
     pub retry: Retry,
 }
@@ -271,8 +273,14 @@ pub async fn forward<R: Receive, W: Transmit>(
     let mut server = pick(&failed_servers).ok_or_else(nobody)?;
     let mut fresh = false;
     loop {
-        let wanted =
-            Wanted { upstream, server, tried: &failed_servers, fresh, deadline_ns: request.deadline_ns };
+        let wanted = Wanted {
+            upstream,
+            server,
+            tried: &failed_servers,
+            fresh,
+            introduction: request.introduction.as_deref(),
+            deadline_ns: request.deadline_ns,
+        };
         let mut lease = match check_out(tools, pool, &wanted).await {
             Ok(lease) => lease,
             Err(error) if !error.is_unreachable() => return Err(error.into()),

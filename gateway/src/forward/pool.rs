@@ -98,8 +98,8 @@ struct Servers {
     connect_timeout: Duration,
     tls: Option<tls::Client>,
     budget: RefCell<RetryBudget>,
-    /// No new exchange will ask for them: nothing is kept for later.
-    retired: Cell<bool>,
+    /// Nothing is kept for later: connections are one client's alone, or no new exchange will ask for any.
+    keeps_nothing: Cell<bool>,
 }
 
 /// What a request may go on with.
@@ -121,7 +121,7 @@ impl Servers {
             connect_timeout: upstream.connect_timeout,
             tls: tls.map(tls::Client::for_one_worker),
             budget: RefCell::new(RetryBudget::new(upstream.retry.budget_percent)),
-            retired: Cell::new(false),
+            keeps_nothing: Cell::new(upstream.proxy_protocol.is_some()),
         }
     }
 
@@ -174,7 +174,7 @@ impl Servers {
     fn give_back(&self, server: usize, mut connection: Connection, now_ns: u64) {
         let Some(entry) = self.servers.get(server) else { return };
         entry.follow_addresses();
-        let here = entry.is_at(&mut connection) && !self.retired.get();
+        let here = entry.is_at(&mut connection) && !self.keeps_nothing.get();
         let idle = Idle { connection, since_ns: now_ns };
         let mut waiting = entry.idle.borrow_mut();
         // In a line, the one that is called takes it at once.
@@ -204,7 +204,7 @@ impl Servers {
     }
 
     fn retire(&self) {
-        self.retired.set(true);
+        self.keeps_nothing.set(true);
         for server in &self.servers {
             server.idle.borrow_mut().clear();
         }
@@ -226,6 +226,8 @@ pub struct Wanted<'w> {
     pub tried: &'w [usize],
     /// One that nobody has used yet.
     pub fresh: bool,
+    /// Sent first, on a new connection that nobody else will use.
+    pub introduction: Option<&'w [u8]>,
     /// There is no use for one after this.
     pub deadline_ns: u64,
 }
@@ -308,6 +310,7 @@ impl Pool {
             Some(taken) => (wanted.server, taken),
             None => servers.wait(wanted, soon(now_ns)).await?,
         };
+        let told = wanted.introduction;
         let mut lease = Lease::new(Rc::clone(servers), server);
         let connection = match taken {
             Taken::Connection(connection) => connection,
@@ -315,7 +318,7 @@ impl Pool {
                 let turn = entry.turn.replace(entry.turn.get().wrapping_add(1));
                 // What was waited is not taken off what the connection may take.
                 let at_ns = soon(monotonic_ns());
-                connect(&entry.addresses, turn, servers.tls.as_ref(), tools, (slot, at_ns)).await?
+                connect(&entry.addresses, turn, servers.tls.as_ref(), tools, told, (slot, at_ns)).await?
             }
         };
         lease.connection = Some(connection);

@@ -7,7 +7,7 @@ use std::{
     cell::RefCell,
     io,
     net::{SocketAddr, TcpListener},
-    os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd},
     rc::Rc,
 };
 
@@ -73,6 +73,21 @@ impl Stream {
         self.read.session.as_ref().and_then(|session| session.borrow().peer_certificate())
     }
 
+    /// Puts back what was received before the handshake: it is the handshake's beginning.
+    pub fn put_back(&mut self, received: Buffer) {
+        if !received.data().is_empty() {
+            self.read.ciphertext = Some(received);
+        }
+    }
+
+    /// Our own end. One system call.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        // SAFETY: the descriptor is ours while `self` lives.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.fd()) };
+        let address = socket2::SockRef::from(&socket).local_addr()?;
+        address.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+
     /// The descriptor, for deadlines.
     pub fn fd(&self) -> RawFd {
         self.read.fd()
@@ -136,7 +151,15 @@ impl ReadHalf {
     /// Errors: what the kernel says; `InvalidData` for bytes that are not TLS; `UnexpectedEof` for a TLS stream that
     /// ends without `close_notify`.
     pub async fn read(&mut self, mut buffer: Buffer, buffers: &Buffers) -> (io::Result<usize>, Buffer) {
-        let Some(session) = self.session.clone() else { return self.socket.read(buffer).await };
+        let Some(session) = self.session.clone() else {
+            // What was put back comes first; in one piece, since buffers have one size.
+            if let Some(kept) = self.ciphertext.take() {
+                let count = buffer.append(kept.data());
+                buffers.give(kept);
+                return (Ok(count), buffer);
+            }
+            return self.socket.read(buffer).await;
+        };
         loop {
             match session.borrow_mut().read_plaintext(buffer.room()) {
                 Ok(Some(count)) => {

@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use super::{
+    introduce::Ends,
     judge::Approved,
     record::Record,
     worker::{Current, Worker},
 };
 use crate::{
     config::Upstream,
-    decide::RoutePolicy,
+    decide::{self, RoutePolicy},
     forward::{self, Client, Event, Failed, ForwardError, Outcome, Request, ResponseChanges},
     net::{Receive, Transmit, nanos},
     respond::{self, Failure},
@@ -22,7 +23,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
     current: &Rc<Current>,
     (upstream, route): (&Upstream, &RoutePolicy),
     approved: Approved,
-    client: Client<'_, R, W>,
+    (client, ends): (Client<'_, R, W>, &Ends),
     record: &mut Record,
 ) -> Result<Outcome, Failed> {
     let index = approved.upstream;
@@ -49,6 +50,9 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
         head_timeout_ns: nanos(upstream.head_timeout),
         retry: upstream.retry,
+        introduction: upstream
+            .proxy_protocol
+            .map(|version| decide::introduction(version, Some((ends.peer, ends.local)))),
     };
     let pick = |failed: &[usize]| worker.pick(current, index, failed);
     let on_event = |event: Event, server: usize| {

@@ -6,6 +6,7 @@
 use std::{fmt::Write as _, net::IpAddr, rc::Rc};
 
 use super::{
+    introduce::Ends,
     record::Record,
     reshape::{self, OwnAnswer},
     secured::Secured,
@@ -27,7 +28,7 @@ use crate::{
 pub(super) struct Caller<'w> {
     pub(super) worker: &'w Worker,
     pub(super) manners: &'w Manners,
-    pub(super) peer: IpAddr,
+    pub(super) ends: &'w Ends,
     pub(super) scheme: &'static str,
     /// What the TLS handshake has settled; none in clear.
     pub(super) secured: Option<&'w Secured>,
@@ -84,8 +85,13 @@ impl Caller<'_> {
         record: &mut Record,
     ) -> Verdict {
         let listener = &self.manners.settings;
-        let (source, source_is_forwarded) =
-            decide::source_of(self.peer, &listener.trusted_proxies, head.headers.all("x-forwarded-for"));
+        let (source, by_header) = decide::source_of(
+            self.ends.address(),
+            &listener.trusted_proxies,
+            head.headers.all("x-forwarded-for"),
+        );
+        // The packets of whom a forwarder names come from the forwarder, as with a header.
+        let source_is_forwarded = by_header || self.ends.is_told;
         let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
         if self.worker.tools.buffers.are_short() {
@@ -163,7 +169,7 @@ impl Caller<'_> {
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
-        let forwarded_for = forwarded_for(head, self.peer, &self.manners.settings);
+        let forwarded_for = forwarded_for(head, self.ends.address(), &self.manners.settings);
         let mut set: Vec<(&str, &str)> =
             plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         if plan.websocket.is_some() {

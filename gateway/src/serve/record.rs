@@ -2,7 +2,10 @@
 
 use std::{cell::Cell, net::IpAddr, sync::Arc};
 
-use super::worker::{Current, Worker};
+use super::{
+    introduce::Ends,
+    worker::{Current, Worker},
+};
 use crate::{
     codec::{RequestHead, Version},
     forward::{Heads, Tools},
@@ -40,12 +43,13 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(begun_ns: u64, request_id: RequestId, source: IpAddr) -> Self {
+    /// Until its head has been read, a request counts as the connection's other end.
+    pub(super) fn new(begun_ns: u64, request_id: RequestId, ends: &Ends) -> Self {
         Self {
             begun_ns,
             request_id,
-            source,
-            source_is_forwarded: false,
+            source: ends.address(),
+            source_is_forwarded: ends.is_told,
             route: None,
             consumer: None,
             server: Cell::new(None),

@@ -1,12 +1,12 @@
 //! A client's connection under TLS: the handshake with the certificate of the name that it asks for, and what the rest
 //! has to know of it.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{io, rc::Rc, sync::Arc};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::CertificateDer;
 
-use super::{LINGER_BYTES_MAX, LINGER_NS, offence, worker::Worker};
+use super::{LINGER_BYTES_MAX, LINGER_NS, introduce::Ends, offence, worker::Worker};
 use crate::{
     net::{self, Buffers, Deadline, Phase, Stream, monotonic_ns},
     respond::OffenceKind,
@@ -55,13 +55,13 @@ impl Secured {
 pub(super) async fn failed(
     worker: &Rc<Worker>,
     error: &io::Error,
-    peer: SocketAddr,
+    ends: &Ends,
     (stream, deadline): (&mut Stream, &Deadline),
 ) {
     let (failure, kind) = blame(error);
     worker.cells.handshake_failed(failure);
     if let Some(kind) = kind {
-        worker.report(offence(kind, peer.ip().to_canonical(), false, worker.next_request_id()));
+        worker.report(offence(kind, ends.address(), ends.is_told, worker.next_request_id()));
     }
     if matches!(failure, HandshakeFailure::UnrecognizedName | HandshakeFailure::ClientCertificate) {
         deadline.arm(Phase::Linger, monotonic_ns().saturating_add(LINGER_NS));

@@ -292,13 +292,19 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
     });
 }
 
-/// The peer's place in the crowd, where it needs one: behind a trusted proxy stand many sources.
+/// The peer's place in the crowd, where it needs one: behind a trusted proxy or a forwarder stand many sources, of
+/// which a forwarder names one at once.
 ///
 /// # Errors
 /// It has as many connections as it may have.
-fn find_place(worker: &Worker, peer: IpAddr, listener: &config::Listener) -> Result<Option<Place>, ()> {
+pub(super) fn find_place(
+    worker: &Worker,
+    peer: IpAddr,
+    listener: &config::Listener,
+) -> Result<Option<Place>, ()> {
     let Some(max) = listener.limits.connections_per_source else { return Ok(None) };
-    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
+    let mut many = listener.trusted_proxies.iter().chain(&listener.proxy_protocol_from);
+    if many.any(|prefix| prefix.contains(&peer)) {
         return Ok(None);
     }
     let place = worker.crowd.enter(&listener.name, peer, max).ok_or(())?;

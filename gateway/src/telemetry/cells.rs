@@ -190,6 +190,7 @@ pub struct Cells {
     tunnels_opened: Cell,
     tunnels_closed: Cell,
     handshakes_failed: [Cell; HandshakeFailure::ALL.len()],
+    proxy_headers_failed: Cell,
     bytes_in: Cell,
     bytes_out: Cell,
 }
@@ -209,6 +210,7 @@ impl Default for Cells {
             tunnels_opened: Cell::default(),
             tunnels_closed: Cell::default(),
             handshakes_failed: cells(),
+            proxy_headers_failed: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
         }
@@ -277,6 +279,11 @@ impl Cells {
         self.tunnels_opened.get() > self.tunnels_closed.get()
     }
 
+    /// A connection that had to begin with a PROXY header did not.
+    pub fn proxy_header_failed(&self) {
+        self.proxy_headers_failed.add(1);
+    }
+
     /// A TLS handshake failed.
     pub fn handshake_failed(&self, failure: HandshakeFailure) {
         bump(&self.handshakes_failed, failure as usize, 1);
@@ -316,6 +323,8 @@ pub struct Snapshot {
     pub tunnels_closed: u64,
     /// TLS handshakes that failed, all kinds.
     pub handshakes_failed: Vec<(HandshakeFailure, u64)>,
+    /// PROXY headers that were missing, malformed or late.
+    pub proxy_headers_failed: u64,
     /// Body bytes from clients.
     pub bytes_in: u64,
     /// Bytes to clients.
@@ -356,6 +365,7 @@ impl Snapshot {
                 .into_iter()
                 .zip(sums(|c| &c.handshakes_failed, HandshakeFailure::ALL.len()))
                 .collect(),
+            proxy_headers_failed: sum(&|c| c.proxy_headers_failed.get()),
             bytes_in: sum(&|c| c.bytes_in.get()),
             bytes_out: sum(&|c| c.bytes_out.get()),
         }

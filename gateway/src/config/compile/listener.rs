@@ -61,9 +61,9 @@ pub(super) fn listeners(
 }
 
 fn listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Listener> {
-    let later = [("proxy_protocol_from", &raw.proxy_protocol_from), ("token_file", &raw.token_file)];
-    report.later(at, &later);
+    report.later(at, &[("token_file", &raw.token_file)]);
     protocols(report, at, raw.protocols);
+    let proxy_protocol_from = report.prefixes(at, "proxy_protocol_from", raw.proxy_protocol_from);
     let trusted_proxies = report.prefixes(at, "trusted_proxies", raw.trusted_proxies);
     let tls = raw.tls.and_then(|tls| listener_tls::tls(report, at, tls));
     let timeouts = timeouts(report, at, raw.timeouts);
@@ -81,7 +81,15 @@ fn listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Listene
         report.error(at.at(&address), message);
         return None;
     };
-    Some(Listener { name: at.name().into(), address: parsed, trusted_proxies, tls, timeouts, limits })
+    Some(Listener {
+        name: at.name().into(),
+        address: parsed,
+        proxy_protocol_from,
+        trusted_proxies,
+        tls,
+        timeouts,
+        limits,
+    })
 }
 
 fn protocols(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) {
@@ -162,10 +170,10 @@ fn bounded_size(
 }
 
 fn admin_listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Admin> {
-    let later = [("proxy_protocol_from", &raw.proxy_protocol_from), ("token_file", &raw.token_file)];
-    report.later(at, &later);
+    report.later(at, &[("token_file", &raw.token_file)]);
     for (key, place) in [
         ("protocols", raw.protocols.as_ref().map(|v| at.at(v))),
+        ("proxy_protocol_from", raw.proxy_protocol_from.as_ref().map(|v| at.at(v))),
         ("trusted_proxies", raw.trusted_proxies.as_ref().map(|v| at.at(v))),
         ("tls", raw.tls.as_ref().filter(|v| matches!(v.get_ref(), OrOff::On(_))).map(|v| at.at(v))),
         ("timeouts", raw.timeouts.as_ref().map(|v| at.at(v))),

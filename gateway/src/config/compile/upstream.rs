@@ -7,14 +7,15 @@ use toml::Spanned;
 use crate::config::{
     raw::{Field, RawHealth, RawRetry, RawUpstream},
     report::{
-        Choice::{Later, Works},
+        Choice::{self, Later, Works},
         Report, Scope,
     },
-    types::{Balance, Health, Retry, Upstream},
+    types::{Balance, Health, ProxyProtocol, Retry, Upstream},
     values::{Later as LaterValue, OrOff, Span, TextOr},
 };
 
 use super::{
+    edge::choose_or,
     servers,
     upstream_tls::{self, Authorities},
 };
@@ -22,18 +23,17 @@ use super::{
 /// What `retry.budget` is when nobody says otherwise.
 const RETRY_BUDGET_PERCENT: u32 = 20;
 
+/// What `proxy_protocol` may be.
+const PROXY_PROTOCOLS: [(&str, Choice<Option<ProxyProtocol>>); 3] =
+    [("off", Works(None)), ("v1", Works(Some(ProxyProtocol::V1))), ("v2", Works(Some(ProxyProtocol::V2)))];
+
 pub(super) fn upstreams(report: &mut Report, raw: Vec<(Scope, RawUpstream)>) -> Vec<Upstream> {
     let authorities = Authorities::default();
     raw.into_iter().map(|(at, raw)| upstream(report, &at, raw, &authorities)).collect()
 }
 
 fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Authorities) -> Upstream {
-    let later = [
-        ("outlier", &raw.outlier),
-        ("breaker", &raw.breaker),
-        ("slow_start", &raw.slow_start),
-        ("proxy_protocol", &raw.proxy_protocol),
-    ];
+    let later = [("outlier", &raw.outlier), ("breaker", &raw.breaker), ("slow_start", &raw.slow_start)];
     report.later(at, &later);
     if let Some(protocol) = raw.protocol {
         report.choose(at, "protocol", &protocol, &[("http/1.1", Works(())), ("h2", Later)]);
@@ -72,6 +72,7 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
         ),
         connection_age_max: max_age(report, &connections_at, connections.max_age),
         retry: retry(report, at, raw.retry),
+        proxy_protocol: choose_or(report, at, "proxy_protocol", raw.proxy_protocol, &PROXY_PROTOCOLS, None),
         health: health(report, at, raw.health),
     }
 }

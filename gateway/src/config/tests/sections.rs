@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
-use crate::config::{AccessLog, Balance, ServerAddress, Workers};
+use crate::config::{AccessLog, Balance, ProxyProtocol, ServerAddress, Workers};
 
 #[test]
 fn runtime() {
@@ -91,9 +91,12 @@ fn listeners() {
     refuse(&with("protocols = [\"h2\"]"), &["3:14: `listeners.a.protocols = \"h2\"` is not supported yet"]);
     refuse(&with("protocols = [\"http\"]"), &["3:14: `listeners.a.protocols` cannot be \"http\""]);
     refuse(&with("protocols = []"), &["3:13: `listeners.a.protocols` is empty"]);
+    let from =
+        accept(&with("proxy_protocol_from = [\"192.0.2.0/24\"]")).listeners[0].proxy_protocol_from.clone();
+    assert_eq!(from, ["192.0.2.0/24".parse().unwrap()]);
     refuse(
-        &with("proxy_protocol_from = [\"::/0\"]"),
-        &["3:23: `listeners.a.proxy_protocol_from` is not supported"],
+        &with("proxy_protocol_from = [\"192.0.2.1/24\"]"),
+        &["3:24: `listeners.a.proxy_protocol_from` holds \"192.0.2.1/24\", which has bits set"],
     );
     accept(&with("proxy_protocol_from = []\ntls = \"off\""));
     refuse(&with("limits = { streams = 100 }"), &["3:22: `listeners.a.limits.streams` is not supported yet"]);
@@ -258,6 +261,8 @@ fn upstreams() {
             "3:17: `upstreams.a.retry.on` cannot be \"timeout\": it is one of [\"connect\", \"reset_before_head\"]",
         ],
     );
+    assert_eq!(accept(&with("proxy_protocol = \"v2\"")).upstreams[0].proxy_protocol, Some(ProxyProtocol::V2));
+    refuse(&with("proxy_protocol = \"v3\""), &["3:18: `upstreams.a.proxy_protocol` cannot be \"v3\""]);
     refuse(&with("retry = { attempts = 11 }"), &["3:22: `upstreams.a.retry.attempts` is 11, not 0 to 10"]);
     let upstream = accept(&with("connections = { pending = 0, max_age = \"off\" }")).upstreams[0].clone();
     assert_eq!((upstream.connections_pending, upstream.connection_age_max), (0, None));

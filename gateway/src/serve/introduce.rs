@@ -1,0 +1,115 @@
+//! Who a connection is from: its peer, or whom a forwarder names by the PROXY protocol.
+//!
+//! Comes in: a connection as it was accepted. Goes out: its ends, and what has been received behind the header, if
+//! there was one to be. A peer that `proxy_protocol_from` lists must begin with a header; of all others nothing is
+//! read here, so that a header of theirs is a request that is not HTTP.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::worker::{Manners, Worker, find_place};
+use crate::{
+    codec::{self, PROXY_HEADER_BYTES_MAX, Told},
+    decide::crowd::Place,
+    net::{self, BUFFER_BYTES, Buffer, Deadline, HEADROOM_BYTES, Phase, Stream, monotonic_ns, nanos},
+    telemetry::Bound,
+};
+
+// One buffer holds any header.
+const _: () = assert!(PROXY_HEADER_BYTES_MAX < BUFFER_BYTES - HEADROOM_BYTES);
+
+/// The ends of a client's connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    /// Who is at the other one.
+    pub(super) peer: SocketAddr,
+    /// Where that one connected to.
+    pub(super) local: SocketAddr,
+    /// A forwarder says so: the packets are the forwarder's, which must not be blocked for what others do.
+    pub(super) is_told: bool,
+}
+
+/// A connection of which it is known who it is from.
+pub(super) struct Introduced {
+    /// Its ends.
+    pub(super) ends: Ends,
+    /// What was received behind the header.
+    pub(super) received: Buffer,
+    /// Counts it among those of whom a forwarder has named.
+    _place: Option<Place>,
+}
+
+impl Ends {
+    /// Those of the socket itself.
+    fn of_socket(stream: &Stream, peer: SocketAddr, worker: &Worker, manners: &Manners) -> Self {
+        // Asking the kernel costs a system call, and only a server that is told of clients hears the answer.
+        let asked = worker.current().snapshot.config.upstreams.iter().any(|u| u.proxy_protocol.is_some());
+        let local = if asked { stream.local_address().ok() } else { None };
+        Self { peer, local: local.unwrap_or(manners.settings.address), is_told: false }
+    }
+
+    /// The peer's address, in its short form.
+    pub(super) fn address(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
+    }
+}
+
+/// The ends of a connection, and what was received behind its header. `None`: it begins with none, though its peer is
+/// listed, or with one that is malformed or late, or whom it names has as many connections as may be; counted, and to
+/// be closed.
+pub(super) async fn introduce(
+    stream: &mut Stream,
+    peer: SocketAddr,
+    (worker, manners): (&Worker, &Manners),
+    deadline: &Deadline,
+) -> Option<Introduced> {
+    let ends = Ends::of_socket(stream, peer, worker, manners);
+    let forwarders = &manners.settings.proxy_protocol_from;
+    if !forwarders.iter().any(|prefix| prefix.contains(&ends.address())) {
+        return Some(Introduced { ends, received: Buffer::placeholder(), _place: None });
+    }
+    let timeout_ns = nanos(manners.settings.timeouts.head);
+    deadline.arm(Phase::Handshake, monotonic_ns().saturating_add(timeout_ns));
+    let mut received = worker.tools.buffers.take();
+    // Boxed: the room for this would be kept by every connection.
+    let told = Box::pin(receive_header(stream, &mut received, &worker.tools.buffers)).await;
+    deadline.disarm();
+    match told {
+        Some(Told::Nothing) => Some(Introduced { ends, received, _place: None }),
+        Some(Told::Ends { source, destination }) => {
+            let ends = Ends { peer: source, local: destination, is_told: true };
+            let Ok(place) = find_place(worker, ends.address(), &manners.settings) else {
+                worker.cells.bound_hit(Bound::ConnectionsPerSource);
+                worker.tools.buffers.give(received);
+                return None;
+            };
+            Some(Introduced { ends, received, _place: place })
+        }
+        None => {
+            worker.cells.proxy_header_failed();
+            worker.tools.buffers.give(received);
+            None
+        }
+    }
+}
+
+async fn receive_header(stream: &mut Stream, received: &mut Buffer, buffers: &net::Buffers) -> Option<Told> {
+    loop {
+        let taken = std::mem::replace(received, Buffer::placeholder());
+        let (read, returned) = stream.read.read(taken, buffers).await;
+        *received = returned;
+        if matches!(read, Ok(0) | Err(_)) {
+            return None;
+        }
+        match codec::proxy_header(received.data()) {
+            Ok(Some((told, header_bytes))) => {
+                received.consume(header_bytes);
+                return Some(told);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                log::debug!("a connection was closed: {error}");
+                return None;
+            }
+        }
+    }
+}
