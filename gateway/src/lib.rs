@@ -5,6 +5,7 @@ pub mod tls;
 pub mod net;
 pub mod accept;
 pub mod codec;
+pub mod http2;
 pub mod decide;
 pub mod forward;
 pub mod respond;

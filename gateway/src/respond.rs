@@ -317,6 +317,8 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::ClosedBeforeResponse => {
             Answer::new(502, "closed_before_response", "The server closed before it answered.")
         }
+        ForwardError::Unprocessed => Answer::new(503, "unprocessed", "The server did not take the request.")
+            .with("Retry-After", "1".to_owned()),
         ForwardError::ResponseTimeout => {
             Answer::new(504, "response_timeout", "The server did not answer in time.")
         }
@@ -394,6 +396,7 @@ pub const LABELS: &[&str] = &[
     "unreachable",
     "upstream_tls",
     "closed_before_response",
+    "unprocessed",
     "response_timeout",
     "too_many_interim",
     "bad_response",

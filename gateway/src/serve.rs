@@ -6,11 +6,12 @@
 
 mod exchange;
 mod judge;
-mod panics;
 mod record;
 mod introduce;
 mod reshape;
 mod secured;
+mod multiplexed;
+mod stream;
 mod tunnel;
 mod worker;
 
@@ -23,12 +24,15 @@ use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
     config,
     forward::{Client, Failed, Outcome},
+    http2,
     net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
+    tls,
 };
 use exchange::exchange;
 use introduce::{Ends, introduce};
 use judge::{Approved, Caller, Reach, Verdict};
+use multiplexed::serve_multiplexed;
 use record::Record;
 use reshape::OwnAnswer;
 use secured::Secured;
@@ -72,7 +76,7 @@ enum Next {
 }
 
 /// A connection, from its first byte to its last.
-async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Manners) {
+async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Rc<Manners>) {
     let deadline = worker.tools.deadlines.watch(stream.fd());
     let introduced = introduce(&mut stream, peer, (worker, manners), &deadline).await;
     let Some(mut introduced) = introduced else { return };
@@ -96,6 +100,14 @@ async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketA
     let received = std::mem::replace(&mut introduced.received, Buffer::placeholder());
     let mut connection =
         Connection { worker, manners, secured, stream, received, ends, deadline: &deadline, scheme };
+    if connection.speaks_http2().await {
+        let Connection { secured, mut stream, received, .. } = connection;
+        let socket = (&mut stream, &deadline);
+        Box::pin(serve_multiplexed((worker, manners), socket, received, (secured, ends))).await;
+        // The slot must go before the descriptor is closed.
+        drop(deadline);
+        return;
+    }
     let next = loop {
         if !connection.await_request().await {
             break Next::Close;
@@ -117,6 +129,29 @@ async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketA
 }
 
 impl Connection<'_> {
+    /// Whether the client speaks HTTP/2: by ALPN, or in clear by how it begins (RFC 9113 §3.2, §3.3).
+    async fn speaks_http2(&mut self) -> bool {
+        let protocols = self.manners.settings.protocols;
+        if !protocols.http2 {
+            return false;
+        }
+        if self.secured.is_some() {
+            return self.stream.has_alpn(tls::ALPN_HTTP2) || !protocols.http1;
+        }
+        if !self.await_request().await {
+            return false;
+        }
+        self.deadline.arm(Phase::Head, after(self.manners.settings.timeouts.head));
+        loop {
+            match http2::is_preface(self.received.data()) {
+                Some(is_preface) => return is_preface || !protocols.http1,
+                // What has ended before it could be told apart is for HTTP/1.1 to refuse.
+                None if !self.receive().await.is_ok_and(|count| count > 0) => return false,
+                None => {}
+            }
+        }
+    }
+
     /// Waits for the first byte of a request; false: there will be none.
     async fn await_request(&mut self) -> bool {
         if !self.received.data().is_empty() {

@@ -168,8 +168,8 @@ pub fn max_forwards(head: &RequestHead<'_, '_>) -> Option<u64> {
 pub fn client_framing(upstream: BodyLength, client_version: Version) -> BodyLength {
     match (upstream, client_version) {
         (BodyLength::None | BodyLength::Exact(_), _) => upstream,
-        (BodyLength::Chunked | BodyLength::UntilClose, Version::Http11) => BodyLength::Chunked,
         (BodyLength::Chunked | BodyLength::UntilClose, Version::Http10) => BodyLength::UntilClose,
+        (BodyLength::Chunked | BodyLength::UntilClose, _) => BodyLength::Chunked,
     }
 }
 
@@ -241,7 +241,7 @@ fn push_framing(out: &mut Vec<u8>, edit: &ResponseEdit<'_>) {
             push_content_length(out, bytes);
             !edit.keep_alive
         }
-        (BodyLength::Chunked, Version::Http11) => {
+        (BodyLength::Chunked, Version::Http11 | Version::Http2) => {
             push(out, &["Transfer-Encoding: chunked\r\n"]);
             !edit.keep_alive
         }
@@ -255,7 +255,7 @@ fn push_connection(out: &mut Vec<u8>, keep_alive: bool, client_version: Version)
     match (keep_alive, client_version) {
         (false, _) => push(out, &["Connection: close\r\n"]),
         (true, Version::Http10) => push(out, &["Connection: keep-alive\r\n"]),
-        (true, Version::Http11) => {}
+        (true, Version::Http11 | Version::Http2) => {}
     }
 }
 
@@ -352,7 +352,11 @@ pub fn push_field_line(out: &mut Vec<u8>, name: &str, write: impl FnOnce(&mut Ve
 
 /// The version in it is that of the message that was received.
 fn push_via(out: &mut Vec<u8>, received: Version) {
-    let version = if received == Version::Http11 { "1.1 " } else { "1.0 " };
+    let version = match received {
+        Version::Http10 => "1.0 ",
+        Version::Http11 => "1.1 ",
+        Version::Http2 => "2.0 ",
+    };
     push(out, &["Via: ", version, PSEUDONYM, "\r\n"]);
 }
 

@@ -111,7 +111,7 @@ impl Framing {
 
     /// Whether the sender means to go on using the connection (RFC 9112 §9.3).
     pub(crate) fn keep_alive(&self, version: Version) -> bool {
-        !self.close && (version == Version::Http11 || self.keep_alive)
+        !self.close && (version != Version::Http10 || self.keep_alive)
     }
 }
 

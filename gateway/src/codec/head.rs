@@ -23,6 +23,8 @@ pub enum Version {
     Http10,
     /// HTTP/1.1
     Http11,
+    /// HTTP/2, whose heads reach the codec as text of HTTP/1.1.
+    Http2,
 }
 
 /// How large a head may be.
@@ -236,7 +238,7 @@ fn head<'h, 'b>(
         body,
         // RFC 9110 §10.1.1: nothing to wait for without a body, nothing to say to HTTP/1.0.
         expect_continue: expects
-            && version == Version::Http11
+            && version != Version::Http10
             && !matches!(body, BodyLength::None | BodyLength::Exact(0)),
         keep_alive: framing.keep_alive(version) && !may_have_unframed_body(method, version, body),
         head_bytes: empty_bytes + message.len(),

@@ -76,7 +76,7 @@ pub fn asks_for_websocket(head: &RequestHead<'_, '_>) -> bool {
 /// The handshake is not as RFC 6455 §4.2.1 wants it.
 pub fn websocket_key(head: &RequestHead<'_, '_>) -> Result<WebSocketKey, HandshakeError> {
     let bodiless = matches!(head.body, BodyLength::None | BodyLength::Exact(0));
-    if head.method != "GET" || head.version != Version::Http11 || !bodiless {
+    if head.method != "GET" || head.version == Version::Http10 || !bodiless {
         return Err(HandshakeError::Request);
     }
     if !connection_upgrades(&head.headers) {

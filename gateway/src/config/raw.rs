@@ -163,7 +163,7 @@ pub(super) struct RawListenerLimits {
     pub(super) headers: Field<u64>,
     pub(super) target_size: Field<Size>,
     pub(super) body_size: Field<Size>,
-    pub(super) streams: Field<Later>,
+    pub(super) streams: Field<u64>,
 }
 
 /// `[upstreams.NAME]`

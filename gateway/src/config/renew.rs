@@ -21,7 +21,7 @@ impl Tls {
         let certificates =
             self.certificates.iter().map(CertificatePem::read_again).collect::<Result<_, _>>()?;
         let clients = self.clients.as_ref().map(ClientAuth::read_again).transpose()?;
-        Ok(Self { tls12: self.tls12, certificates, clients })
+        Ok(Self { protocols: self.protocols, tls12: self.tls12, certificates, clients })
     }
 }
 

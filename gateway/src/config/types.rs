@@ -186,6 +186,8 @@ pub struct Listener {
     pub proxy_protocol_from: Vec<IpNet>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// What is spoken there.
+    pub protocols: Protocols,
     /// TLS, or none.
     pub tls: Option<Tls>,
     /// How long each phase may take.
@@ -194,9 +196,20 @@ pub struct Listener {
     pub limits: ListenerLimits,
 }
 
+/// `listeners.NAME.protocols`, of which there is at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocols {
+    /// `http/1.1`
+    pub http1: bool,
+    /// `h2`: by ALPN, in clear by its preface.
+    pub http2: bool,
+}
+
 /// `listeners.NAME.tls`
 #[derive(Clone, PartialEq)]
 pub struct Tls {
+    /// What is offered by ALPN.
+    pub protocols: Protocols,
     /// TLS 1.2 is spoken as well as 1.3.
     pub tls12: bool,
     /// Certificate chains with their keys, as PEM, in the order of the file; the first is the default.
@@ -236,6 +249,7 @@ pub struct CertificatePem {
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls")
+            .field("protocols", &self.protocols)
             .field("tls12", &self.tls12)
             .field("certificates", &self.certificates.len())
             .field("clients", &self.clients)
@@ -281,6 +295,8 @@ pub struct ListenerLimits {
     pub target_size_bytes: usize,
     /// Bytes of a request body.
     pub body_size_bytes: u64,
+    /// Requests at once on a connection of HTTP/2.
+    pub streams: u32,
 }
 
 /// `[listeners.NAME]` with `kind = "admin"`
@@ -299,11 +315,22 @@ pub enum AdminAddress {
     Unix(PathBuf),
 }
 
+/// `upstreams.NAME.protocol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// `http/1.1`
+    Http1,
+    /// `h2`: by ALPN, in clear at once.
+    Http2,
+}
+
 /// `[upstreams.NAME]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
     /// Its name.
     pub name: Arc<str>,
+    /// What its servers speak.
+    pub protocol: UpstreamProtocol,
     /// Its servers, at least one.
     pub servers: Vec<Server>,
     /// How one is picked.

@@ -191,7 +191,9 @@ fn compile(
     key_log: Option<&Arc<dyn KeyLog>>,
     before: Option<&tls::Server>,
 ) -> Result<tls::Server, TlsError> {
-    let making = Making { alpn: &[tls::ALPN_HTTP1], key_log: key_log.cloned() };
+    let offered = [(settings.protocols.http2, tls::ALPN_HTTP2), (settings.protocols.http1, tls::ALPN_HTTP1)];
+    let alpn: Vec<&[u8]> = offered.iter().filter(|(offer, _)| *offer).map(|(_, name)| *name).collect();
+    let making = Making { alpn: &alpn, key_log: key_log.cloned() };
     tls::Server::compile(settings, &making, before)
 }
 

@@ -133,6 +133,7 @@ mod tests {
     fn balancer(balance: config::Balance, weights: &[u32]) -> Balancer {
         let address = config::ServerAddress::Fixed("192.0.2.1:80".parse().unwrap());
         Balancer::compile(&config::Upstream {
+            protocol: config::UpstreamProtocol::Http1,
             name: "u".into(),
             servers: weights
                 .iter()

@@ -17,7 +17,7 @@ pub(super) async fn connect(
     addresses: &ServerAddresses,
     turn: usize,
     tls: Option<&tls::Client>,
-    (deadlines, buffers): (&Rc<Deadlines>, &Buffers),
+    (deadlines, buffers): (&Rc<Deadlines>, &Rc<Buffers>),
     introduction: Option<&[u8]>,
     (slot, at_ns): (Slot, u64),
 ) -> Result<Connection, CheckoutError> {
@@ -53,6 +53,9 @@ pub(super) async fn connect(
         }
         connection.deadline.disarm();
         shaken.map_err(CheckoutError::Tls)?;
+        if tls.speaks_http2() && !connection.stream.has_alpn(tls::ALPN_HTTP2) {
+            return Err(CheckoutError::Tls(io::Error::other("the server did not agree to HTTP/2")));
+        }
     }
     Ok(connection)
 }

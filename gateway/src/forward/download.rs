@@ -8,8 +8,9 @@ use crate::{
         self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, Recode, ResponseEdit, ResponseHead, Version,
     },
     decide::compress::{self, Agreed},
+    http2,
     net::{
-        BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, ReadHalf, Transmit, Unblocked, monotonic_ns,
+        BULK_BUFFER_BYTES, Buffer, Deadline, IoBuf, Phase, Pipe, Receive, Transmit, Unblocked, monotonic_ns,
     },
 };
 
@@ -26,9 +27,9 @@ const BULK_FROM_BYTES: u64 = 64 * 1024;
 const LINGER_NS: u64 = 2_000_000_000;
 
 /// A response on its way.
-pub(super) struct Download<'a, 'r, W> {
+pub(super) struct Download<'a, 'r, S, W> {
     pub(super) tools: &'a Tools,
-    pub(super) server_read: &'a mut ReadHalf,
+    pub(super) server_read: &'a mut S,
     pub(super) server_deadline: &'a Deadline,
     pub(super) client_write: &'a mut W,
     pub(super) client_deadline: &'a Deadline,
@@ -66,7 +67,7 @@ struct Head<'t> {
     lacked_encoder: bool,
 }
 
-impl<'a, W: Transmit> Download<'a, '_, W> {
+impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
     pub(super) async fn run(mut self) -> Result<Downloaded, Failed> {
         let mut buffer = self.tools.buffers.take();
         let mut out = self.tools.heads.take();
@@ -84,7 +85,11 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
             // client hears the answer; a send that the server no longer takes is cut.
             self.upload.discard.set(true);
             self.server_deadline.arm(Phase::ResponseBody, 0);
-            self.client_deadline.arm(Phase::Body, monotonic_ns().saturating_add(LINGER_NS));
+            if self.client_write.is_stream() {
+                self.client_deadline.cut(Phase::Body);
+            } else {
+                self.client_deadline.arm(Phase::Body, monotonic_ns().saturating_add(LINGER_NS));
+            }
         }
         result
     }
@@ -181,6 +186,9 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
                 Err(error) if !received_any && error.kind() == std::io::ErrorKind::InvalidData => {
                     return Err(ForwardError::Tls(error));
                 }
+                Err(error) if !received_any && http2::is_unprocessed(&error) => {
+                    return Err(ForwardError::Unprocessed);
+                }
                 Ok(0) | Err(_) if received_any => return Err(ForwardError::TruncatedResponse),
                 Ok(0) | Err(_) => return Err(ForwardError::ClosedBeforeResponse),
                 Ok(_) => received_any = true,
@@ -193,8 +201,7 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
     /// Interim responses are passed on, but for the `100` that we ask for ourselves, and not to HTTP/1.0, which does
     /// not know them (RFC 9110 §15.2).
     fn encode_interim(&self, head: &ResponseHead<'_, '_>, out: &mut Vec<u8>) {
-        if head.status == 100 || self.request.version == Version::Http10 || !self.client_write.takes_interim()
-        {
+        if head.status == 100 || self.request.version == Version::Http10 {
             return;
         }
         let edit = ResponseEdit {
@@ -330,14 +337,15 @@ impl<'a, W: Transmit> Download<'a, '_, W> {
 
     /// Neither side is under TLS, and nothing of the request is still under way.
     fn is_clear(&self) -> bool {
-        self.server_read.is_clear() && self.client_write.clear().is_some() && self.upload.done.get()
+        self.server_read.clear().is_some() && self.client_write.clear().is_some() && self.upload.done.get()
     }
 
     /// Has the kernel move the last `left` bytes of a body.
     async fn splice(&mut self, pipe: &Pipe, mut left: u64, told: &mut Told) -> Result<(), Failed> {
+        let Some(server) = self.server_read.clear() else { return Ok(()) };
         let Some(client) = self.client_write.clear().map(Unblocked::new) else { return Ok(()) };
         while left > 0 {
-            let count = match pipe.fill(self.server_read, left).await {
+            let count = match pipe.fill(server, left).await {
                 Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
                 Ok(count) => count,
             };

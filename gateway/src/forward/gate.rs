@@ -71,6 +71,13 @@ impl Gate {
         Some(Place { gate: Rc::clone(self), waiter })
     }
 
+    /// There is something new for everybody in the line.
+    pub(super) fn call_all(&self, server: Option<usize>) {
+        for _ in 0..self.line.borrow().len() {
+            self.call_next(server);
+        }
+    }
+
     /// A connection is free (that of `server`), or a slot: the first who has not been called yet may look.
     pub(super) fn call_next(&self, server: Option<usize>) {
         let line = self.line.borrow();

@@ -11,6 +11,7 @@ mod retry;
 mod download;
 mod encode;
 mod pool;
+mod shared;
 mod tunnel;
 mod upload;
 
@@ -33,16 +34,16 @@ use crate::{
 };
 use download::{Download, Downloaded};
 pub use encode::Encoders;
-pub use pool::{CheckoutError, Lease, Pool, Wanted};
+pub use pool::{Carrier, CheckoutError, Lease, Pool, Wanted};
 use retry::Retries;
 use tunnel::Switched;
-pub use tunnel::{Passed, Side, Sink, Source, Tunnel, relay};
+pub use tunnel::{Passed, Side, Sink, Source, Tunnel};
 use upload::{Ends, Upload, UploadLimits};
 
 /// What a worker lends to every exchange.
 pub struct Tools {
     /// Free buffers.
-    pub buffers: Buffers,
+    pub buffers: Rc<Buffers>,
     /// Deadlines of every descriptor.
     pub deadlines: Rc<Deadlines>,
     /// Free vectors for encoded heads.
@@ -208,6 +209,9 @@ pub enum ForwardError {
     /// The server closed or reset before the first byte of a response.
     #[error("the server closed before it answered")]
     ClosedBeforeResponse,
+    /// The server has said that it did nothing with the request (RFC 9113 §8.7).
+    #[error("the server did not take the request")]
+    Unprocessed,
     /// No response head in time.
     #[error("the server did not answer in time")]
     ResponseTimeout,
@@ -280,6 +284,8 @@ pub async fn forward<R: Receive, W: Transmit>(
             fresh,
             introduction: request.introduction.as_deref(),
             deadline_ns: request.deadline_ns,
+            is_head: request.is_head,
+            is_websocket: request.websocket.is_some(),
         };
         let mut lease = match check_out(tools, pool, &wanted).await {
             Ok(lease) => lease,
@@ -296,8 +302,7 @@ pub async fn forward<R: Receive, W: Transmit>(
             }
         };
         server = lease.server();
-        let connection = lease.connection();
-        let reused = connection.reused;
+        let reused = lease.is_reused();
         on_event(if reused { Event::Reused } else { Event::Connected }, server);
         let whole = upload.is_done();
         let mut attempt = Attempt {
@@ -307,10 +312,20 @@ pub async fn forward<R: Receive, W: Transmit>(
             client_received: &mut *client.received,
             client_deadline: client.deadline,
             client_idle_ns: client.idle_ns,
-            server: &mut connection.stream,
-            server_deadline: &connection.deadline,
         };
-        match attempt.run(&mut request, &mut upload).await {
+        let attempted = match lease.carrier() {
+            Carrier::Own(own) => {
+                let Stream { read, write } = &mut own.stream;
+                attempt.run((read, write, &own.deadline), &mut request, &mut upload).await
+            }
+            Carrier::Shared(shared) => {
+                let deadline = &shared.deadline;
+                let read = &mut shared.inbound.within(deadline);
+                let write = &mut shared.outbound.within(deadline);
+                attempt.run((read, write, deadline), &mut request, &mut upload).await
+            }
+        };
+        match attempted {
             Ok((mut outcome, after)) => {
                 tools.heads.give(request.head);
                 match after {
@@ -324,7 +339,8 @@ pub async fn forward<R: Receive, W: Transmit>(
                 if !reused {
                     failed_servers.push(server);
                 }
-                let is_safe = whole && request.idempotent && failed.answered.is_none();
+                let unprocessed = matches!(failed.error, ForwardError::Unprocessed);
+                let is_safe = whole && (request.idempotent || unprocessed) && failed.answered.is_none();
                 let other = match retries.after_reset(&failed.error, is_safe) {
                     // The server may have closed it long ago: it is asked again itself.
                     true if reused => Some(server),
@@ -371,6 +387,7 @@ async fn check_out(tools: &Tools, pool: &Pool, wanted: &Wanted<'_>) -> Result<Le
         CheckoutError::Timeout => ForwardError::ConnectTimeout,
         CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
         CheckoutError::Tls(error) => ForwardError::Tls(error),
+        CheckoutError::NoWebSockets => ForwardError::UpgradeNotAgreed,
     })
 }
 
@@ -391,29 +408,27 @@ struct Attempt<'a, R, W> {
     client_received: &'a mut Buffer,
     client_deadline: &'a Deadline,
     client_idle_ns: u64,
-    server: &'a mut Stream,
-    server_deadline: &'a Deadline,
 }
 
 impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
     /// The outcome, and what becomes of the server's connection.
-    async fn run(
+    async fn run<S: Receive, T: Transmit>(
         &mut self,
+        (server_read, server_write, server_deadline): (&mut S, &mut T, &Deadline),
         request: &mut Request<'_>,
         upload: &mut Upload<'_>,
     ) -> Result<(Outcome, After), Failed> {
         let sent_ns = monotonic_ns();
         let wait_ns = if upload.is_done() { request.head_timeout_ns } else { self.client_idle_ns };
-        self.server_deadline
-            .arm(Phase::ResponseHead, sent_ns.saturating_add(wait_ns).min(request.deadline_ns));
-        let (sent, head) = self.server.write.write_all(std::mem::take(&mut request.head)).await;
+        server_deadline.arm(Phase::ResponseHead, sent_ns.saturating_add(wait_ns).min(request.deadline_ns));
+        let (sent, head) = server_write.write_all(std::mem::take(&mut request.head)).await;
         request.head = head;
         if sent.is_err() && !upload.is_done() {
             // The server may have answered before it closed; only a whole request that could not be sent is dead.
             upload.discard();
         } else if !upload.is_done() {
             // It owes no answer to half a request; the client's deadline bounds the wait for the rest.
-            self.server_deadline.disarm();
+            server_deadline.disarm();
         }
         if request.expect_continue && !upload.is_done() {
             let at_ns = monotonic_ns().saturating_add(self.client_idle_ns).min(request.deadline_ns);
@@ -424,8 +439,8 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
         }
         let download = Download {
             tools: self.tools,
-            server_read: &mut self.server.read,
-            server_deadline: self.server_deadline,
+            server_read,
+            server_deadline,
             client_write: &mut *self.client_write,
             client_deadline: self.client_deadline,
             client_idle_ns: self.client_idle_ns,
@@ -444,8 +459,8 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
                 client: &mut *self.client_read,
                 received: &mut *self.client_received,
                 client_deadline: self.client_deadline,
-                server: &mut self.server.write,
-                server_deadline: self.server_deadline,
+                server: server_write,
+                server_deadline,
                 limits: UploadLimits {
                     idle_ns: self.client_idle_ns,
                     head_timeout_ns: request.head_timeout_ns,

@@ -13,9 +13,10 @@ use std::{
 use super::{
     connect::connect,
     gate::{Gate, Slot},
+    shared::{SharedConnection, SharedStream},
 };
 use crate::{
-    config::Upstream,
+    config::{Upstream, UpstreamProtocol},
     decide::{RetryBudget, ServerAddresses, Snapshot},
     net::{Buffers, Deadline, Deadlines, Stream, monotonic_ns, nanos},
     tls,
@@ -50,6 +51,10 @@ struct Server {
     /// Counts the connections, so that each of several addresses gets some.
     turn: Cell<usize>,
     idle: RefCell<Vec<Idle>>,
+    /// Connections that exchanges share.
+    shared: RefCell<Vec<Rc<SharedConnection>>>,
+    /// Such connections that are being opened.
+    opening: Cell<usize>,
     /// Exchanges under way, which `least_requests` compares.
     in_flight: Cell<u32>,
 }
@@ -61,6 +66,8 @@ impl Server {
             version: Cell::new(0),
             turn: Cell::new(0),
             idle: RefCell::default(),
+            shared: RefCell::default(),
+            opening: Cell::new(0),
             in_flight: Cell::new(0),
         }
     }
@@ -85,6 +92,14 @@ impl Server {
             idle.connection.version = version;
             list.contains(&idle.connection.address)
         });
+        self.shared.borrow_mut().retain(|shared| {
+            shared.version.set(version);
+            let stays = list.contains(&shared.address);
+            if !stays {
+                shared.retire();
+            }
+            stays
+        });
     }
 }
 
@@ -97,6 +112,7 @@ struct Servers {
     age_ns_max: u64,
     connect_timeout: Duration,
     tls: Option<tls::Client>,
+    is_shared: bool,
     budget: RefCell<RetryBudget>,
     /// Nothing is kept for later: connections are one client's alone, or no new exchange will ask for any.
     keeps_nothing: Cell<bool>,
@@ -106,6 +122,8 @@ struct Servers {
 enum Taken {
     /// A connection that is there.
     Connection(Connection),
+    /// A stream on a connection that others use.
+    Stream(Box<SharedStream>),
     /// The right to open one.
     Slot(Slot),
 }
@@ -120,19 +138,58 @@ impl Servers {
             age_ns_max: upstream.connection_age_max.map_or(u64::MAX, nanos),
             connect_timeout: upstream.connect_timeout,
             tls: tls.map(tls::Client::for_one_worker),
+            is_shared: upstream.protocol == UpstreamProtocol::Http2,
             budget: RefCell::new(RetryBudget::new(upstream.retry.budget_percent)),
             keeps_nothing: Cell::new(upstream.proxy_protocol.is_some()),
         }
     }
 
     /// An idle connection of `server` (unless it is to be a `fresh` one), or a slot for another.
-    fn take(&self, server: &Server, fresh: bool, now_ns: u64) -> Option<Taken> {
+    fn take(
+        &self,
+        server: &Server,
+        wanted: &Wanted<'_>,
+        deadlines: &Rc<Deadlines>,
+        was_called: bool,
+        now_ns: u64,
+    ) -> Option<Taken> {
+        let fresh = wanted.fresh;
+        if self.is_shared {
+            if let Some(stream) = self.take_stream(server, wanted, deadlines, now_ns) {
+                return Some(Taken::Stream(stream));
+            }
+            // One that is being opened will have room for many: who comes meanwhile waits for it.
+            if server.opening.get() > 0 && !was_called {
+                return None;
+            }
+        }
         if !fresh && let Some(connection) = self.take_idle(server, now_ns) {
             return Some(Taken::Connection(connection));
         }
         // Idle ones count as open, but must not stand in the way of one that is needed.
         let slot = self.gate.open().or_else(|| self.close_idle().then(|| self.gate.open()).flatten());
         slot.map(Taken::Slot)
+    }
+
+    /// A stream on the connection of `server` that has the fewest.
+    fn take_stream(
+        &self,
+        server: &Server,
+        wanted: &Wanted<'_>,
+        deadlines: &Rc<Deadlines>,
+        now_ns: u64,
+    ) -> Option<Box<SharedStream>> {
+        server.follow_addresses();
+        let mut shared = server.shared.borrow_mut();
+        shared.retain(|each| {
+            let is_young = now_ns.saturating_sub(each.opened_ns) < self.age_ns_max;
+            if !is_young {
+                each.retire();
+            }
+            each.is_open()
+        });
+        let least = shared.iter().filter(|each| each.room() > 0).min_by_key(|each| each.streams())?;
+        least.stream(deadlines, (wanted.is_head, wanted.is_websocket))
     }
 
     /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
@@ -152,7 +209,12 @@ impl Servers {
     }
 
     /// Waits in line for a connection or a slot; says whose it is.
-    async fn wait(&self, wanted: &Wanted<'_>, at_ns: u64) -> Result<(usize, Taken), CheckoutError> {
+    async fn wait(
+        &self,
+        wanted: &Wanted<'_>,
+        deadlines: &Rc<Deadlines>,
+        at_ns: u64,
+    ) -> Result<(usize, Taken), CheckoutError> {
         let place = self.gate.line_up().ok_or(CheckoutError::Exhausted)?;
         loop {
             let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
@@ -165,7 +227,8 @@ impl Servers {
                 return Ok((free, Taken::Connection(connection)));
             }
             let server = self.servers.get(wanted.server);
-            if let Some(taken) = server.and_then(|server| self.take(server, wanted.fresh, now_ns)) {
+            let taken = server.and_then(|server| self.take(server, wanted, deadlines, true, now_ns));
+            if let Some(taken) = taken {
                 return Ok((wanted.server, taken));
             }
         }
@@ -200,6 +263,14 @@ impl Servers {
         for server in &self.servers {
             server.follow_addresses();
             server.idle.borrow_mut().retain(|idle| self.may_be_kept(idle, now_ns));
+            server.shared.borrow_mut().retain(|each| {
+                let is_idle = each.streams() == 0
+                    && now_ns.saturating_sub(each.idle_since_ns.get()) >= self.idle_ns_max;
+                if is_idle || now_ns.saturating_sub(each.opened_ns) >= self.age_ns_max {
+                    each.retire();
+                }
+                each.is_open()
+            });
         }
     }
 
@@ -207,6 +278,7 @@ impl Servers {
         self.keeps_nothing.set(true);
         for server in &self.servers {
             server.idle.borrow_mut().clear();
+            server.shared.borrow_mut().drain(..).for_each(|each| each.retire());
         }
     }
 }
@@ -230,6 +302,10 @@ pub struct Wanted<'w> {
     pub introduction: Option<&'w [u8]>,
     /// There is no use for one after this.
     pub deadline_ns: u64,
+    /// It is for a `HEAD`.
+    pub is_head: bool,
+    /// It is for a WebSocket.
+    pub is_websocket: bool,
 }
 
 /// Why there is no connection.
@@ -245,6 +321,8 @@ pub enum CheckoutError {
     Unreachable(io::Error),
     /// No TLS with it: it does not speak it, or is not whom it should be.
     Tls(io::Error),
+    /// It speaks HTTP/2 and makes no WebSockets of its streams.
+    NoWebSockets,
 }
 
 impl Pool {
@@ -297,7 +375,7 @@ impl Pool {
     pub async fn check_out(
         &self,
         wanted: &Wanted<'_>,
-        tools: (&Rc<Deadlines>, &Buffers),
+        tools: (&Rc<Deadlines>, &Rc<Buffers>),
         now_ns: u64,
     ) -> Result<Lease, CheckoutError> {
         let unknown = || CheckoutError::Unreachable(io::ErrorKind::NotFound.into());
@@ -306,22 +384,39 @@ impl Pool {
         let soon =
             |now_ns: u64| now_ns.saturating_add(nanos(servers.connect_timeout)).min(wanted.deadline_ns);
         let first = !servers.gate.is_waited_at();
-        let (server, taken) = match first.then(|| servers.take(entry, wanted.fresh, now_ns)).flatten() {
-            Some(taken) => (wanted.server, taken),
-            None => servers.wait(wanted, soon(now_ns)).await?,
-        };
+        let (server, taken) =
+            match first.then(|| servers.take(entry, wanted, tools.0, false, now_ns)).flatten() {
+                Some(taken) => (wanted.server, taken),
+                None => servers.wait(wanted, tools.0, soon(now_ns)).await?,
+            };
         let told = wanted.introduction;
         let mut lease = Lease::new(Rc::clone(servers), server);
-        let connection = match taken {
-            Taken::Connection(connection) => connection,
+        let carrier = match taken {
+            Taken::Connection(connection) => Carrier::Own(connection),
+            Taken::Stream(stream) => Carrier::Shared(stream),
             Taken::Slot(slot) => {
                 let turn = entry.turn.replace(entry.turn.get().wrapping_add(1));
                 // What was waited is not taken off what the connection may take.
                 let at_ns = soon(monotonic_ns());
-                connect(&entry.addresses, turn, servers.tls.as_ref(), tools, told, (slot, at_ns)).await?
+                let opening = servers.is_shared.then(|| Opening::new(entry));
+                let connection =
+                    connect(&entry.addresses, turn, servers.tls.as_ref(), tools, told, (slot, at_ns)).await;
+                match opening {
+                    None => Carrier::Own(connection?),
+                    Some(opening) => {
+                        let shared = servers.share(entry, connection, wanted, tools, at_ns).await;
+                        drop(opening);
+                        // Those who waited for it look again: for their streams, or for connections of their own.
+                        servers.gate.call_all(shared.is_ok().then_some(server));
+                        Carrier::Shared(shared?)
+                    }
+                }
             }
         };
-        lease.connection = Some(connection);
+        if wanted.is_websocket && !carrier.has_websockets() {
+            return Err(CheckoutError::NoWebSockets);
+        }
+        lease.carrier = Some(carrier);
         Ok(lease)
     }
 
@@ -333,11 +428,69 @@ impl Pool {
     }
 }
 
+impl Servers {
+    /// Makes a new connection one that is shared, and takes its first stream.
+    async fn share(
+        &self,
+        entry: &Server,
+        connection: Result<Connection, CheckoutError>,
+        wanted: &Wanted<'_>,
+        (deadlines, buffers): (&Rc<Deadlines>, &Rc<Buffers>),
+        at_ns: u64,
+    ) -> Result<Box<SharedStream>, CheckoutError> {
+        let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
+        let shared = SharedConnection::open(connection?, buffers, left).await;
+        let shared = shared.map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => CheckoutError::Timeout,
+            _ => CheckoutError::Unreachable(error),
+        })?;
+        let stream = shared.stream(deadlines, (wanted.is_head, wanted.is_websocket));
+        if !self.keeps_nothing.get() {
+            entry.shared.borrow_mut().push(shared);
+        }
+        stream.ok_or(CheckoutError::Exhausted)
+    }
+}
+
+/// Counts a connection as being opened, however that ends.
+struct Opening<'s>(&'s Server);
+
+impl<'s> Opening<'s> {
+    fn new(server: &'s Server) -> Self {
+        server.opening.set(server.opening.get() + 1);
+        Self(server)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(self.0.opening.get() - 1);
+    }
+}
+
+/// What carries an exchange to a server.
+pub enum Carrier {
+    /// A connection of its own for that time.
+    Own(Connection),
+    /// A stream beside others.
+    Shared(Box<SharedStream>),
+}
+
+impl Carrier {
+    /// Whether a WebSocket can be had: on a stream, where the server offers it.
+    fn has_websockets(&self) -> bool {
+        match self {
+            Self::Own(_) => true,
+            Self::Shared(stream) => stream.connection.has_websockets(),
+        }
+    }
+}
+
 /// A connection on loan. Dropped, it is closed; [`Lease::give_back`] keeps it for the next exchange.
 pub struct Lease {
     servers: Rc<Servers>,
     server: usize,
-    connection: Option<Connection>,
+    carrier: Option<Carrier>,
 }
 
 impl Lease {
@@ -346,7 +499,7 @@ impl Lease {
         if let Some(entry) = servers.servers.get(server) {
             entry.in_flight.set(entry.in_flight.get() + 1);
         }
-        Self { servers, server, connection: None }
+        Self { servers, server, carrier: None }
     }
 
     /// Whose connection it is.
@@ -354,15 +507,27 @@ impl Lease {
         self.server
     }
 
-    /// The connection.
+    /// What it is.
     #[expect(clippy::expect_used, reason = "taken only by give_back, which consumes the lease")]
-    pub fn connection(&mut self) -> &mut Connection {
-        self.connection.as_mut().expect("a lease holds its connection until it is given back")
+    pub fn carrier(&mut self) -> &mut Carrier {
+        self.carrier.as_mut().expect("a lease holds its connection until it is given back")
+    }
+
+    /// Whether the connection has carried an exchange before, so that its server may have closed it meanwhile.
+    pub fn is_reused(&self) -> bool {
+        match &self.carrier {
+            Some(Carrier::Own(own)) => own.reused,
+            Some(Carrier::Shared(shared)) => shared.reused,
+            None => false,
+        }
     }
 
     /// Returns a connection on which the exchange ended cleanly.
     pub fn give_back(mut self, now_ns: u64) {
-        let Some(mut connection) = self.connection.take() else { return };
+        if !matches!(self.carrier, Some(Carrier::Own(_))) {
+            return;
+        }
+        let Some(Carrier::Own(mut connection)) = self.carrier.take() else { return };
         connection.reused = true;
         connection.deadline.disarm();
         self.servers.give_back(self.server, connection, now_ns);
@@ -373,6 +538,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(server) = self.servers.servers.get(self.server) {
             server.in_flight.set(server.in_flight.get().saturating_sub(1));
+        }
+        // A stream has ended: there is room for another.
+        if let Some(Carrier::Shared(stream)) = self.carrier.take() {
+            drop(stream);
+            self.servers.gate.call_next(Some(self.server));
         }
     }
 }

@@ -25,7 +25,7 @@ impl<'p> Retries<'p> {
 
     /// Whether a request may be sent again that a server has seen all of, or may have, and not a byte was answered.
     pub(super) fn after_reset(&self, error: &ForwardError, is_safe: bool) -> bool {
-        let reset = matches!(error, ForwardError::ClosedBeforeResponse);
+        let reset = matches!(error, ForwardError::ClosedBeforeResponse | ForwardError::Unprocessed);
         self.left > 0 && self.rules.on_reset_before_head && reset && is_safe
     }
 

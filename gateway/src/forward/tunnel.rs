@@ -7,9 +7,12 @@
 
 use std::{cell::Cell, io, pin::pin};
 
-use super::Lease;
-use crate::net::{
-    Buffer, Buffers, Deadline, Phase, ReadHalf, Receive, Transmit, WriteHalf, join, monotonic_ns,
+use super::{Carrier, Lease};
+use crate::{
+    http2::{InboundHalf, OutboundHalf},
+    net::{
+        Buffer, Buffers, Deadline, Phase, ReadHalf, Receive, Stream, Transmit, WriteHalf, join, monotonic_ns,
+    },
 };
 
 /// A server that has switched, and what the client is to hear of it first.
@@ -18,6 +21,40 @@ pub struct Tunnel {
     pub lease: Lease,
     /// What it said.
     pub switched: Switched,
+}
+
+impl Tunnel {
+    /// Relays between `client` and the server, as [`relay`] does.
+    pub async fn relay<R: Source, W: Sink>(
+        &mut self,
+        client: Side<'_, R, W>,
+        idle_ns: u64,
+        buffers: &Buffers,
+    ) -> Passed {
+        let early = std::mem::replace(&mut self.switched.early, Buffer::placeholder());
+        match self.lease.carrier() {
+            Carrier::Own(own) => {
+                let Stream { read, write } = &mut own.stream;
+                let server = Side { source: read, sink: write, deadline: &own.deadline, early };
+                relay(client, server, idle_ns, buffers).await
+            }
+            Carrier::Shared(shared) => {
+                let deadline = &shared.deadline;
+                shared.inbound.unframe();
+                let source = &mut shared.inbound.within(deadline);
+                let sink = &mut shared.outbound.within(deadline);
+                relay(client, Side { source, sink, deadline, early }, idle_ns, buffers).await
+            }
+        }
+    }
+
+    /// Ends the server's side so that it sees that something is missing.
+    pub fn abort(&mut self) {
+        match self.lease.carrier() {
+            Carrier::Own(own) => own.stream.abort(),
+            Carrier::Shared(shared) => shared.outbound.reset(h2::Reason::CANCEL),
+        }
+    }
 }
 
 impl std::fmt::Debug for Tunnel {
@@ -73,7 +110,7 @@ pub struct Passed {
 
 /// Relays until both directions have ended. Silence of both for `idle_ns`, or a peer that takes nothing for so long,
 /// ends the tunnel.
-pub async fn relay<R1: Source, W1: Sink, R2: Source, W2: Sink>(
+async fn relay<R1: Source, W1: Sink, R2: Source, W2: Sink>(
     client: Side<'_, R1, W1>,
     server: Side<'_, R2, W2>,
     idle_ns: u64,
@@ -190,6 +227,18 @@ impl Watch<'_> {
 impl Source for ReadHalf {
     async fn ready(&mut self) -> io::Result<()> {
         self.readable().await
+    }
+}
+
+impl Source for InboundHalf<'_> {
+    async fn ready(&mut self) -> io::Result<()> {
+        Self::ready(self).await
+    }
+}
+
+impl Sink for OutboundHalf<'_> {
+    async fn finish(&mut self) -> io::Result<()> {
+        Self::finish(self).await
     }
 }
 

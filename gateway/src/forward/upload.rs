@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength},
-    net::{Buffer, Deadline, Phase, Receive, WriteHalf, monotonic_ns},
+    net::{Buffer, Deadline, Phase, Receive, Transmit, monotonic_ns},
 };
 
 use super::{ForwardError, Tools};
@@ -48,12 +48,12 @@ pub(super) struct UploadLimits {
 }
 
 /// Where the bytes come from and where they go, each end with its deadline.
-pub(super) struct Ends<'a, R> {
+pub(super) struct Ends<'a, R, S> {
     pub(super) client: &'a mut R,
     /// What was received behind the head.
     pub(super) received: &'a mut Buffer,
     pub(super) client_deadline: &'a Deadline,
-    pub(super) server: &'a mut WriteHalf,
+    pub(super) server: &'a mut S,
     pub(super) server_deadline: &'a Deadline,
     pub(super) limits: UploadLimits,
 }
@@ -133,10 +133,10 @@ impl<'r> Upload<'r> {
 
     /// Reads, frames and sends until the body has ended. Ends without an error when the server stops taking it: its
     /// response may say why.
-    pub(super) async fn run<R: Receive>(
+    pub(super) async fn run<R: Receive, S: Transmit>(
         &mut self,
         tools: &Tools,
-        mut ends: Ends<'_, R>,
+        mut ends: Ends<'_, R, S>,
     ) -> Result<(), ForwardError> {
         self.state.running.set(true);
         let result = self.relay(tools, &mut ends).await;
@@ -149,7 +149,11 @@ impl<'r> Upload<'r> {
         result
     }
 
-    async fn relay<R: Receive>(&mut self, tools: &Tools, ends: &mut Ends<'_, R>) -> Result<(), ForwardError> {
+    async fn relay<R: Receive, S: Transmit>(
+        &mut self,
+        tools: &Tools,
+        ends: &mut Ends<'_, R, S>,
+    ) -> Result<(), ForwardError> {
         let Ends { client, received, client_deadline, server, server_deadline, limits } = ends;
         let mut out = tools.heads.take();
         let mut discarded_bytes = 0_u64;

@@ -39,9 +39,16 @@ pub enum Phase {
     Tunnel,
     /// The peer to close after our last byte.
     Linger,
+    /// The end of the process: no time limit, but a connection with work under way has to be told.
+    Drain,
 }
 
 impl Phase {
+    /// Whether what is late here leaves nothing to be sent any more.
+    pub fn ends_sending(self) -> bool {
+        self.shutdown_how() != libc::SHUT_RD
+    }
+
     /// While we wait for the client to speak, only its direction is closed: something can still be told.
     fn shutdown_how(self) -> libc::c_int {
         match self {
@@ -189,13 +196,11 @@ impl Deadline {
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<Phase> {
         let mut slots = self.table.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
-        if let Some(phase) = slot.expired {
-            return Poll::Ready(phase);
-        }
+        // Also behind the first wait that has ended: another may follow.
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
             slot.waker = Some(context.waker().clone());
         }
-        Poll::Pending
+        slot.expired.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// Forgets that a wait has ended: for one that only wakes its task and is armed again.

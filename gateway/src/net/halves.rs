@@ -18,6 +18,9 @@ pub trait Receive {
         buffer: Buffer,
         buffers: &Buffers,
     ) -> impl Future<Output = (io::Result<usize>, Buffer)>;
+
+    /// The socket, where bytes come in on it just as they are wanted.
+    fn clear(&self) -> Option<&ReadHalf>;
 }
 
 /// The half that sends.
@@ -28,18 +31,22 @@ pub trait Transmit {
     /// The socket, where bytes go out on it just as they are given.
     fn clear(&self) -> Option<&WriteHalf>;
 
-    /// Ready when the peer has said that it wants no more. Where only sending would tell, never.
-    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()>;
-
-    /// Whether interim responses can be told ahead of the final one.
-    fn takes_interim(&self) -> bool {
+    /// Whether it is one stream of many: what its peer still says need not be read before it can be ended.
+    fn is_stream(&self) -> bool {
         false
     }
+
+    /// Ready when the peer has said that it wants no more. Where only sending would tell, never.
+    fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
 
 impl Receive for ReadHalf {
     async fn read(&mut self, buffer: Buffer, buffers: &Buffers) -> (io::Result<usize>, Buffer) {
         self.read(buffer, buffers).await
+    }
+
+    fn clear(&self) -> Option<&ReadHalf> {
+        self.is_clear().then_some(self)
     }
 }
 
@@ -54,10 +61,6 @@ impl Transmit for WriteHalf {
 
     fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Pending
-    }
-
-    fn takes_interim(&self) -> bool {
-        true
     }
 }
 

@@ -16,6 +16,7 @@ mod splice;
 mod stream;
 mod race;
 mod liveness;
+mod panics;
 mod tls;
 
 pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
@@ -25,6 +26,7 @@ pub use halves::{Receive, Transmit, bytes_of};
 pub use join::join;
 pub use liveness::notice_dead_peers;
 pub use monoio::buf::IoBuf;
+pub use panics::contain;
 pub use race::connect;
 pub use ring::{RingError, run_on_ring, sleep, spawn};
 pub use splice::{Pipe, Pipes, Unblocked};

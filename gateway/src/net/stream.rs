@@ -73,6 +73,11 @@ impl Stream {
         self.read.session.as_ref().and_then(|session| session.borrow().peer_certificate())
     }
 
+    /// The protocol that TLS has settled (RFC 7301).
+    pub fn has_alpn(&self, protocol: &[u8]) -> bool {
+        self.read.session.as_ref().is_some_and(|session| session.borrow().has_alpn(protocol))
+    }
+
     /// Puts back what was received before the handshake: it is the handshake's beginning.
     pub fn put_back(&mut self, received: Buffer) {
         if !received.data().is_empty() {

@@ -42,6 +42,10 @@ impl Session {
         self.tls.peer_certificates().and_then(<[_]>::first).cloned()
     }
 
+    pub(super) fn has_alpn(&self, protocol: &[u8]) -> bool {
+        self.tls.alpn_protocol() == Some(protocol)
+    }
+
     pub(super) fn has_plaintext(&self) -> bool {
         self.plaintext_waits
     }

@@ -4,7 +4,7 @@ use super::{Connection, Next, Record};
 use crate::{
     codec::HandshakeError,
     decide::{Refusal, WebSocket},
-    forward::{self, Side, Tunnel},
+    forward::{Side, Tunnel},
     net::{Buffer, Phase, monotonic_ns, nanos},
     respond::Failure,
     telemetry::Cells,
@@ -18,26 +18,24 @@ impl Connection<'_> {
     /// Tells the client that the server has switched, and relays until both are done.
     pub(super) async fn tunnel(
         &mut self,
-        tunnel: Tunnel,
+        mut tunnel: Tunnel,
         websocket: Option<WebSocket>,
         record: &mut Record,
     ) -> Next {
-        let Tunnel { mut lease, switched } = tunnel;
         let idle_ns = websocket.map_or(0, |websocket| nanos(websocket.idle_timeout));
         let buffers = &self.worker.tools.buffers;
         if !self.stream.is_quiet() {
-            buffers.give(switched.early);
-            self.worker.tools.heads.give(switched.head);
+            self.worker.tools.heads.give(tunnel.switched.head);
             return self.refuse(&Failure::Refused(&EARLY_BYTES), None, record).await;
         }
         self.deadline.arm(Phase::Send, super::after(self.manners.settings.timeouts.body_idle));
-        let head_bytes = switched.head.len() as u64;
-        let (told, head) = self.stream.write.write_all(switched.head).await;
+        let head = std::mem::take(&mut tunnel.switched.head);
+        let head_bytes = head.len() as u64;
+        let (told, head) = self.stream.write.write_all(head).await;
         self.worker.tools.heads.give(head);
         record.response_bytes = head_bytes;
         record.answered_ns = Some(monotonic_ns());
         if told.is_err() {
-            buffers.give(switched.early);
             record.label = "client_gone";
             return Next::Close;
         }
@@ -45,35 +43,28 @@ impl Connection<'_> {
         buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
         self.stream.write.forget_memory();
         let _open = Open::new(&self.worker.cells);
-        let connection = lease.connection();
         let client = Side {
             source: &mut self.stream.read,
             sink: &mut self.stream.write,
             deadline: self.deadline,
             early: Buffer::placeholder(),
         };
-        let server = Side {
-            source: &mut connection.stream.read,
-            sink: &mut connection.stream.write,
-            deadline: &connection.deadline,
-            early: switched.early,
-        };
-        let passed = forward::relay(client, server, idle_ns, buffers).await;
+        let passed = tunnel.relay(client, idle_ns, buffers).await;
         record.request_bytes = passed.up_bytes;
         record.response_bytes = head_bytes + passed.down_bytes;
         if passed.in_order {
             return Next::Close;
         }
-        connection.stream.abort();
+        tunnel.abort();
         Next::Abort
     }
 }
 
 /// Counts a tunnel for as long as it lives, also where its task panics.
-struct Open<'c>(&'c Cells);
+pub(super) struct Open<'c>(&'c Cells);
 
 impl<'c> Open<'c> {
-    fn new(cells: &'c Cells) -> Self {
+    pub(super) fn new(cells: &'c Cells) -> Self {
         cells.tunnel_opened();
         Self(cells)
     }

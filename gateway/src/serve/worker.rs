@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{panics::contain, serve_connection};
+use super::serve_connection;
 use crate::{
     codec::HttpDate,
     config,
@@ -25,7 +25,8 @@ use crate::{
     },
     forward::{Encoders, Heads, Pool, Tools},
     net::{
-        self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, monotonic_ns, nanos, unix_s,
+        self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, contain, monotonic_ns,
+        nanos, unix_s,
     },
     respond::{Offence, RequestId},
     telemetry::{AccessLog, Bound, Cells},
@@ -126,7 +127,7 @@ impl Worker {
         let snapshot = equipment.snapshot.load_full();
         Rc::new(Self {
             tools: Tools {
-                buffers: Buffers::new(equipment.buffer_bytes_max),
+                buffers: Rc::new(Buffers::new(equipment.buffer_bytes_max)),
                 deadlines: Deadlines::new(),
                 heads: Heads::default(),
                 encoders: Encoders::default(),
@@ -227,7 +228,9 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
     }
     let give_up_ns = monotonic_ns().saturating_add(nanos(drain_timeout));
     while worker.connections.get() > 0 && monotonic_ns() < give_up_ns {
-        worker.tools.deadlines.expire(Phase::KeepAlive);
+        for phase in [Phase::KeepAlive, Phase::Drain] {
+            worker.tools.deadlines.expire(phase);
+        }
         sweep(&worker).await;
     }
     // What has not ended by itself is cut, and still told to the log.

@@ -45,13 +45,17 @@ pub enum Bound {
     Deadlines,
     /// A response went out as it was, for want of an encoder.
     Encoders,
+    /// `listeners.*.limits.streams`: a stream was refused whose client had reset others that are still at work.
+    Http2Streams,
+    /// A client sent too many frames of HTTP/2 that carry nothing, or reset too many streams; it was cut off.
+    Http2Frames,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
     Panics,
 }
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -64,6 +68,8 @@ impl Bound {
         Self::RetryBudget,
         Self::Deadlines,
         Self::Encoders,
+        Self::Http2Streams,
+        Self::Http2Frames,
         Self::Panics,
     ];
 
@@ -82,6 +88,8 @@ impl Bound {
             Self::RetryBudget => "retry_budget",
             Self::Deadlines => "deadlines",
             Self::Encoders => "encoders",
+            Self::Http2Streams => "http2_streams",
+            Self::Http2Frames => "http2_frames",
             Self::Panics => "panics",
         }
     }

@@ -14,10 +14,12 @@ use rustls::{
 use thiserror::Error;
 
 use super::{TlsError, parse, unusable};
-use crate::config::{Config, ServerAddress, Upstream, UpstreamTls};
+use crate::config::{Config, ServerAddress, Upstream, UpstreamProtocol, UpstreamTls};
 
 /// HTTP/1.1, for [`Client::compile`].
 pub const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// HTTP/2.
+pub const ALPN_HTTP2: &[u8] = b"h2";
 
 /// Server names whose sessions a worker keeps per upstream, for resumption.
 const RESUMPTION_NAMES_MAX: usize = 64;
@@ -29,9 +31,12 @@ pub struct UpstreamTlsError(Arc<str>, TlsError);
 
 /// The TLS of every upstream, in their order.
 pub fn upstreams(config: &Config) -> Result<Box<[Option<Client>]>, UpstreamTlsError> {
-    let compile = |tls: &UpstreamTls| Client::compile(tls, &[ALPN_HTTP1]);
     let of_one = |upstream: &Upstream| {
-        let compiled = upstream.tls.as_ref().map(compile).transpose();
+        let alpn = match upstream.protocol {
+            UpstreamProtocol::Http1 => ALPN_HTTP1,
+            UpstreamProtocol::Http2 => ALPN_HTTP2,
+        };
+        let compiled = upstream.tls.as_ref().map(|tls| Client::compile(tls, &[alpn])).transpose();
         compiled.map_err(|error| UpstreamTlsError(Arc::clone(&upstream.name), error))
     };
     config.upstreams.iter().map(of_one).collect()
@@ -83,6 +88,11 @@ impl Client {
     /// The settings, for a connection.
     pub fn config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// Whether HTTP/2 is what the server has to agree to.
+    pub fn speaks_http2(&self) -> bool {
+        self.config.alpn_protocols.iter().any(|protocol| protocol == ALPN_HTTP2)
     }
 
     /// What the certificate of a server has to name. An address is looked for among the certificate's addresses, and

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use thiserror::Error;
 
 use crate::config::CertificatePem;
-pub use client::{ALPN_HTTP1, Client, UpstreamTlsError, upstreams};
+pub use client::{ALPN_HTTP1, ALPN_HTTP2, Client, UpstreamTlsError, upstreams};
 pub use key_log::key_log;
 pub use server::{Certificate, Making, Server};
 

@@ -204,7 +204,8 @@ mod tests {
 
     fn server(certificates: &[(&str, &[&str])]) -> Result<Server, TlsError> {
         let certificates = certificates.iter().map(|(file, names)| pem(file, names)).collect();
-        let tls = Tls { tls12: true, certificates, clients: None };
+        let protocols = crate::config::Protocols { http1: true, http2: false };
+        let tls = Tls { protocols, tls12: true, certificates, clients: None };
         Server::compile(&tls, &Making::default(), None)
     }
 

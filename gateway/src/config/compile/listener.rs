@@ -12,7 +12,7 @@ use crate::config::{
     },
     types::{
         Admin, AdminAddress, CONNECTIONS_PER_SOURCE_MAX, HEAD_SIZE_BYTES_MAX, Listener, ListenerLimits,
-        ListenerTimeouts,
+        ListenerTimeouts, Protocols,
     },
     values::{OrOff, Size},
 };
@@ -21,6 +21,8 @@ use super::{edge::choose_or, listener_tls};
 
 /// The header table of a worker is this long at most.
 const HEADERS_MAX: u32 = 1024;
+/// Requests at once on one connection: each costs a task and its window.
+const STREAMS_MAX: u32 = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -62,10 +64,10 @@ pub(super) fn listeners(
 
 fn listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Listener> {
     report.later(at, &[("token_file", &raw.token_file)]);
-    protocols(report, at, raw.protocols);
+    let protocols = protocols(report, at, raw.protocols);
     let proxy_protocol_from = report.prefixes(at, "proxy_protocol_from", raw.proxy_protocol_from);
     let trusted_proxies = report.prefixes(at, "trusted_proxies", raw.trusted_proxies);
-    let tls = raw.tls.and_then(|tls| listener_tls::tls(report, at, tls));
+    let tls = raw.tls.and_then(|tls| listener_tls::tls(report, at, tls, protocols));
     let timeouts = timeouts(report, at, raw.timeouts);
     let limits = limits(report, at, raw.limits);
     let Some(address) = raw.address else {
@@ -86,23 +88,38 @@ fn listener(report: &mut Report, at: &Scope, raw: RawListener) -> Option<Listene
         address: parsed,
         proxy_protocol_from,
         trusted_proxies,
+        protocols,
         tls,
         timeouts,
         limits,
     })
 }
 
-fn protocols(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) {
-    let Some(list) = list else { return };
+fn protocols(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Protocols {
+    let Some(list) = list else { return Protocols { http1: true, http2: true } };
     if list.get_ref().is_empty() {
         report.error(
             at.at(&list),
             format!("`{}.protocols` is empty: leave it out or list \"http/1.1\"", at.path),
         );
     }
+    let words = [("http/1.1", Works(Word::Http1)), ("h2", Works(Word::Http2)), ("h3", Later)];
+    let mut protocols = Protocols { http1: false, http2: false };
     for protocol in list.into_inner() {
-        report.choose(at, "protocols", &protocol, &[("http/1.1", Works(())), ("h2", Later), ("h3", Later)]);
+        match report.choose(at, "protocols", &protocol, &words) {
+            Some(Word::Http1) => protocols.http1 = true,
+            Some(Word::Http2) => protocols.http2 = true,
+            None => {}
+        }
     }
+    protocols
+}
+
+/// One of `protocols`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Word {
+    Http1,
+    Http2,
 }
 
 fn timeouts(report: &mut Report, at: &Scope, raw: Field<RawListenerTimeouts>) -> ListenerTimeouts {
@@ -121,8 +138,8 @@ fn timeouts(report: &mut Report, at: &Scope, raw: Field<RawListenerTimeouts>) ->
 fn limits(report: &mut Report, at: &Scope, raw: Field<RawListenerLimits>) -> ListenerLimits {
     let at = raw.as_ref().map_or_else(|| at.clone(), |table| at.inner("limits", table));
     let raw = raw.map(Spanned::into_inner).unwrap_or_default();
-    report.later(&at, &[("streams", &raw.streams)]);
     let limits = ListenerLimits {
+        streams: report.number_u32(&at, "streams", raw.streams.as_ref(), 100, 1..=STREAMS_MAX),
         connections_per_source: per_source(report, &at, raw.connections_per_source),
         head_size_bytes: bounded_size(report, &at, "head_size", raw.head_size.as_ref(), 32 << 10),
         headers: report.count(&at, "headers", raw.headers.as_ref(), 100, 1..=HEADERS_MAX),

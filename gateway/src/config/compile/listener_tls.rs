@@ -7,7 +7,7 @@ use crate::config::{
     files,
     raw::{Field, RawCertificate, RawTls},
     report::{Choice::Works, Report, Scope},
-    types::{ClientAuth, Tls},
+    types::{ClientAuth, Protocols, Tls},
     values::OrOff,
 };
 
@@ -19,7 +19,12 @@ enum Clients {
     Required,
 }
 
-pub(super) fn tls(report: &mut Report, at: &Scope, value: Spanned<OrOff<RawTls>>) -> Option<Tls> {
+pub(super) fn tls(
+    report: &mut Report,
+    at: &Scope,
+    value: Spanned<OrOff<RawTls>>,
+    protocols: Protocols,
+) -> Option<Tls> {
     let at = at.inner("tls", &value);
     let raw = match value.into_inner() {
         OrOff::Off => return None,
@@ -38,7 +43,7 @@ pub(super) fn tls(report: &mut Report, at: &Scope, value: Spanned<OrOff<RawTls>>
         let RawCertificate { chain_file, key_file } = raw.into_inner();
         pem::certificate(report, &at, ("chain_file", chain_file), ("key_file", key_file))
     });
-    Some(Tls { tls12, certificates: certificates.collect(), clients })
+    Some(Tls { protocols, tls12, certificates: certificates.collect(), clients })
 }
 
 fn clients(

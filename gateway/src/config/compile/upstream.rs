@@ -10,7 +10,7 @@ use crate::config::{
         Choice::{self, Later, Works},
         Report, Scope,
     },
-    types::{Balance, Health, ProxyProtocol, Retry, Upstream},
+    types::{Balance, Health, ProxyProtocol, Retry, Upstream, UpstreamProtocol},
     values::{Later as LaterValue, OrOff, Span, TextOr},
 };
 
@@ -35,8 +35,16 @@ pub(super) fn upstreams(report: &mut Report, raw: Vec<(Scope, RawUpstream)>) -> 
 fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Authorities) -> Upstream {
     let later = [("outlier", &raw.outlier), ("breaker", &raw.breaker), ("slow_start", &raw.slow_start)];
     report.later(at, &later);
-    if let Some(protocol) = raw.protocol {
-        report.choose(at, "protocol", &protocol, &[("http/1.1", Works(())), ("h2", Later)]);
+    let protocols = [("http/1.1", Works(UpstreamProtocol::Http1)), ("h2", Works(UpstreamProtocol::Http2))];
+    let protocol = choose_or(report, at, "protocol", raw.protocol, &protocols, UpstreamProtocol::Http1);
+    if protocol == UpstreamProtocol::Http2
+        && let Some(word) = raw.proxy_protocol.as_ref().filter(|word| word.get_ref() != "off")
+    {
+        let message = format!(
+            "`{}.proxy_protocol` tells who one client is, and a connection of \"h2\" is for many: use one of them",
+            at.path
+        );
+        report.error(at.at(word), message);
     }
     let balance = balance(report, at, raw.balance);
     let servers = servers::servers(report, at, raw.servers);
@@ -55,6 +63,7 @@ fn upstream(report: &mut Report, at: &Scope, raw: RawUpstream, authorities: &Aut
     let idle_per_worker = connections.idle_per_worker.as_ref();
     Upstream {
         name: at.name().into(),
+        protocol,
         servers,
         balance,
         tls: raw.tls.and_then(|tls| upstream_tls::tls(report, at, tls, authorities)),

@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
-use crate::config::{AccessLog, Balance, ProxyProtocol, ServerAddress, Workers};
+use crate::config::{AccessLog, Balance, Protocols, ProxyProtocol, ServerAddress, UpstreamProtocol, Workers};
 
 #[test]
 fn runtime() {
@@ -88,7 +88,10 @@ fn listeners() {
         "[listeners.a]\naddress = \"8080\"\n",
         &["2:11: `listeners.a.address` is \"8080\", not an address"],
     );
-    refuse(&with("protocols = [\"h2\"]"), &["3:14: `listeners.a.protocols = \"h2\"` is not supported yet"]);
+    let protocols = |line: &str| accept(&with(line)).listeners[0].protocols;
+    assert_eq!(protocols(""), Protocols { http1: true, http2: true });
+    assert_eq!(protocols("protocols = [\"h2\"]"), Protocols { http1: false, http2: true });
+    refuse(&with("protocols = [\"h3\"]"), &["3:14: `listeners.a.protocols = \"h3\"` is not supported yet"]);
     refuse(&with("protocols = [\"http\"]"), &["3:14: `listeners.a.protocols` cannot be \"http\""]);
     refuse(&with("protocols = []"), &["3:13: `listeners.a.protocols` is empty"]);
     let from =
@@ -99,7 +102,10 @@ fn listeners() {
         &["3:24: `listeners.a.proxy_protocol_from` holds \"192.0.2.1/24\", which has bits set"],
     );
     accept(&with("proxy_protocol_from = []\ntls = \"off\""));
-    refuse(&with("limits = { streams = 100 }"), &["3:22: `listeners.a.limits.streams` is not supported yet"]);
+    assert_eq!(accept(&with("limits = { streams = 1000 }")).listeners[0].limits.streams, 1000);
+    for number in ["0", "1001"] {
+        refuse(&with(&format!("limits = {{ streams = {number} }}")), &["3:22: `listeners.a.limits.streams`"]);
+    }
     for number in ["1", "65534", "\"off\""] {
         accept(&with(&format!("limits = {{ connections_per_source = {number} }}")));
     }
@@ -232,7 +238,6 @@ fn upstreams() {
             )],
         );
     }
-    refuse(&with("protocol = \"h2\""), &["3:12: `upstreams.a.protocol = \"h2\"` is not supported yet"]);
     refuse(&with("balance = \"ewma\""), &["3:11: `upstreams.a.balance = \"ewma\"` is not supported yet"]);
     refuse(
         &with("balance = { hash = \"source\" }"),
@@ -357,4 +362,15 @@ fn who_has_to_show_a_certificate() {
         let errors = with(keys).unwrap_err();
         assert!(errors.iter().any(|error| error.contains(expected)), "{keys}: {errors:?}");
     }
+}
+
+#[test]
+fn what_an_upstream_speaks() {
+    let with = |line: &str| format!("[upstreams.a]\nservers = [\"192.0.2.1:80\"]\n{line}\n");
+    assert_eq!(accept(&with("protocol = \"h2\"")).upstreams[0].protocol, UpstreamProtocol::Http2);
+    accept(&with("protocol = \"h2\"\nproxy_protocol = \"off\""));
+    refuse(
+        &with("protocol = \"h2\"\nproxy_protocol = \"v2\""),
+        &["4:18: `upstreams.a.proxy_protocol` tells who one client is"],
+    );
 }

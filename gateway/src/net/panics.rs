@@ -10,7 +10,7 @@ use std::{
 /// Drives `task` to its end; `None` when it panicked, after which it must not be polled again.
 ///
 /// It takes it pinned where it stands: what it took by value, it would hold twice, for every connection.
-pub(super) async fn contain<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
+pub async fn contain<F: Future>(mut task: Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(move |context| {
         // What the panic left half-done dies with the connection; what outlives it (counters, pools) holds no
         // invariant across an await.
