@@ -1,5 +1,6 @@
 //! WebSockets: who may open one, and that what passes then is exactly what was sent (RFC 6455).
 
+mod conformance;
 mod handshake;
 mod life;
 
