@@ -25,6 +25,13 @@ pub(crate) fn tls_keys(directory: &Scratch) -> String {
 
 /// A session with the public listener of an edge that was started with [`tls_keys`].
 pub(crate) fn tls_connect(edge: &Edge) -> TlsClient {
+    let tcp = TcpStream::connect(edge.address).unwrap();
+    tcp.set_read_timeout(Some(TIME_MAX)).unwrap();
+    tls_connect_over(edge, tcp)
+}
+
+/// The same over a connection that was made already.
+pub(crate) fn tls_connect_over(edge: &Edge, tcp: TcpStream) -> TlsClient {
     let mut roots = rustls::RootCertStore::empty();
     let certificate = edge.directory.path().join("edge.crt");
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
@@ -35,7 +42,5 @@ pub(crate) fn tls_connect(edge: &Edge) -> TlsClient {
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from(NAME).unwrap();
-    let tcp = TcpStream::connect(edge.address).unwrap();
-    tcp.set_read_timeout(Some(TIME_MAX)).unwrap();
     rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
 }

@@ -344,6 +344,13 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         ForwardError::RequestBodyTimeout => {
             Answer::new(408, "body_timeout", "The request body did not arrive in time.").closes()
         }
+        ForwardError::RequestBodyTooSlow => {
+            Answer::new(408, "body_too_slow", "The request body arrived too slowly.").closes()
+        }
+        // Seldom told: by then the client mostly has the status of the response that it does not take.
+        ForwardError::ResponseTooSlow => {
+            Answer::new(408, "response_too_slow", "The response was taken too slowly.").closes()
+        }
         ForwardError::ClientGone => return None,
     })
 }
@@ -403,6 +410,9 @@ pub const LABELS: &[&str] = &[
     "truncated_response",
     "encoding",
     "malformed_body",
+    "body_timeout",
+    "body_too_slow",
+    "response_too_slow",
     "client_gone",
 ];
 

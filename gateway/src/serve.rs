@@ -306,7 +306,7 @@ impl Connection<'_> {
             write: &mut self.stream.write,
             received: &mut self.received,
             deadline: self.deadline,
-            idle_ns: nanos(self.manners.settings.timeouts.body_idle),
+            pace: self.manners.pace(),
         };
         let websocket = approved.plan.websocket;
         match exchange(self.worker, current, way, approved, (client, &self.ends), record).await {

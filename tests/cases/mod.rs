@@ -12,6 +12,7 @@ mod pools;
 mod retries;
 mod proxy_protocol;
 mod exchange;
+mod pace;
 mod bodies;
 mod own_answers;
 mod reshape;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, de::IgnoredAny};
 use toml::{Spanned, value::Datetime};
 
-use super::values::{FlagOr, Later, OrOff, PerSecond, Percent, Size, Span, TextOr};
+use super::values::{ByteRate, FlagOr, Later, OrOff, PerSecond, Percent, Size, Span, TextOr};
 
 /// A value with its place, or nothing.
 pub(super) type Field<T> = Option<Spanned<T>>;
@@ -163,6 +163,7 @@ pub(super) struct RawListenerLimits {
     pub(super) headers: Field<u64>,
     pub(super) target_size: Field<Size>,
     pub(super) body_size: Field<Size>,
+    pub(super) body_rate_min: Field<OrOff<ByteRate>>,
     pub(super) streams: Field<u64>,
 }
 

@@ -1,7 +1,7 @@
 //! What the configuration compiles to. Every name is an index, every unit a number, every secret has been read;
 //! these types hold no references into the file and never change after they were built.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
@@ -297,6 +297,8 @@ pub struct ListenerLimits {
     pub body_size_bytes: u64,
     /// Requests at once on a connection of HTTP/2.
     pub streams: u32,
+    /// Bytes a second of a body that a client sends or takes while it is waited for; none: any.
+    pub body_rate_min: Option<NonZeroU64>,
 }
 
 /// `[listeners.NAME]` with `kind = "admin"`

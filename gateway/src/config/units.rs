@@ -3,7 +3,7 @@
 //! A number without a unit is refused where one is needed, so that nobody has to know whether a timeout counts
 //! seconds or milliseconds. Fractions are refused too: "1500ms" says what "1.5s" means without rounding.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 /// Longer than any timeout or block that makes sense; sums of two such durations never overflow a clock.
 pub(super) const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
@@ -35,6 +35,14 @@ pub(super) fn rate_per_s(text: &str) -> Result<f64, String> {
     let count = u32::try_from(count).map_err(|_| format!("{text:?} is too large"))?;
     let unit_s = u32::try_from(unit_s).map_err(|_| format!("{text:?} is too large"))?;
     Ok(f64::from(count) / f64::from(unit_s))
+}
+
+/// `500B/s`, `1KiB/s`, in bytes; the error is a sentence.
+pub(super) fn bytes_per_s(text: &str) -> Result<NonZeroU64, String> {
+    let Some(bytes) = text.strip_suffix("/s") else {
+        return Err(format!("{text:?} is not a size per second: write for example \"500B/s\""));
+    };
+    NonZeroU64::new(size(bytes)?).ok_or_else(|| format!("{text:?} asks for nothing: write \"off\" instead"))
 }
 
 /// `20%`, 0 to 100; the error is a sentence.
@@ -115,6 +123,16 @@ mod tests {
     }
 
     #[test]
+    fn byte_rates() {
+        check(&bytes_per_s("500B/s").map(NonZeroU64::get), Ok(500));
+        check(&bytes_per_s("1KiB/s").map(NonZeroU64::get), Ok(1024));
+        check(&bytes_per_s("500B"), Err("is not a size per second"));
+        check(&bytes_per_s("500/s"), Err("needs a unit"));
+        check(&bytes_per_s("0B/s"), Err("write \"off\""));
+        check(&bytes_per_s("1KB/s"), Err("use one of B, KiB, MiB, GiB"));
+    }
+
+    #[test]
     fn rates() {
         check(&rate_per_s("100/s"), Ok(100.0));
         check(&rate_per_s("6000/m"), Ok(100.0));
@@ -139,7 +157,7 @@ mod tests {
 
         #[test]
         fn nothing_panics(text in ".{0,24}") {
-            let _ = (duration(&text), size(&text), rate_per_s(&text));
+            let _ = (duration(&text), size(&text), rate_per_s(&text), bytes_per_s(&text));
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Comes in: what serde hands over. Goes out: a checked value, or an error that says what to write instead.
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{fmt, marker::PhantomData, num::NonZeroU64, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -25,6 +25,10 @@ pub(super) struct Size(pub(super) u64);
 /// A rate with its unit, per second.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PerSecond(pub(super) f64);
+
+/// A size per second, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ByteRate(pub(super) NonZeroU64);
 
 /// A share in whole percent, 0 to 100.
 #[derive(Debug, Clone, Copy)]
@@ -111,6 +115,13 @@ impl<'de> Deserialize<'de> for PerSecond {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let expecting = "a rate such as \"100/s\"";
         from.deserialize_any(UnitVisitor { parse: units::rate_per_s, expecting, unit: "/s" }).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteRate {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let expecting = "a size per second such as \"500B/s\"";
+        from.deserialize_any(UnitVisitor { parse: units::bytes_per_s, expecting, unit: "B/s" }).map(Self)
     }
 }
 

@@ -14,7 +14,10 @@ use crate::{
     },
 };
 
-use super::{Failed, ForwardError, Request, Tools, encode::Encoder, tunnel::Switched, upload::UploadState};
+use super::{
+    Failed, ForwardError, Request, Tools, encode::Encoder, taking::Taking, tunnel::Switched,
+    upload::UploadState,
+};
 
 /// What a server may say in a head.
 const RESPONSE_HEAD_LIMITS: HeadLimits =
@@ -33,7 +36,7 @@ pub(super) struct Download<'a, 'r, S, W> {
     pub(super) server_deadline: &'a Deadline,
     pub(super) client_write: &'a mut W,
     pub(super) client_deadline: &'a Deadline,
-    pub(super) client_idle_ns: u64,
+    pub(super) taking: Taking<'a>,
     pub(super) request: &'a Request<'r>,
     pub(super) sent_ns: u64,
     pub(super) upload: Rc<UploadState>,
@@ -72,11 +75,13 @@ impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
         let mut buffer = self.tools.buffers.take();
         let mut out = self.tools.heads.take();
         let mut result = self.relay(&mut buffer, &mut out).await;
-        if self.client_gone
-            && let Err(failed) = &mut result
-        {
-            // The server was cut off for it.
-            failed.error = ForwardError::ClientGone;
+        if let Err(failed) = &mut result {
+            if self.taking.was_slow() {
+                failed.error = ForwardError::ResponseTooSlow;
+            } else if self.client_gone {
+                // The server was cut off for it.
+                failed.error = ForwardError::ClientGone;
+            }
         }
         self.tools.buffers.give(buffer);
         self.tools.heads.give(out);
@@ -349,10 +354,8 @@ impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
                 Ok(0) | Err(_) => return Err(told.failed(ForwardError::TruncatedResponse)),
                 Ok(count) => count,
             };
-            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns);
-            self.client_deadline.arm(Phase::Send, at_ns.min(self.request.deadline_ns));
-            let sent = pipe.empty(&client, count).await;
-            self.client_deadline.disarm();
+            let sending = pin!(pipe.empty(&client, count));
+            let sent = self.taking.watch(count as u64, client.meter(), sending).await;
             told.sent(sent, count as u64)?;
             left -= count as u64;
         }
@@ -444,20 +447,11 @@ impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
         told.sent(sent, bytes)
     }
 
-    /// Sends to the client, whose deadline runs meanwhile and not while the server is waited for. Where a request
-    /// body is awaited of the same client, the upload holds the deadline and hands it over when that wait ends.
+    /// Sends to the client, whose time runs meanwhile and not while the server is waited for.
     async fn send<B: IoBuf>(&mut self, bytes: B) -> (std::io::Result<()>, B) {
-        self.upload.sending.set(true);
-        if !self.upload.receiving.get() {
-            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns);
-            self.client_deadline.arm(Phase::Send, at_ns.min(self.request.deadline_ns));
-        }
-        let result = self.client_write.write_all(bytes).await;
-        self.upload.sending.set(false);
-        if !self.upload.receiving.get() {
-            self.client_deadline.disarm();
-        }
-        result
+        let (count, meter) = (bytes.bytes_init() as u64, self.client_write.meter());
+        let sending = pin!(self.client_write.write_all(bytes));
+        self.taking.watch(count, meter, sending).await
     }
 
     async fn receive(&mut self, buffer: &mut Buffer) -> std::io::Result<usize> {

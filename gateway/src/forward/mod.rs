@@ -9,6 +9,7 @@ mod connect;
 mod gate;
 mod retry;
 mod download;
+mod taking;
 mod encode;
 mod pool;
 mod shared;
@@ -29,13 +30,15 @@ use crate::{
     config::Retry,
     decide::compress::Agreed,
     net::{
-        Buffer, Buffers, Deadline, Deadlines, Phase, Pipes, Receive, Stream, Transmit, join, monotonic_ns,
+        Buffer, Buffers, Deadline, Deadlines, Pace, Phase, Pipes, Receive, Stream, Transmit, join,
+        monotonic_ns,
     },
 };
 use download::{Download, Downloaded};
 pub use encode::Encoders;
 pub use pool::{Carrier, CheckoutError, Lease, Pool, Wanted};
 use retry::Retries;
+use taking::Taking;
 use tunnel::Switched;
 pub use tunnel::{Passed, Side, Sink, Source, Tunnel};
 use upload::{Ends, Upload, UploadLimits};
@@ -88,8 +91,8 @@ pub struct Client<'c, R, W> {
     pub received: &'c mut Buffer,
     /// Its descriptor's deadline.
     pub deadline: &'c Deadline,
-    /// Silence that is borne while a body is under way, in ns.
-    pub idle_ns: u64,
+    /// How slow it may be while a body is under way; and, of that, the silence, how slow a server may be in taking one.
+    pub pace: Pace,
 }
 
 /// A request that may pass.
@@ -239,7 +242,13 @@ pub enum ForwardError {
     /// No body byte for too long.
     #[error("the client did not send its body in time")]
     RequestBodyTimeout,
-    /// The client closed before the exchange ended, or does not take its response.
+    /// Body bytes, but too few for too long.
+    #[error("the client sent its body too slowly")]
+    RequestBodyTooSlow,
+    /// The client takes its response, but too slowly.
+    #[error("the client took its response too slowly")]
+    ResponseTooSlow,
+    /// The client closed before the exchange ended, or takes nothing of its response.
     #[error("the client left")]
     ClientGone,
 }
@@ -311,7 +320,7 @@ pub async fn forward<R: Receive, W: Transmit>(
             client_write: &mut *client.write,
             client_received: &mut *client.received,
             client_deadline: client.deadline,
-            client_idle_ns: client.idle_ns,
+            client_pace: client.pace,
         };
         let attempted = match lease.carrier() {
             Carrier::Own(own) => {
@@ -407,7 +416,7 @@ struct Attempt<'a, R, W> {
     client_write: &'a mut W,
     client_received: &'a mut Buffer,
     client_deadline: &'a Deadline,
-    client_idle_ns: u64,
+    client_pace: Pace,
 }
 
 impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
@@ -419,7 +428,7 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
         upload: &mut Upload<'_>,
     ) -> Result<(Outcome, After), Failed> {
         let sent_ns = monotonic_ns();
-        let wait_ns = if upload.is_done() { request.head_timeout_ns } else { self.client_idle_ns };
+        let wait_ns = if upload.is_done() { request.head_timeout_ns } else { self.client_pace.idle_ns };
         server_deadline.arm(Phase::ResponseHead, sent_ns.saturating_add(wait_ns).min(request.deadline_ns));
         let (sent, head) = server_write.write_all(std::mem::take(&mut request.head)).await;
         request.head = head;
@@ -431,19 +440,25 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
             server_deadline.disarm();
         }
         if request.expect_continue && !upload.is_done() {
-            let at_ns = monotonic_ns().saturating_add(self.client_idle_ns).min(request.deadline_ns);
+            let at_ns = monotonic_ns().saturating_add(self.client_pace.idle_ns).min(request.deadline_ns);
             self.client_deadline.arm(Phase::Send, at_ns);
             let (told, _) = self.client_write.write_all(CONTINUE.to_vec()).await;
             self.client_deadline.disarm();
             told.map_err(|_| ForwardError::ClientGone)?;
         }
+        let taking = Taking::new(
+            self.client_deadline,
+            self.client_pace,
+            request.deadline_ns,
+            Rc::clone(&upload.state),
+        );
         let download = Download {
             tools: self.tools,
             server_read,
             server_deadline,
             client_write: &mut *self.client_write,
             client_deadline: self.client_deadline,
-            client_idle_ns: self.client_idle_ns,
+            taking,
             request,
             sent_ns,
             upload: Rc::clone(&upload.state),
@@ -462,7 +477,7 @@ impl<R: Receive, W: Transmit> Attempt<'_, R, W> {
                 server: server_write,
                 server_deadline,
                 limits: UploadLimits {
-                    idle_ns: self.client_idle_ns,
+                    pace: self.client_pace,
                     head_timeout_ns: request.head_timeout_ns,
                     deadline_ns: request.deadline_ns,
                 },

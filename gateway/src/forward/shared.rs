@@ -18,7 +18,7 @@ use h2::client::SendRequest;
 
 use super::{gate::Slot, pool::Connection};
 use crate::{
-    http2::{self, Inbound, Outbound, Pumps, Speaker, meter::Meter},
+    http2::{self, Inbound, Outbound, Pumps, Speaker, tally::Tally},
     net::{Buffer, Buffers, Deadline, Deadlines, Phase, Stream, contain, join, monotonic_ns, sleep, spawn},
 };
 
@@ -74,7 +74,7 @@ impl SharedConnection {
     ) -> std::io::Result<Rc<Self>> {
         let Connection { deadline, stream, address, version, opened_ns, _slot: slot, .. } = connection;
         let scheme = if stream.read.is_clear() { "http" } else { "https" };
-        let (wire, pumps) = http2::wire(Buffer::placeholder(), Meter::of_server());
+        let (wire, pumps) = http2::wire(Buffer::placeholder(), Tally::of_server());
         let (send, driver) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(http2::STREAM_WINDOW_BYTES)

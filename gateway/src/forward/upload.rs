@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, sync::Arc};
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength},
-    net::{Buffer, Deadline, Phase, Receive, Transmit, monotonic_ns},
+    net::{Buffer, Deadline, Pace, Patience, Phase, Receive, Transmit, monotonic_ns},
 };
 
 use super::{ForwardError, Tools};
@@ -39,8 +39,8 @@ pub(super) struct UploadState {
 /// How long an upload may wait, in ns of `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy)]
 pub(super) struct UploadLimits {
-    /// For the next bytes of the body, and for the server to take them.
-    pub(super) idle_ns: u64,
+    /// For the client to send the body; and, of that, the silence, for the server to take it.
+    pub(super) pace: Pace,
     /// For a response, once the body has been sent.
     pub(super) head_timeout_ns: u64,
     /// For all of it: a point in time.
@@ -157,10 +157,11 @@ impl<'r> Upload<'r> {
         let Ends { client, received, client_deadline, server, server_deadline, limits } = ends;
         let mut out = tools.heads.take();
         let mut discarded_bytes = 0_u64;
+        let mut patience = Patience::new(limits.pace);
         while !self.is_done() {
             let now_ns = monotonic_ns();
             let discarding = self.state.discard.get();
-            let wait_ns = if discarding { LINGER_NS } else { limits.idle_ns };
+            let wait_ns = if discarding { LINGER_NS } else { patience.left_ns() };
             client_deadline.arm(Phase::Body, now_ns.saturating_add(wait_ns).min(limits.deadline_ns));
             if received.free_bytes() == 0 {
                 received.compact();
@@ -170,10 +171,12 @@ impl<'r> Upload<'r> {
                 client.read(std::mem::replace(*received, Buffer::placeholder()), &tools.buffers).await;
             **received = buffer;
             self.state.receiving.set(false);
+            let then_ns = monotonic_ns();
+            let count = read.as_ref().map_or(0, |count| *count as u64);
+            patience.spend(then_ns.saturating_sub(now_ns), count);
             // What follows is the server's time, unless the client is also to take something.
             if self.state.sending.get() {
-                let at_ns = monotonic_ns().saturating_add(limits.idle_ns);
-                client_deadline.arm(Phase::Send, at_ns.min(limits.deadline_ns));
+                client_deadline.arm(Phase::Look, then_ns);
             } else {
                 client_deadline.disarm();
             }
@@ -181,7 +184,11 @@ impl<'r> Upload<'r> {
                 Ok(0) | Err(_) if self.state.discard.get() => return Ok(()),
                 // Under TLS the end that a deadline made is an error: no close_notify came before it.
                 Ok(0) | Err(_) if client_deadline.expired().is_some() => {
-                    return Err(ForwardError::RequestBodyTimeout);
+                    return Err(if patience.was_slow() {
+                        ForwardError::RequestBodyTooSlow
+                    } else {
+                        ForwardError::RequestBodyTimeout
+                    });
                 }
                 Ok(0) | Err(_) => return Err(ForwardError::ClientGone),
                 Ok(count) => discarded_bytes += if self.state.discard.get() { count as u64 } else { 0 },
@@ -197,7 +204,7 @@ impl<'r> Upload<'r> {
             }
             taken?;
             // The server's answer is due when it has the request; until then it owes us progress.
-            let wait_ns = if self.is_done() { limits.head_timeout_ns } else { limits.idle_ns };
+            let wait_ns = if self.is_done() { limits.head_timeout_ns } else { limits.pace.idle_ns };
             if !self.state.response_started.get() {
                 server_deadline
                     .arm(Phase::ResponseHead, monotonic_ns().saturating_add(wait_ns).min(limits.deadline_ns));

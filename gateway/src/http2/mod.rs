@@ -1,7 +1,7 @@
 //! HTTP/2 (RFC 9113) on a connection, in either role: many streams, each of which is spoken to as if it were an
 //! HTTP/1.1 connection of its own.
 //!
-//! The h2 crate does frames, HPACK and flow control; [`wire`] is the socket that it sees, [`meter`] counts what a peer
+//! The h2 crate does frames, HPACK and flow control; [`wire`] is the socket that it sees, [`tally`] counts what a peer
 //! sends before h2 does, so that a flood ends early. [`inbound`] gives what a stream says as HTTP/1.1 bytes,
 //! [`outbound`] takes HTTP/1.1 bytes and says them on a stream; [`text`] are the heads in both directions. So there is
 //! one codec, one reading of a message and one relay for all four translations, and what h2 lets through is checked by
@@ -9,7 +9,7 @@
 //!
 //! It knows no policy, and it never holds more of a body than a window of it.
 
-pub mod meter;
+pub mod tally;
 pub mod text;
 mod wire;
 mod inbound;

@@ -22,7 +22,7 @@ use http::HeaderMap;
 use super::text;
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots},
-    net::{Deadline, IoBuf, Transmit, WriteHalf, bytes_of},
+    net::{Deadline, IoBuf, Meter, Transmit, WriteHalf, bytes_of},
 };
 
 /// Heads of our own making are as long as policy lets them be.
@@ -68,6 +68,8 @@ pub struct Outbound {
     stream: Option<SendStream<Bytes>>,
     /// Payload that waits for room.
     waiting: Bytes,
+    /// Payload that the peer's window has had room for.
+    taken_bytes: Rc<Cell<u64>>,
     /// The stream ends with what waits.
     ends_with_data: bool,
     /// The stream ends with these, behind what waits.
@@ -92,6 +94,7 @@ impl Outbound {
             body: Body::Not,
             stream: None,
             waiting: Bytes::new(),
+            taken_bytes: Rc::default(),
             ends_with_data: false,
             trailers: None,
         }
@@ -146,6 +149,7 @@ impl Outbound {
         while !self.waiting.is_empty() {
             let room = ready!(poll_room(stream, context, self.waiting.len()))?;
             let piece = self.waiting.split_to(room.min(self.waiting.len()));
+            self.taken_bytes.set(self.taken_bytes.get() + piece.len() as u64);
             let is_last = self.ends_with_data && self.waiting.is_empty();
             stream.send_data(piece, is_last).map_err(io::Error::other)?;
         }
@@ -324,6 +328,10 @@ impl Transmit for OutboundHalf<'_> {
 
     fn clear(&self) -> Option<&WriteHalf> {
         None
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::of_stream(&self.outbound.taken_bytes)
     }
 
     fn is_stream(&self) -> bool {

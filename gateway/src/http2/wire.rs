@@ -14,7 +14,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::meter::{Excess, Meter};
+use super::tally::{Excess, Tally};
 use crate::net::{Buffer, Buffers, Deadline, Phase, ReadHalf, WriteHalf, monotonic_ns};
 
 /// h2 is told to wait when so much is to be sent.
@@ -35,7 +35,7 @@ pub struct Pumps(Rc<Queues>);
 struct Queues {
     inbox: RefCell<Inbox>,
     outbox: RefCell<Outbox>,
-    meter: RefCell<Meter>,
+    tally: RefCell<Tally>,
     excess: Cell<Option<Excess>>,
 }
 
@@ -69,13 +69,13 @@ struct Outbox {
 }
 
 /// Both ends of a wire whose peer has sent `received` already.
-pub fn wire(received: Buffer, meter: Meter) -> (Wire, Pumps) {
+pub fn wire(received: Buffer, tally: Tally) -> (Wire, Pumps) {
     let inbox =
         Inbox { received, has_received: false, ended: false, is_abandoned: false, reader: None, pump: None };
     let queues = Rc::new(Queues {
         inbox: RefCell::new(inbox),
         outbox: RefCell::default(),
-        meter: RefCell::new(meter),
+        tally: RefCell::new(tally),
         excess: Cell::new(None),
     });
     let pumps = Pumps(Rc::clone(&queues));
@@ -97,7 +97,7 @@ impl Pumps {
 
     /// A stream has come to a good end: the peer may ask for more.
     pub fn stream_ended(&self) {
-        self.0.meter.borrow_mut().stream_ended();
+        self.0.tally.borrow_mut().stream_ended();
     }
 
     /// Receives until the peer ends its direction, or sends too much of what carries nothing. While `is_idle`, no
@@ -139,7 +139,7 @@ impl Pumps {
 
     /// False: it is too much.
     fn count(&self, bytes: &[u8]) -> bool {
-        let counted = self.0.meter.borrow_mut().count(bytes);
+        let counted = self.0.tally.borrow_mut().count(bytes);
         self.0.excess.set(self.0.excess.get().or(counted.err()));
         self.0.excess.get().is_none()
     }
@@ -165,7 +165,7 @@ impl Pumps {
             let (sent, mut bytes) = write.write_all(bytes).await;
             deadline.disarm();
             bytes.clear();
-            self.0.meter.borrow_mut().sent(count);
+            self.0.tally.borrow_mut().sent(count);
             let mut outbox = self.0.outbox.borrow_mut();
             outbox.sending = false;
             outbox.broken |= sent.is_err();

@@ -29,6 +29,8 @@ pub enum Phase {
     Body,
     /// The peer to take what we send.
     Send,
+    /// The same, but nothing is shut down: the task that sends is woken to look at how far it is.
+    Look,
     /// A TCP connection to a server.
     Connect,
     /// The head of a response.
@@ -65,14 +67,27 @@ struct Slot {
     fd: RawFd,
     phase: Phase,
     expired: Option<Phase>,
-    /// Who is woken on expiry, where there is no descriptor.
+    /// It is time for a look.
+    look_due: bool,
+    /// Who is woken on expiry, where there is no descriptor, and for a look.
     waker: Option<Waker>,
 }
 
 impl Slot {
+    fn wakes(&mut self, context: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+        }
+    }
+
     fn expire(&mut self, shut_down: fn(RawFd, libc::c_int)) {
-        self.expired = Some(self.phase);
-        if self.fd != NO_FD {
+        let is_look = self.phase == Phase::Look;
+        if is_look {
+            self.look_due = true;
+        } else {
+            self.expired = Some(self.phase);
+        }
+        if self.fd != NO_FD && !is_look {
             shut_down(self.fd, self.phase.shutdown_how());
         } else if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -110,7 +125,7 @@ impl Deadlines {
 
     /// A slot for `fd`. It has to be dropped before the descriptor is closed.
     pub fn watch(self: &Rc<Self>, fd: RawFd) -> Deadline {
-        self.slot(Slot { fd, phase: Phase::Head, expired: None, waker: None })
+        self.slot(Slot { fd, phase: Phase::Head, expired: None, look_due: false, waker: None })
     }
 
     /// A slot for a wait that shares its socket with others: [`Deadline::poll_expired`] ends it.
@@ -138,7 +153,9 @@ impl Deadlines {
         for (tick, slot) in self.ticks.borrow_mut().iter_mut().zip(self.slots.borrow_mut().iter_mut()) {
             if *tick <= now {
                 *tick = UNARMED;
-                self.fired.set(self.fired.get() + 1);
+                if slot.phase != Phase::Look {
+                    self.fired.set(self.fired.get() + 1);
+                }
                 slot.expire(self.shut_down);
             }
         }
@@ -153,9 +170,9 @@ impl Deadlines {
         }
     }
 
-    /// How many deadlines have fired since the start.
-    pub fn fired(&self) -> u64 {
-        self.fired.get()
+    /// How many deadlines have fired since this was last asked.
+    pub fn take_fired(&self) -> u64 {
+        self.fired.take()
     }
 }
 
@@ -170,6 +187,7 @@ impl Deadline {
     pub fn arm(&self, phase: Phase, at_ns: u64) {
         if let Some(slot) = self.table.slots.borrow_mut().get_mut(self.index) {
             slot.phase = phase;
+            slot.look_due = false;
         }
         if let Some(tick) = self.table.ticks.borrow_mut().get_mut(self.index) {
             *tick = at_ns.div_ceil(TICK_NS);
@@ -192,14 +210,29 @@ impl Deadline {
         }
     }
 
+    /// The same, where it is its time that is over: it counts among those that have fired.
+    pub fn fire(&self, phase: Phase) {
+        self.table.fired.set(self.table.fired.get() + 1);
+        self.cut(phase);
+    }
+
+    /// Ready once when it is time for a look; until then the task is woken when it is.
+    pub fn poll_look(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut slots = self.table.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
+        if std::mem::take(&mut slot.look_due) {
+            return Poll::Ready(());
+        }
+        slot.wakes(context);
+        Poll::Pending
+    }
+
     /// Ready when a deadline has passed; until then the task is woken when one does.
     pub fn poll_expired(&self, context: &mut Context<'_>) -> Poll<Phase> {
         let mut slots = self.table.slots.borrow_mut();
         let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
         // Also behind the first wait that has ended: another may follow.
-        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            slot.waker = Some(context.waker().clone());
-        }
+        slot.wakes(context);
         slot.expired.map_or(Poll::Pending, Poll::Ready)
     }
 
@@ -259,7 +292,7 @@ mod tests {
         assert_eq!((early.expired(), late.expired()), (Some(Phase::Head), None));
         table.sweep(9 * TICK_NS);
         check_shut(&[(3, libc::SHUT_RD), (4, libc::SHUT_RDWR)]);
-        assert_eq!(table.fired(), 2);
+        assert_eq!((table.take_fired(), table.take_fired()), (2, 0));
     }
 
     #[test]
@@ -274,6 +307,27 @@ mod tests {
         table.sweep(u64::MAX);
         check_shut(&[]);
         assert_eq!(reused.expired(), None, "a reused slot has forgotten its past");
+    }
+
+    #[test]
+    fn a_look_shuts_nothing_down_and_is_due_once() {
+        let table = table();
+        let sending = table.watch(3);
+        let mut context = Context::from_waker(Waker::noop());
+        sending.arm(Phase::Look, TICK_NS);
+        assert!(sending.poll_look(&mut context).is_pending());
+        table.sweep(TICK_NS);
+        assert!(sending.poll_look(&mut context).is_ready());
+        assert!(sending.poll_look(&mut context).is_pending());
+        check_shut(&[]);
+        assert_eq!((sending.expired(), table.take_fired()), (None, 0));
+        sending.arm(Phase::Look, 2 * TICK_NS);
+        table.sweep(2 * TICK_NS);
+        sending.arm(Phase::Look, 9 * TICK_NS);
+        assert!(sending.poll_look(&mut context).is_pending(), "that one was for the send before");
+        sending.fire(Phase::Send);
+        check_shut(&[(3, libc::SHUT_RDWR)]);
+        assert_eq!((sending.expired(), table.take_fired()), (Some(Phase::Send), 1));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use monoio::buf::IoBuf;
 
-use super::{Buffer, Buffers, ReadHalf, WriteHalf};
+use super::{Buffer, Buffers, Meter, ReadHalf, WriteHalf};
 
 /// The half that receives.
 pub trait Receive {
@@ -30,6 +30,11 @@ pub trait Transmit {
 
     /// The socket, where bytes go out on it just as they are given.
     fn clear(&self) -> Option<&WriteHalf>;
+
+    /// What the peer has taken, for a send that lasts.
+    fn meter(&self) -> Meter {
+        Meter::default()
+    }
 
     /// Whether it is one stream of many: what its peer still says need not be read before it can be ended.
     fn is_stream(&self) -> bool {
@@ -57,6 +62,10 @@ impl Transmit for WriteHalf {
 
     fn clear(&self) -> Option<&WriteHalf> {
         self.is_clear().then_some(self)
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::of(self.fd())
     }
 
     fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {

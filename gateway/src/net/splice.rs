@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use super::{ReadHalf, WriteHalf};
+use super::{Meter, ReadHalf, WriteHalf};
 
 /// Room in a pipe: as many bytes as one turn of a task may move.
 const PIPE_BYTES: libc::c_int = 256 * 1024;
@@ -97,6 +97,11 @@ impl<'w> Unblocked<'w> {
     pub fn new(half: &'w WriteHalf) -> Self {
         set_nonblocking(half.fd(), true);
         Self(half)
+    }
+
+    /// What the peer has taken.
+    pub fn meter(&self) -> Meter {
+        Meter::of(self.0.fd())
     }
 }
 

@@ -71,6 +71,10 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
     if approved.response_lines.capacity() > 0 {
         worker.tools.heads.give(approved.response_lines);
     }
+    if let Err(Failed { error: ForwardError::RequestBodyTooSlow | ForwardError::ResponseTooSlow, .. }) = &done
+    {
+        worker.cells.bound_hit(Bound::BodyRate);
+    }
     match &done {
         Ok(outcome) => {
             record.status = outcome.status;

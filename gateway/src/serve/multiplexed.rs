@@ -18,7 +18,7 @@ use super::{
     worker::{Manners, Worker},
 };
 use crate::{
-    http2::{self, Pumps, Wire, meter::Meter},
+    http2::{self, Pumps, Wire, tally::Tally},
     net::{Buffer, Deadline, Phase, Stream, contain, join, monotonic_ns, nanos, spawn},
     respond::OffenceKind,
     telemetry::Bound,
@@ -63,7 +63,7 @@ pub(super) async fn serve_multiplexed(
     received: Buffer,
     (secured, ends): (Option<Secured>, Ends),
 ) {
-    let (wire, pumps) = http2::wire(received, Meter::of_client());
+    let (wire, pumps) = http2::wire(received, Tally::of_client());
     let connection = Rc::new(Multiplexed {
         worker: Rc::clone(worker),
         manners: Rc::clone(manners),

@@ -150,7 +150,7 @@ impl Exchange<'_> {
             write: &mut self.outbound.within(&self.deadline),
             received: &mut received,
             deadline: &self.deadline,
-            idle_ns: nanos(manners.settings.timeouts.body_idle),
+            pace: manners.pace(),
         };
         let ends = &self.connection.ends;
         let done = Box::pin(exchange(worker, current, way, approved, (client, ends), record)).await;

@@ -25,8 +25,8 @@ use crate::{
     },
     forward::{Encoders, Heads, Pool, Tools},
     net::{
-        self, Accepted, Buffers, Deadlines, Phase, Pipes, SWEEP_INTERVAL, Stream, contain, monotonic_ns,
-        nanos, unix_s,
+        self, Accepted, Buffers, Deadlines, Pace, Phase, Pipes, SWEEP_INTERVAL, Stream, contain,
+        monotonic_ns, nanos, unix_s,
     },
     respond::{Offence, RequestId},
     telemetry::{AccessLog, Bound, Cells},
@@ -81,6 +81,16 @@ pub struct Door {
 pub(super) struct Manners {
     pub(super) settings: config::Listener,
     pub(super) tls: Option<Arc<arc_swap::ArcSwap<tls::Server>>>,
+}
+
+impl Manners {
+    /// How slow a client may be with a body.
+    pub(super) fn pace(&self) -> Pace {
+        Pace {
+            idle_ns: nanos(self.settings.timeouts.body_idle),
+            rate_min: self.settings.limits.body_rate_min,
+        }
+    }
 }
 
 /// The policy that a worker goes by at the moment, and what belongs to it alone.
@@ -248,9 +258,8 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
 async fn sweep(worker: &Rc<Worker>) {
     net::sleep(SWEEP_INTERVAL).await;
     let now_ns = monotonic_ns();
-    let before = worker.tools.deadlines.fired();
     worker.tools.deadlines.sweep(now_ns);
-    for _ in before..worker.tools.deadlines.fired() {
+    for _ in 0..worker.tools.deadlines.take_fired() {
         worker.cells.bound_hit(Bound::Deadlines);
     }
     worker.current().pool.sweep(now_ns);

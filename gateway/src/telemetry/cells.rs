@@ -41,6 +41,8 @@ pub enum Bound {
     PoolWait,
     /// `retry.budget`: a request was not sent again.
     RetryBudget,
+    /// `listeners.*.limits.body_rate_min`
+    BodyRate,
     /// A deadline passed: idle connections among them.
     Deadlines,
     /// A response went out as it was, for want of an encoder.
@@ -55,7 +57,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -66,6 +68,7 @@ impl Bound {
         Self::Pool,
         Self::PoolWait,
         Self::RetryBudget,
+        Self::BodyRate,
         Self::Deadlines,
         Self::Encoders,
         Self::Http2Streams,
@@ -86,6 +89,7 @@ impl Bound {
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
             Self::RetryBudget => "retry_budget",
+            Self::BodyRate => "body_rate_min",
             Self::Deadlines => "deadlines",
             Self::Encoders => "encoders",
             Self::Http2Streams => "http2_streams",

@@ -1,6 +1,6 @@
 //! `[listeners.*]`: where requests come in, and the one admin listener.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, path::Path, time::Duration};
 
 use toml::Spanned;
 
@@ -23,6 +23,9 @@ use super::{edge::choose_or, listener_tls};
 const HEADERS_MAX: u32 = 1024;
 /// Requests at once on one connection: each costs a task and its window.
 const STREAMS_MAX: u32 = 1000;
+
+/// Bytes a second, where nothing is said.
+const BODY_RATE_MIN: u64 = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -145,6 +148,11 @@ fn limits(report: &mut Report, at: &Scope, raw: Field<RawListenerLimits>) -> Lis
         headers: report.count(&at, "headers", raw.headers.as_ref(), 100, 1..=HEADERS_MAX),
         target_size_bytes: bounded_size(report, &at, "target_size", raw.target_size.as_ref(), 8 << 10),
         body_size_bytes: raw.body_size.as_ref().map_or(8 << 20, |size| size.get_ref().0),
+        body_rate_min: match raw.body_rate_min.map(Spanned::into_inner) {
+            Some(OrOff::Off) => None,
+            Some(OrOff::On(rate)) => Some(rate.0),
+            None => NonZeroU64::new(BODY_RATE_MIN),
+        },
     };
     if limits.target_size_bytes > limits.head_size_bytes {
         let place =

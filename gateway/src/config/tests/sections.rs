@@ -1,6 +1,6 @@
 //! The sections that shape the edge: runtime, prefilter, escalation, listeners, upstreams, logs.
 
-use std::{fs, time::Duration};
+use std::{fs, num::NonZeroU64, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
 use crate::config::{AccessLog, Balance, Protocols, ProxyProtocol, ServerAddress, UpstreamProtocol, Workers};
@@ -124,6 +124,16 @@ fn listeners() {
         &["3:24: `listeners.a.limits.head_size` must be 64 B to 128 KiB"],
     );
     accept(&with("limits = { head_size = \"128KiB\" }"));
+    let rate_min = |text: &str| {
+        let limits = format!("limits = {{ body_rate_min = \"{text}\" }}");
+        accept(&with(&limits)).listeners[0].limits.body_rate_min.map(NonZeroU64::get)
+    };
+    assert_eq!((rate_min("1KiB/s"), rate_min("off")), (Some(1024), None));
+    assert_eq!(accept(&with("")).listeners[0].limits.body_rate_min.map(NonZeroU64::get), Some(500));
+    refuse(
+        &with("limits = { body_rate_min = \"500B\" }"),
+        &["3:28: `listeners.a.limits.body_rate_min`: \"500B\" is not a size per second"],
+    );
     refuse(
         &with("limits = { head_size = \"63B\", target_size = \"64B\" }"),
         &[

@@ -41,7 +41,7 @@ pub enum Excess {
 
 /// The account of one connection.
 #[derive(Debug)]
-pub struct Meter {
+pub struct Tally {
     /// Bytes of the preface, or of a frame's payload, that are still to pass.
     skip_bytes: u64,
     head: [u8; FRAME_HEAD_BYTES],
@@ -53,7 +53,7 @@ pub struct Meter {
     ended: u64,
 }
 
-impl Meter {
+impl Tally {
     /// Of a connection whose peer begins with the preface.
     pub fn of_client() -> Self {
         Self::new(PREFACE.len() as u64)
@@ -150,9 +150,9 @@ mod tests {
     /// After how many of `frame` a new connection is too much; none: not even after 100 000.
     #[track_caller]
     fn check(frame: &[u8], expected: Option<(i64, Excess)>) {
-        let mut meter = Meter::of_client();
-        meter.count(PREFACE).unwrap();
-        let broken = (1..=100_000).find_map(|n| meter.count(frame).err().map(|excess| (n, excess)));
+        let mut tally = Tally::of_client();
+        tally.count(PREFACE).unwrap();
+        let broken = (1..=100_000).find_map(|n| tally.count(frame).err().map(|excess| (n, excess)));
         assert_eq!(broken, expected);
     }
 
@@ -181,25 +181,25 @@ mod tests {
 
     #[test]
     fn whoever_gets_much_may_open_its_window_often() {
-        let mut meter = Meter::of_client();
-        meter.count(PREFACE).unwrap();
+        let mut tally = Tally::of_client();
+        tally.count(PREFACE).unwrap();
         for _ in 0..100_000 {
-            meter.sent(256);
-            meter.count(&frame(WINDOW_UPDATE, 0, 4)).unwrap();
-            meter.count(&frame(WINDOW_UPDATE, 0, 4)).unwrap();
+            tally.sent(256);
+            tally.count(&frame(WINDOW_UPDATE, 0, 4)).unwrap();
+            tally.count(&frame(WINDOW_UPDATE, 0, 4)).unwrap();
         }
     }
 
     #[test]
     fn half_of_the_streams_may_be_reset() {
-        let mut meter = Meter::of_client();
-        meter.count(PREFACE).unwrap();
+        let mut tally = Tally::of_client();
+        tally.count(PREFACE).unwrap();
         for _ in 0..10_000 {
-            meter.count(&frame(HEADERS, 4, 9)).unwrap();
-            meter.stream_ended();
-            meter.count(&frame(RST_STREAM, 0, 4)).unwrap();
+            tally.count(&frame(HEADERS, 4, 9)).unwrap();
+            tally.stream_ended();
+            tally.count(&frame(RST_STREAM, 0, 4)).unwrap();
         }
-        let broken = (1..10).find(|_| meter.count(&frame(RST_STREAM, 0, 4)).is_err());
+        let broken = (1..10).find(|_| tally.count(&frame(RST_STREAM, 0, 4)).is_err());
         assert_eq!(broken, Some(1), "there are as many already");
     }
 
@@ -213,9 +213,9 @@ mod tests {
                 .chain(frames.into_iter().map(|(kind, flags, bytes)| frame(kind, flags, bytes)))
                 .flatten()
                 .collect();
-            let mut whole = Meter::of_client();
+            let mut whole = Tally::of_client();
             let at_once = whole.count(&bytes);
-            let mut pieces = Meter::of_client();
+            let mut pieces = Tally::of_client();
             let (mut rest, mut cuts) = (&bytes[..], cuts.into_iter().cycle());
             let mut result = Ok(());
             while !rest.is_empty() && result.is_ok() {
@@ -229,7 +229,7 @@ mod tests {
 
         #[test]
         fn no_bytes_are_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..4096)) {
-            let _ = Meter::of_server().count(&bytes);
+            let _ = Tally::of_server().count(&bytes);
         }
     }
 }
