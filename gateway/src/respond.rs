@@ -6,7 +6,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use crate::{
-    codec::{self, HandshakeError, RequestError, Telling},
+    codec::{self, GrpcStatus, HandshakeError, RequestError, Telling},
     decide::Refusal,
     forward::ForwardError,
 };
@@ -421,8 +421,16 @@ pub fn label_index(label: &str) -> usize {
     LABELS.iter().position(|known| *known == label).unwrap_or(LABELS.len())
 }
 
-/// Writes `answer` into `out` as a problem document.
-pub fn encode(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling: &Telling<'_>) {
+/// Writes `answer` into `out`: as a problem document, or as the status of a call where it `is_grpc`.
+pub fn encode(
+    out: &mut Vec<u8>,
+    answer: &Answer,
+    (request_id, is_grpc): (RequestId, bool),
+    telling: &Telling<'_>,
+) {
+    if is_grpc {
+        return encode_grpc(out, answer, request_id, telling);
+    }
     // Every text here is ours and needs no escape.
     let body = format!(
         "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\",\"reason\":\"{}\",\
@@ -440,6 +448,24 @@ pub fn encode(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling
     ];
     fields.extend(answer.fields.iter().map(|(name, value)| (*name, value.as_str())));
     codec::simple_response(out, answer.status, reason(answer.status), &fields, body.as_bytes(), telling);
+}
+
+/// The answer to a call: trailers alone, in the head of a response that has no body (gRPC over HTTP/2).
+fn encode_grpc(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling: &Telling<'_>) {
+    let status = match answer.label {
+        // By the call's own deadline or by ours: it took too long.
+        "response_timeout" => GrpcStatus::DeadlineExceeded,
+        _ => GrpcStatus::of_http(answer.status),
+    };
+    // Every detail is ours: printable, without the percent sign that would need an escape.
+    let mut fields = vec![
+        ("Content-Type", "application/grpc"),
+        ("grpc-status", status.as_str()),
+        ("grpc-message", answer.detail),
+        ("X-Request-Id", request_id.as_str()),
+    ];
+    fields.extend(answer.fields.iter().map(|(name, value)| (*name, value.as_str())));
+    codec::simple_response(out, 200, "OK", &fields, b"", telling);
 }
 
 /// The phrase of a status that this gateway answers by itself (RFC 9110 §15).
@@ -537,7 +563,7 @@ mod tests {
             for_head: false,
             lines: b"",
         };
-        encode(&mut out, &answer, request_id, &telling);
+        encode(&mut out, &answer, (request_id, false), &telling);
         let text = String::from_utf8(out).expect("ASCII");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
@@ -545,6 +571,36 @@ mod tests {
         let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
         assert_eq!(problem["status"], 429);
         assert_eq!(problem["request_id"], request_id.as_str());
+    }
+
+    #[test]
+    fn a_call_is_answered_as_a_call() {
+        let mut out = Vec::new();
+        let answer = answer(&Failure::Forward(&ForwardError::ResponseTimeout)).expect("a timeout answers");
+        let telling = Telling {
+            date: "now",
+            keep_alive: true,
+            client_version: Version::Http2,
+            for_head: false,
+            lines: b"",
+        };
+        encode(&mut out, &answer, (RequestId::new(7, 1), true), &telling);
+        let text = String::from_utf8(out).expect("ASCII");
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+        assert!(
+            text.contains("\r\nContent-Type: application/grpc\r\ngrpc-status: 4\r\ngrpc-message: "),
+            "{text}"
+        );
+        assert!(text.ends_with("\r\nContent-Length: 0\r\n\r\n"), "{text}");
+    }
+
+    #[test]
+    fn details_need_no_escape_in_a_grpc_message() {
+        let failures = [Failure::HeadTimeout, Failure::Internal, Failure::Refused(&Refusal::NoRoute)];
+        for failure in failures {
+            let detail = answer(&failure).expect("it answers").detail;
+            assert!(detail.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'%'), "{detail}");
+        }
     }
 
     #[test]

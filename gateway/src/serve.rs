@@ -347,7 +347,12 @@ impl Connection<'_> {
         let mut out = self.worker.tools.heads.take();
         {
             let date = self.worker.date.borrow();
-            respond::encode(&mut out, answer, record.request_id, &telling(&date, keep_alive, record));
+            respond::encode(
+                &mut out,
+                answer,
+                (record.request_id, record.is_grpc),
+                &telling(&date, keep_alive, record),
+            );
         }
         record.status = answer.status;
         record.label = answer.label;

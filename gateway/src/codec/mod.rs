@@ -4,7 +4,7 @@
 //! finds the payload inside a body, [`response`] reads what the upstream answers, [`encode`] writes both onwards,
 //! remade: what one side sent is never relayed as it came, so that both sides see one message in one way; [`date`] is
 //! what our own answers say of the time; [`websocket`] is the one way out of HTTP, and [`proxy`] is what may stand in
-//! front of it all.
+//! front of it all; [`grpc`] is how calls are told and answered.
 //!
 //! It never reads a clock, opens a socket, holds unsafe code or keeps a byte that it did not bound. The common
 //! request (canonical path, no trailers) is read and written without an allocation.
@@ -22,6 +22,7 @@ pub mod encode;
 pub mod date;
 pub mod websocket;
 pub mod proxy;
+pub mod grpc;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use encode::{
 };
 pub use fields::{Fields, HEADERS_MAX, HeaderSlots};
 pub use framing::{BodyLength, FramingError};
+pub use grpc::{GrpcStatus, grpc_timeout, is_grpc};
 pub use head::{HeadLimits, RequestError, RequestHead, Version, is_worth_a_try, request_head};
 pub use path::PathError;
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyVersion, Told, proxy_header, write_proxy_header};

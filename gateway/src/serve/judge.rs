@@ -187,12 +187,14 @@ impl Caller<'_> {
         codec::upstream_request(&mut out, head, &edit);
         heads.give(scratch);
         let listener = &self.manners.settings;
+        let timeout = plan.request_timeout.unwrap_or(listener.timeouts.request);
+        let called_for = if record.is_grpc { codec::grpc_timeout(&head.headers) } else { None };
         Ok(Approved {
             upstream,
             head: out,
             body: head.body,
             body_bytes_max: plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes),
-            request_timeout_ns: nanos(plan.request_timeout.unwrap_or(listener.timeouts.request)),
+            request_timeout_ns: nanos(called_for.map_or(timeout, |called_for| called_for.min(timeout))),
             expect_continue: head.expect_continue,
             idempotent: is_idempotent(head.method),
             is_head: head.method == "HEAD",

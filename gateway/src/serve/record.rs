@@ -7,7 +7,7 @@ use super::{
     worker::{Current, Worker},
 };
 use crate::{
-    codec::{RequestHead, Version},
+    codec::{self, RequestHead, Version},
     forward::{Heads, Tools},
     net::{monotonic_ns, unix_s},
     respond::{Offence, OffenceKind, RequestId, label_index},
@@ -25,6 +25,8 @@ pub(super) struct Record {
     /// Upstream and server that were tried last.
     pub(super) server: Cell<Option<(usize, usize)>>,
     pub(super) is_head: bool,
+    /// It is a call of gRPC, which is answered as such.
+    pub(super) is_grpc: bool,
     pub(super) version: Version,
     pub(super) status: u16,
     /// Why it was refused or failed; empty where it was not.
@@ -54,6 +56,7 @@ impl Record {
             consumer: None,
             server: Cell::new(None),
             is_head: false,
+            is_grpc: false,
             version: Version::Http11,
             status: 0,
             label: "",
@@ -72,6 +75,7 @@ impl Record {
     pub(super) fn saw(&mut self, head: &RequestHead<'_, '_>, source: (IpAddr, bool), log: Option<&Heads>) {
         (self.source, self.source_is_forwarded) = source;
         self.is_head = head.method == "HEAD";
+        self.is_grpc = codec::is_grpc(&head.headers);
         self.version = head.version;
         if let Some(heads) = log {
             self.line = heads.take();

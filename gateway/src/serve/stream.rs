@@ -211,7 +211,12 @@ impl Exchange<'_> {
         let mut out = worker.tools.heads.take();
         {
             let date = worker.date.borrow();
-            respond::encode(&mut out, answer, record.request_id, &telling(&date, true, record));
+            respond::encode(
+                &mut out,
+                answer,
+                (record.request_id, record.is_grpc),
+                &telling(&date, true, record),
+            );
         }
         record.status = answer.status;
         record.label = answer.label;
