@@ -4,25 +4,27 @@
 //! request; any answer below 500 is alive, also a 404: a server that has no such path still serves. A server counts
 //! as live until checks have said otherwise often enough in a row.
 
-mod secured;
-
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::{AbortHandle, JoinSet},
     time::{MissedTickBehavior, interval, timeout},
 };
 
+use tokio_rustls::TlsConnector;
+
 use crate::{
-    config,
+    config::{self, UpstreamProtocol},
     decide::{LiveServers, ServerAddresses, Snapshot, introduction},
     tls,
 };
 
 /// As much of an answer as its status line needs.
 const STATUS_LINE_BYTES: usize = 12;
+/// Who asks.
+const AGENT: &str = "portcullis-health";
 
 /// Running checks; dropped, they end.
 pub struct Checks(Vec<AbortHandle>);
@@ -41,6 +43,7 @@ impl Checks {
                     question: Question {
                         addresses: Arc::clone(addresses),
                         tls: snapshot.upstream_tls.get(index).cloned().flatten(),
+                        protocol: upstream.protocol,
                         path: Arc::clone(&health.path),
                         introduction: upstream
                             .proxy_protocol
@@ -82,12 +85,12 @@ impl Target {
             ticks.tick().await;
             let asked = timeout(health.timeout, self.question.ask_any()).await;
             let asked = asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            let alive = asked.as_ref().is_ok_and(is_alive);
+            let alive = asked.as_ref().is_ok_and(|status| is_alive(*status));
             if let Some(live) = streak.observe(alive, health.healthy, health.unhealthy) {
                 self.live.set(self.index, self.server, live);
                 match asked {
                     _ if live => log::warn!("server {} is live again", self.name),
-                    Ok(line) => log::warn!("server {} is dead: {}", self.name, line.escape_ascii()),
+                    Ok(status) => log::warn!("server {} is dead: it answers {status}", self.name),
                     Err(error) => log::warn!("server {} is dead: {error}", self.name),
                 }
             }
@@ -100,6 +103,7 @@ impl Target {
 struct Question {
     addresses: Arc<ServerAddresses>,
     tls: Option<tls::Client>,
+    protocol: UpstreamProtocol,
     path: Arc<str>,
     /// Goes ahead of everything else: a connection of our own, for no client.
     introduction: Vec<u8>,
@@ -108,7 +112,7 @@ struct Question {
 impl Question {
     /// Asks at all of the server's addresses: as for a request, any that answers will do. Otherwise what one of them
     /// said, or why none did.
-    async fn ask_any(&self) -> io::Result<[u8; STATUS_LINE_BYTES]> {
+    async fn ask_any(&self) -> io::Result<u16> {
         let mut probes = JoinSet::new();
         for address in self.addresses.in_order(0) {
             let question = self.clone();
@@ -117,41 +121,70 @@ impl Question {
         let mut last = Err(io::Error::new(io::ErrorKind::NotFound, "its name is not resolved"));
         while let Some(asked) = probes.join_next().await {
             last = asked.unwrap_or_else(|error| Err(io::Error::other(error)));
-            if last.as_ref().is_ok_and(is_alive) {
+            if last.as_ref().is_ok_and(|status| is_alive(*status)) {
                 break;
             }
         }
         last
     }
 
-    /// Asks with a `GET`, and answers with the beginning of the status line.
-    async fn ask(&self, address: SocketAddr) -> io::Result<[u8; STATUS_LINE_BYTES]> {
+    /// Asks with a `GET`, and answers with the status.
+    async fn ask(&self, address: SocketAddr) -> io::Result<u16> {
         let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(&self.introduction).await?;
+        let Some(tls) = &self.tls else { return self.ask_on(stream).await };
+        let name = tls.name_of(self.addresses.server()).map_err(io::Error::other)?;
+        let secured = TlsConnector::from(tls.config()).connect(name, stream).await?;
+        if tls.speaks_http2() && secured.get_ref().1.alpn_protocol() != Some(tls::ALPN_HTTP2) {
+            return Err(io::Error::other("it did not agree to HTTP/2"));
+        }
+        self.ask_on(secured).await
+    }
+
+    async fn ask_on<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<u16> {
+        match self.protocol {
+            UpstreamProtocol::Http1 => self.ask_http1(stream).await,
+            UpstreamProtocol::Http2 => self.ask_http2(stream).await.map_err(io::Error::other),
+        }
+    }
+
+    async fn ask_http1<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S) -> io::Result<u16> {
         let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: portcullis-health\r\nConnection: close\r\n\r\n",
+            "GET {} HTTP/1.1\r\nHost: {}\r\nUser-Agent: {AGENT}\r\nConnection: close\r\n\r\n",
             self.path,
             self.addresses.server(),
         );
-        stream.write_all(&self.introduction).await?;
+        stream.write_all(request.as_bytes()).await?;
+        stream.flush().await?;
         let mut status_line = [0; STATUS_LINE_BYTES];
-        if let Some(tls) = &self.tls {
-            let name = tls.name_of(self.addresses.server()).map_err(io::Error::other)?;
-            secured::ask(&mut stream, (tls, name), request.as_bytes(), &mut status_line).await?;
-        } else {
-            stream.write_all(request.as_bytes()).await?;
-            stream.read_exact(&mut status_line).await?;
+        stream.read_exact(&mut status_line).await?;
+        status_of(&status_line).ok_or_else(|| io::Error::other("its answer is not HTTP/1.1"))
+    }
+
+    async fn ask_http2<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Result<u16, h2::Error> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let uri = format!("{scheme}://{}{}", self.addresses.server(), self.path);
+        // Both were checked when the configuration was read; what cannot be asked for is not asked for.
+        let request = http::Request::get(uri).header("user-agent", AGENT).body(());
+        let request = request.map_err(|_| h2::Error::from(h2::Reason::INTERNAL_ERROR))?;
+        let (mut send, connection) = h2::client::handshake(stream).await?;
+        let (response, _) = send.send_request(request, true)?;
+        tokio::select! {
+            response = response => Ok(response?.status().as_u16()),
+            ended = connection => Err(ended.err().unwrap_or_else(|| h2::Reason::NO_ERROR.into())),
         }
-        Ok(status_line)
     }
 }
 
-/// `HTTP/1.x NNN` with a status from 200 to 499.
-fn is_alive(status_line: &[u8; STATUS_LINE_BYTES]) -> bool {
-    let [version @ .., b' ', hundreds, tens, units] = status_line else { return false };
-    version.starts_with(b"HTTP/1.")
-        && (b'2'..=b'4').contains(hundreds)
-        && tens.is_ascii_digit()
-        && units.is_ascii_digit()
+/// The status in `HTTP/1.x NNN`.
+fn status_of(status_line: &[u8; STATUS_LINE_BYTES]) -> Option<u16> {
+    let status = status_line.strip_prefix(b"HTTP/1.")?.split_first()?.1.strip_prefix(b" ")?;
+    str::from_utf8(status).ok()?.parse().ok()
+}
+
+/// Any answer that is no failure of its own.
+fn is_alive(status: u16) -> bool {
+    (200..500).contains(&status)
 }
 
 /// Checks in a row that agree.
@@ -219,7 +252,7 @@ mod tests {
             (b"SSH-2.0-Open", false),
             (b"HTTP/1.1 2x0", false),
         ] {
-            assert_eq!(is_alive(line), alive, "{}", String::from_utf8_lossy(line));
+            assert_eq!(status_of(line).is_some_and(is_alive), alive, "{}", line.escape_ascii());
         }
     }
 }
