@@ -38,6 +38,7 @@ pub(crate) fn request_holds(bytes: &[u8]) {
     let edit = RequestEdit {
         forwarded_for: "192.0.2.1",
         proto: "https",
+        forwarded_host: head.authority,
         request_id: "id",
         remove: &["authorization"],
         set: &[("X-User", "ann")],

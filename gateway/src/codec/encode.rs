@@ -34,6 +34,8 @@ pub struct RequestEdit<'a, N = &'a str> {
     pub forwarded_for: &'a str,
     /// `X-Forwarded-Proto`: `http` or `https`.
     pub proto: &'a str,
+    /// `X-Forwarded-Host`; empty: none.
+    pub forwarded_host: &'a str,
     /// `X-Request-Id`
     pub request_id: &'a str,
     /// Names of fields that are not passed on, such as credentials and identity.
@@ -51,7 +53,7 @@ pub struct RequestEdit<'a, N = &'a str> {
 pub struct Rewrite<'a> {
     /// Its canonical path.
     pub path: Option<&'a str>,
-    /// Its `Host`; `X-Forwarded-Host` still says what the client asked for.
+    /// Its `Host`; [`RequestEdit::forwarded_host`] still says what the client asked for.
     pub host: Option<&'a str>,
     /// More fields, made by [`push_field_line`]; the client's own of these names are in `remove`, where they are to
     /// give way.
@@ -141,8 +143,8 @@ pub fn upstream_request<N: AsRef<str>>(
     }
     push_own_field(out, "X-Forwarded-For", edit.forwarded_for);
     push_own_field(out, "X-Forwarded-Proto", edit.proto);
-    if !head.authority.is_empty() {
-        push_own_field(out, "X-Forwarded-Host", head.authority);
+    if !edit.forwarded_host.is_empty() {
+        push_own_field(out, "X-Forwarded-Host", edit.forwarded_host);
     }
     push_own_field(out, "X-Request-Id", edit.request_id);
     push_via(out, head.version);

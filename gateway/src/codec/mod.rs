@@ -42,4 +42,5 @@ pub use head::{HeadLimits, RequestError, RequestHead, Version, is_worth_a_try, r
 pub use path::PathError;
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyVersion, Told, proxy_header, write_proxy_header};
 pub use response::{ResponseError, ResponseHead, response_head, switched_head};
+pub use target::is_authority;
 pub use websocket::{HandshakeError, WebSocketKey, agrees, asks_for_websocket, websocket_key};

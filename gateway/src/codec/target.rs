@@ -56,6 +56,11 @@ fn after_scheme(target: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
 }
 
+/// Whether this is a host with an optional port, and nothing else.
+pub fn is_authority(text: &str) -> bool {
+    check_authority(text).is_ok()
+}
+
 /// Checks an authority, and why it is none.
 pub(crate) fn check_authority(authority: &str) -> Result<(), RequestError> {
     if authority.contains('@') {

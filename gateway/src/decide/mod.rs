@@ -41,7 +41,7 @@ pub use self::{
     policy::{Policy, PolicyError, RoutePolicy},
     route::host_of,
     snapshot::{LiveServers, Snapshot},
-    source::source_of,
+    source::{Asked, source_of},
     websocket::WebSocket,
 };
 use self::{

@@ -1,4 +1,4 @@
-//! Whom a request counts as: the peer, or whom a trusted proxy says it speaks for.
+//! Whom a request counts as: the peer, or whom a trusted proxy says it speaks for; and how it was asked.
 //!
 //! Comes in: the peer's address, the listener's trusted proxies, the values of `X-Forwarded-For` in order. Goes out:
 //! one address, and whether a header named it (such an address is never blocked at the NIC). It never believes a
@@ -7,6 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+
+use crate::codec::{Fields, is_authority};
 
 /// Entries that are read, from the right; what a client writes in front of them costs nothing.
 const ENTRIES_MAX: usize = 32;
@@ -50,6 +52,30 @@ pub fn source_of<'h>(
     (peer, false)
 }
 
+/// How a request was asked, as servers are told by `X-Forwarded-Proto` and `X-Forwarded-Host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'h> {
+    /// `http` or `https`.
+    pub proto: &'h str,
+    /// A host with an optional port; empty where the client named none.
+    pub host: &'h str,
+}
+
+impl<'h> Asked<'h> {
+    /// The same as a trusted peer tells it, which may have taken the request under TLS or for another host. What
+    /// stands twice, or is neither, is not believed.
+    #[must_use]
+    pub fn or_told(self, headers: &Fields<'_, 'h>) -> Self {
+        let told = |name| {
+            let mut values = headers.all(name);
+            values.next().filter(|_| values.next().is_none()).and_then(|value| str::from_utf8(value).ok())
+        };
+        let proto = told("x-forwarded-proto").filter(|proto| matches!(*proto, "http" | "https"));
+        let host = told("x-forwarded-host").filter(|host| is_authority(host));
+        Self { proto: proto.unwrap_or(self.proto), host: host.unwrap_or(self.host) }
+    }
+}
+
 /// An address with or without a port, an IPv6 one with or without brackets.
 fn address_in(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry.trim_ascii()).ok()?;
@@ -66,6 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::codec::{HeadLimits, HeaderSlots, request_head};
 
     #[track_caller]
     fn check(peer: &str, forwarded_for: &[&str], expected: (&str, bool)) {
@@ -106,6 +133,26 @@ mod tests {
         check("10.0.0.1", &["[2001:db8::7]:4711"], ("2001:db8::7", true));
         check("10.0.0.1", &["[2001:db8::7]"], ("2001:db8::7", true));
         check("10.0.0.1", &["::ffff:198.51.100.7"], ("198.51.100.7", true));
+    }
+
+    #[test]
+    fn a_trusted_peer_says_how_it_was_asked_where_it_says_one_thing() {
+        let told = |fields: &str| {
+            let request = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let limits = HeadLimits { head_bytes_max: 1024, headers_max: 16, target_bytes_max: 64 };
+            let mut slots = HeaderSlots::new();
+            let head = request_head(request.as_bytes(), &mut slots, &limits).unwrap().unwrap();
+            let asked = Asked { proto: "http", host: head.authority }.or_told(&head.headers);
+            (asked.proto.to_owned(), asked.host.to_owned())
+        };
+        let expect = |proto: &str, host: &str| (proto.to_owned(), host.to_owned());
+        assert_eq!(told(""), expect("http", "a"));
+        assert_eq!(told("X-Forwarded-Proto: https\r\n"), expect("https", "a"));
+        assert_eq!(told("X-Forwarded-Host: b:8443\r\n"), expect("http", "b:8443"));
+        assert_eq!(told("X-Forwarded-Proto: HTTPS\r\nX-Forwarded-Host: b, c\r\n"), expect("http", "a"));
+        assert_eq!(told("X-Forwarded-Proto: https\r\nX-Forwarded-Proto: https\r\n"), expect("http", "a"));
+        assert_eq!(told("X-Forwarded-Host: user@b\r\nX-Forwarded-Proto: \r\n"), expect("http", "a"));
+        assert_eq!(told("X-Forwarded-Host:\r\n"), expect("http", "a"));
     }
 
     #[test]

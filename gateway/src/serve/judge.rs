@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     codec::{self, BodyLength, RequestEdit, RequestHead, Version},
-    config::{self, Upstream},
+    config::Upstream,
     decide::{
         self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy,
         compress::{self, Agreed},
@@ -169,7 +169,11 @@ impl Caller<'_> {
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
-        let forwarded_for = forwarded_for(head, self.ends.address(), &self.manners.settings);
+        let (peer, listener) = (self.ends.address(), &self.manners.settings);
+        let is_trusted = listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer));
+        let forwarded_for = forwarded_for(head, peer, is_trusted);
+        let asked = decide::Asked { proto: self.scheme, host: head.authority };
+        let asked = if is_trusted { asked.or_told(&head.headers) } else { asked };
         let mut set: Vec<(&str, &str)> =
             plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         if plan.websocket.is_some() {
@@ -177,7 +181,8 @@ impl Caller<'_> {
         }
         let edit = RequestEdit {
             forwarded_for: &forwarded_for,
-            proto: self.scheme,
+            proto: asked.proto,
+            forwarded_host: asked.host,
             request_id: record.request_id.as_str(),
             remove: &plan.remove,
             set: &set,
@@ -186,7 +191,6 @@ impl Caller<'_> {
         };
         codec::upstream_request(&mut out, head, &edit);
         heads.give(scratch);
-        let listener = &self.manners.settings;
         let timeout = plan.request_timeout.unwrap_or(listener.timeouts.request);
         let called_for = if record.is_grpc { codec::grpc_timeout(&head.headers) } else { None };
         Ok(Approved {
@@ -213,9 +217,9 @@ fn is_idempotent(method: &str) -> bool {
 }
 
 /// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, then the peer.
-fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, listener: &config::Listener) -> String {
+fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, is_trusted: bool) -> String {
     let mut list = String::with_capacity(48);
-    if listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer)) {
+    if is_trusted {
         for value in head.headers.all("x-forwarded-for") {
             if let Ok(value) = str::from_utf8(value) {
                 list.push_str(value);

@@ -12,6 +12,7 @@ const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192, headers_max: 64, t
 const EDIT: RequestEdit<'static> = RequestEdit {
     forwarded_for: "192.0.2.1",
     proto: "https",
+    forwarded_host: "a.example",
     request_id: "id-1",
     remove: &["x-api-key", "authorization"],
     set: &[("X-User", "ann")],
@@ -147,7 +148,7 @@ fn a_claim_cannot_split_a_head() {
 
 #[test]
 fn http10_without_host_has_an_empty_one() {
-    let sent = sent("GET / HTTP/1.0\r\n\r\n", &EDIT);
+    let sent = sent("GET / HTTP/1.0\r\n\r\n", &RequestEdit { forwarded_host: "", ..EDIT });
     assert!(
         sent.starts_with("GET / HTTP/1.1\r\nHost: \r\nX-Forwarded-For") && !sent.contains("X-Forwarded-Host"),
         "{sent}"
