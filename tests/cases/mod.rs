@@ -3,6 +3,8 @@
 mod command;
 mod proxy;
 mod framing;
+mod paths;
+mod headers;
 mod access;
 mod semantics;
 mod clients;

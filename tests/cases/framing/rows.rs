@@ -258,8 +258,15 @@ pub(super) fn request_line() -> Vec<Case> {
         cases.push(raw(26, &[method, b" / HTTP/1.1\r\nHost: a\r\n\r\n"].concat(), 400));
     }
     // Row 15: what an expectation may be (RFC 9110 §10.1.1).
-    for expectation in ["", "101", "100-continue, x", "100-continue;q", "x=100-continue", "\"100-continue\""]
-    {
+    for expectation in [
+        "",
+        "101",
+        "100-continue\r\nExpect: 100-continue",
+        "100-continue, x",
+        "100-continue;q",
+        "x=100-continue",
+        "\"100-continue\"",
+    ] {
         let head =
             format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: {expectation}\r\n\r\n");
         cases.push(raw(15, head.as_bytes(), 417));
