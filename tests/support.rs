@@ -1,6 +1,7 @@
 //! A gateway on loopback with what it needs around it, so that a test says only what it is about.
 
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     time::Duration,
@@ -12,6 +13,7 @@ use xtask::lab::{
     place::Place,
     scratch::Scratch,
     scripted::{Scripted, Step},
+    wait,
 };
 
 /// The binary under test.
@@ -46,6 +48,17 @@ impl Edge {
         listener: &str,
         sections: &str,
     ) -> Self {
+        Self::start_binary(Path::new(BINARY), directory, upstream, listener, sections)
+    }
+
+    /// The same with something that becomes the binary.
+    pub(crate) fn start_binary(
+        binary: &Path,
+        directory: Scratch,
+        upstream: SocketAddr,
+        listener: &str,
+        sections: &str,
+    ) -> Self {
         let (address, admin) = (free_address(), free_address());
         let config = format!(
             "[listeners.public]\naddress = \"{address}\"\n{listener}\n\
@@ -54,7 +67,7 @@ impl Edge {
             sections.replace("{upstream}", &upstream.to_string())
         );
         let start = Start {
-            binary: Path::new(BINARY),
+            binary,
             place: Place::here(),
             directory: directory.path(),
             config: &config,
@@ -76,6 +89,19 @@ impl Edge {
     pub(crate) fn get(&self, target: &str, headers: &[(&str, &str)]) -> Response {
         self.connect().request(&Request::get(target).with(headers)).unwrap()
     }
+}
+
+/// Stops a gateway, as if it had no CPU, until it is sent SIGCONT; it stands still when this returns.
+pub(crate) fn stand_still(gateway: &mut Gateway) {
+    gateway.process().signal(libc::SIGSTOP).unwrap();
+    let tasks = format!("/proc/{}/task", gateway.pid());
+    let is_stopped = |task: std::io::Result<fs::DirEntry>| {
+        let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+        // Behind the name, which may hold anything: proc_pid_stat(5).
+        stat.rsplit_once(')').unwrap().1.starts_with(" T")
+    };
+    let stopped = wait::until(TIME_MAX, || fs::read_dir(&tasks).unwrap().all(is_stopped).then_some(()));
+    assert!(stopped.is_some(), "SIGSTOP cannot be ignored");
 }
 
 /// One upstream and a public route to it for everything.

@@ -307,6 +307,7 @@ fn not_forwarded(error: &ForwardError) -> Option<Answer> {
         }
         ForwardError::PendingTimeout => Answer::new(503, "upstream_wait_timeout", "All servers are busy.")
             .with("Retry-After", "1".to_owned()),
+        ForwardError::NoDescriptor => overloaded(),
         ForwardError::ConnectTimeout => {
             Answer::new(504, "connect_timeout", "The server did not accept a connection in time.")
         }

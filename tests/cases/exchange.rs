@@ -229,6 +229,20 @@ fn a_client_that_resets_in_mid_upload_takes_the_servers_connection_with_it() {
 }
 
 #[test]
+fn a_client_that_leaves_in_mid_head_or_mid_body_is_forgotten() {
+    let upstream = scripted(&[Step::ReadHead, Step::Stall]);
+    let edge = edge(&upstream, "");
+    for half in ["GET / HTTP/1.1\r\nHo", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n123"] {
+        let mut client = edge.connect();
+        client.send(half.as_bytes()).unwrap();
+        drop(client);
+        check_all_closed(&edge);
+    }
+    let metrics = edge.gateway.metrics().unwrap();
+    assert!(metrics.sum("portcullis_responses_total", &[("status", "408")]) < 0.5, "it was not a deadline");
+}
+
+#[test]
 fn a_client_that_resets_in_mid_download_takes_the_servers_connection_with_it() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 20000000\r\n\r\n";
     let big = [head.as_bytes(), &vec![b'x'; 20_000_000]].concat();

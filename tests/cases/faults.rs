@@ -48,6 +48,24 @@ fn garbage_from_a_server_is_502_and_not_passed_on() {
 }
 
 #[test]
+fn an_answer_whose_head_has_no_end_or_breaks_off_is_502() {
+    let fields = "X: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n";
+    let large = format!("HTTP/1.1 200 OK\r\n{}", fields.repeat(65 * 1024 / fields.len() + 1));
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: a\r\n".repeat(2000));
+    for (head, end) in [
+        (&large[..], Step::Stall),
+        (&many, Step::Stall),
+        ("HTTP/1.1 200 OK\r\nContent-Le", Step::Close),
+        ("HTTP/1.1 200 OK\r\nContent-Le", Step::Reset),
+    ] {
+        let upstream = scripted(&[Step::ReadHead, Step::Send(head.into()), end.clone()]);
+        let edge = Edge::start(upstream.address(), OPEN);
+        assert_eq!(edge.get("/", &[]).status, 502, "{} bytes, then {end:?}", head.len());
+        assert_eq!(upstream.accepted(), 1, "it had begun to answer: it is not asked again");
+    }
+}
+
+#[test]
 fn interim_answers_without_end_are_502() {
     let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(20_000);
     let upstream = scripted(&[Step::ReadHead, Step::Send(interim.into()), Step::Stall]);
@@ -93,12 +111,14 @@ fn a_server_that_dies_in_mid_body_is_seen_to_have_died() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nzz\r\n",
     ] {
-        let upstream = scripted(&[Step::ReadHead, Step::Send(answer.into()), Step::Close]);
-        let edge = Edge::start(upstream.address(), OPEN);
-        // Where nothing had been told yet, it is a 502.
-        let answer = edge.connect().request(&Request::get("/"));
-        let seen = answer.as_ref().map_or(true, |response| response.status == 502);
-        assert!(seen, "a truncated answer must not look whole: {answer:?}");
+        for end in [Step::Close, Step::Reset] {
+            let upstream = scripted(&[Step::ReadHead, Step::Send(answer.into()), end]);
+            let edge = Edge::start(upstream.address(), OPEN);
+            // Where nothing had been told yet, it is a 502.
+            let answer = edge.connect().request(&Request::get("/"));
+            let seen = answer.as_ref().map_or(true, |response| response.status == 502);
+            assert!(seen, "a truncated answer must not look whole: {answer:?}");
+        }
     }
     // A client of HTTP/1.0 has only the close to tell the end by: it must be a reset.
     let upstream = scripted(&[

@@ -29,6 +29,8 @@ mod tls_attacks;
 mod upstream_tls;
 mod streaming;
 mod resources;
+mod machine;
+mod hosts;
 mod websocket;
 mod operation;
 mod nic;

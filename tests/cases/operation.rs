@@ -66,6 +66,44 @@ fn sigterm_lets_an_exchange_finish_and_ends_in_order() {
     assert!(status.success(), "{status}");
 }
 
+/// Fault row 38.
+#[test]
+fn a_second_signal_ends_it_at_once_whatever_is_under_way() {
+    let upstream = scripted(&[Step::ReadHead, Step::Stall]);
+    let mut edge = Edge::start(upstream.address(), &format!("[runtime]\ndrain_timeout = \"1h\"\n{OPEN}"));
+    let mut busy = edge.connect();
+    busy.send(&Request::get("/").bytes()).unwrap();
+    upstream.next_head(TIME_MAX).expect("the exchange is under way");
+    edge.gateway.process().signal(libc::SIGTERM).unwrap();
+    let drains = wait::until(TIME_MAX, || edge.gateway.output().contains("draining").then_some(()));
+    assert!(drains.is_some(), "{}", edge.gateway.output());
+    edge.gateway.process().signal(libc::SIGTERM).unwrap();
+    let status = edge.gateway.process().wait(TIME_MAX).unwrap().expect("it does not wait for an hour");
+    assert_eq!(status.code(), Some(1), "it did not drain");
+}
+
+/// Fault row 20.
+#[test]
+fn an_exchange_that_is_under_way_ends_by_the_policy_that_it_began_with() {
+    let upstream =
+        scripted(&[Step::ReadHead, Step::ReadUntil(b"end".to_vec()), Step::Send(HELLO.into()), Step::Stall]);
+    let mut edge = Edge::start(upstream.address(), OPEN);
+    let mut client = edge.connect();
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nbegin ").unwrap();
+    upstream.next_head(TIME_MAX).expect("the exchange is under way");
+    let text = fs::read_to_string(edge.gateway.config_file()).unwrap();
+    let text = text
+        .replace("/{*rest}", "/elsewhere")
+        .replace("upstream = \"app\"", "upstream = \"app\"\nbody_size = \"1B\"");
+    edge.gateway.write_config(&text).unwrap();
+    edge.gateway.process().signal(libc::SIGHUP).unwrap();
+    let swapped = wait::until(TIME_MAX, || (edge.get("/", &[]).status == 404).then_some(()));
+    assert!(swapped.is_some(), "{}", edge.gateway.output());
+    client.send(b"end").unwrap();
+    assert_eq!(client.receive("POST").unwrap().text(), "hello");
+    assert_eq!(client.request(&Request::get("/")).unwrap().status, 404, "the next one goes by the new one");
+}
+
 #[test]
 fn a_reload_changes_routes_without_losing_a_connection_and_a_bad_one_changes_nothing() {
     let upstream = answering(HELLO);

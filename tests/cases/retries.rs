@@ -64,6 +64,21 @@ fn only_what_is_listed_is_a_reason() {
     assert_eq!(good.accepted(), 0);
 }
 
+/// Fault row 36.
+#[test]
+fn a_server_whose_queue_is_full_costs_its_deadline_and_another_one_is_asked() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let full = socket.local_addr().unwrap().as_socket().unwrap();
+    // The backlog takes one more than it says; further SYNs go unanswered.
+    let _taken = std::net::TcpStream::connect(full).unwrap();
+    let good = answering(HELLO);
+    let two = edge(full, good.address(), "attempts = 1 }\ntimeouts = { connect = \"300ms\"");
+    assert_eq!(status(&two, "POST"), 200, "nothing was sent: also what is not idempotent");
+    assert_eq!(good.accepted(), 1);
+}
+
 #[test]
 fn attempts_are_counted() {
     let (one, two) = (resetting(), resetting());

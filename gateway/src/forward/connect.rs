@@ -23,6 +23,7 @@ pub(super) async fn connect(
 ) -> Result<Connection, CheckoutError> {
     let unreachable = |error: io::Error| match error.kind() {
         io::ErrorKind::TimedOut => CheckoutError::Timeout,
+        _ if net::is_out_of_descriptors(&error) => CheckoutError::NoDescriptor,
         _ => CheckoutError::Unreachable(error),
     };
     // Before the addresses: where they change meanwhile, the connection is looked for among the new ones.

@@ -200,6 +200,9 @@ pub enum ForwardError {
     /// As many connections as there may be are busy, and none became free in time.
     #[error("no connection to the upstream became free in time")]
     PendingTimeout,
+    /// There is no descriptor left for a connection.
+    #[error("no descriptor is left")]
+    NoDescriptor,
     /// No TCP connection in time.
     #[error("the server did not accept a connection in time")]
     ConnectTimeout,
@@ -393,6 +396,7 @@ async fn check_out(tools: &Tools, pool: &Pool, wanted: &Wanted<'_>) -> Result<Le
     checked_out.map_err(|error| match error {
         CheckoutError::Exhausted => ForwardError::PoolExhausted,
         CheckoutError::Pending => ForwardError::PendingTimeout,
+        CheckoutError::NoDescriptor => ForwardError::NoDescriptor,
         CheckoutError::Timeout => ForwardError::ConnectTimeout,
         CheckoutError::Unreachable(error) => ForwardError::Unreachable(error),
         CheckoutError::Tls(error) => ForwardError::Tls(error),

@@ -315,6 +315,8 @@ pub enum CheckoutError {
     Exhausted,
     /// None became free in time.
     Pending,
+    /// We have no descriptor left for one.
+    NoDescriptor,
     /// The server did not answer in time.
     Timeout,
     /// The server could not be reached.

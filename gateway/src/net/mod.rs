@@ -34,5 +34,5 @@ pub use panics::contain;
 pub use race::connect;
 pub use ring::{RingError, run_on_ring, sleep, spawn};
 pub use splice::{Pipe, Pipes, Unblocked};
-pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf};
+pub use stream::{Accepted, Listener, ReadHalf, Stream, WriteHalf, is_out_of_descriptors};
 pub use tls::{handshake, handshake_as_client};

@@ -346,6 +346,8 @@ pub enum Accepted {
     /// No descriptor was free: the connection was taken with the reserved one and closed, so that the backlog moves
     /// and the loop does not spin.
     Shed,
+    /// No descriptor was free, and nobody waited who could be shed: to be asked again after a pause.
+    Short,
     /// The listener was closed.
     Closed,
 }
@@ -370,8 +372,10 @@ impl Listener {
             Err(error) => error,
         };
         match error.raw_os_error() {
-            // Where nothing could be shed, the caller's pause keeps the loop from spinning.
-            Some(libc::EMFILE | libc::ENFILE) if self.shed() => Ok(Accepted::Shed),
+            // The kernel looks for a descriptor before it looks for a connection.
+            _ if is_out_of_descriptors(&error) => {
+                Ok(if self.shed() { Accepted::Shed } else { Accepted::Short })
+            }
             // Answers of accept(2) to a socket on which shutdown(2) was called.
             Some(libc::EINVAL | libc::EBADF) => Ok(Accepted::Closed),
             _ => Err(error),
@@ -408,6 +412,11 @@ impl Listener {
         self.reserve = open_reserve().ok();
         accepted >= 0
     }
+}
+
+/// Whether an error says that the process, or the machine, has no descriptor left.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 fn open_reserve() -> io::Result<OwnedFd> {

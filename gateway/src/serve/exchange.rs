@@ -92,6 +92,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
             record.response_bytes = *response_bytes;
         }
         Err(Failed { error: ForwardError::PoolExhausted, .. }) => worker.cells.bound_hit(Bound::Pool),
+        Err(Failed { error: ForwardError::NoDescriptor, .. }) => worker.cells.bound_hit(Bound::Descriptors),
         Err(Failed { error: ForwardError::PendingTimeout, .. }) => worker.cells.bound_hit(Bound::PoolWait),
         Err(_) => {}
     }

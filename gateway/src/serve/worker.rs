@@ -33,7 +33,7 @@ use crate::{
     tls,
 };
 
-/// Pause after an accept error that is not a lack of descriptors.
+/// Pause after an accept error, and while no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Time for tunnels that outlive `drain_timeout` to be cut and recorded, in ns.
@@ -268,10 +268,21 @@ async fn sweep(worker: &Rc<Worker>) {
 }
 
 async fn accept(worker: Rc<Worker>, mut listener: net::Listener, manners: Rc<Manners>) {
+    let mut is_short = false;
     loop {
         match listener.accept().await {
-            Ok(Accepted::Connection(stream, peer)) => admit(&worker, stream, peer, &manners),
+            Ok(Accepted::Connection(stream, peer)) => {
+                is_short = false;
+                admit(&worker, stream, peer, &manners);
+            }
             Ok(Accepted::Shed) => worker.cells.bound_hit(Bound::Descriptors),
+            Ok(Accepted::Short) => {
+                if !is_short {
+                    is_short = true;
+                    log::warn!("no descriptor is left for connections to {}", manners.settings.address);
+                }
+                net::sleep(ACCEPT_PAUSE).await;
+            }
             Ok(Accepted::Closed) => break,
             Err(error) => {
                 log::warn!("accept on {}: {error}", manners.settings.address);
