@@ -34,7 +34,7 @@ pub(super) struct RawFile {
     pub(super) limits: Named<RawLimit>,
     pub(super) contracts: Named<Later>,
     pub(super) filters: Named<RawFilter>,
-    pub(super) routes: Named<RawRoute>,
+    pub(super) routes: Named<Box<RawRoute>>,
     pub(super) log: Field<RawLog>,
     pub(super) trace: Field<RawTrace>,
     pub(super) fleet: Field<RawFleet>,

@@ -17,8 +17,8 @@ use super::{
     report::{Place, Report, did_you_mean},
 };
 
-/// A configuration file is written by hand or generated from one; what is larger went wrong.
-const FILE_BYTES_MAX: u64 = 16 << 20;
+/// A hundred thousand routes with all their keys fit; what is larger went wrong.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// More mistakes than this in one file are not told one by one.
 const MISTAKES_MAX: usize = 100;
@@ -63,29 +63,14 @@ pub(super) fn tables<T: DeserializeOwned>(
     env: Option<Env<'_>>,
 ) -> Option<T> {
     let text = report.text(source).to_owned();
-    let (table, syntax_errors) = DeTable::parse_recoverable(&text);
-    if !syntax_errors.is_empty() {
-        for error in syntax_errors.iter().take(MISTAKES_MAX) {
-            let place = report.place(source, error.span().unwrap_or(0..0));
-            report.error(place, error.message());
-        }
-        return None;
+    // Without a mistake, nothing is copied: a tree is many times as large as its text.
+    let (span, root) = tree(report, source, &text, env)?;
+    if let Ok(raw) = T::deserialize(deserializer(span, root)) {
+        return Some(raw);
     }
-    let span = table.span();
-    let mut root = table.into_inner();
-    if let Some(env) = env {
-        let mut refused = Vec::new();
-        expand_table(&mut root, env, &mut refused);
-        for (span, message) in refused {
-            let path = remove(&mut root, &span)?;
-            report.dropped(path);
-            let place = report.place(source, span);
-            report.error(place, message);
-        }
-    }
+    let (span, mut root) = tree(report, source, &text, env)?;
     for _ in 0..MISTAKES_MAX {
-        let tree = Spanned::new(span.clone(), DeValue::Table(root.clone()));
-        let error = match T::deserialize(ValueDeserializer::from(tree)) {
+        let error = match T::deserialize(deserializer(span.clone(), root.clone())) {
             Ok(raw) => return Some(raw),
             Err(error) => error,
         };
@@ -98,6 +83,40 @@ pub(super) fn tables<T: DeserializeOwned>(
     let start = report.place(source, 0..0);
     report.error(start, format!("there are more than {MISTAKES_MAX} mistakes; the rest was not read"));
     None
+}
+
+fn deserializer(span: Range<usize>, root: DeTable<'_>) -> ValueDeserializer<'_> {
+    ValueDeserializer::from(Spanned::new(span, DeValue::Table(root)))
+}
+
+/// A text's tree and its span, variables replaced; what is wrong with it is told, and counts once however often.
+fn tree<'t>(
+    report: &mut Report,
+    source: usize,
+    text: &'t str,
+    env: Option<Env<'_>>,
+) -> Option<(Range<usize>, DeTable<'t>)> {
+    let (table, syntax_errors) = DeTable::parse_recoverable(text);
+    if !syntax_errors.is_empty() {
+        for error in syntax_errors.iter().take(MISTAKES_MAX) {
+            let place = report.place(source, error.span().unwrap_or(0..0));
+            report.error(place, error.message());
+        }
+        return None;
+    }
+    let span = table.span();
+    let mut root = table.into_inner();
+    if let Some(env) = env {
+        let mut refused = Vec::new();
+        expand_table(&mut root, env, &mut refused);
+        for (span, message) in refused.into_iter().take(MISTAKES_MAX) {
+            let path = remove(&mut root, &span)?;
+            report.dropped(path);
+            let place = report.place(source, span);
+            report.error(place, message);
+        }
+    }
+    Some((span, root))
 }
 
 /// Replaces variables in every string. Goes out: what could not be replaced, and why.

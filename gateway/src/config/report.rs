@@ -47,10 +47,12 @@ struct Source {
     path: PathBuf,
     dir: PathBuf,
     text: String,
+    /// Where its lines begin.
+    lines: Vec<usize>,
 }
 
 /// A span of bytes in one of the sources.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     source: usize,
     span: Range<usize>,
@@ -102,7 +104,9 @@ pub(super) struct Report {
 impl Report {
     /// Takes a text in; answers the number by which places refer to it.
     pub(super) fn add_source(&mut self, path: PathBuf, dir: PathBuf, text: String) -> usize {
-        self.sources.push(Source { path, dir, text });
+        let lines = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        let lines = std::iter::once(0).chain(lines).collect();
+        self.sources.push(Source { path, dir, text, lines });
         self.sources.len() - 1
     }
 
@@ -129,7 +133,7 @@ impl Report {
 
     /// `file:line:column` of a place, for messages that name a second one.
     pub(super) fn show(&self, place: &Place) -> String {
-        let (line, column) = line_column(self.text(place.source), place.span.start);
+        let (line, column) = self.line_column(place.source, place.span.start);
         format!("{}:{line}:{column}", self.source_path(place.source).display())
     }
 
@@ -230,8 +234,17 @@ impl Report {
 
     fn locate(&self, place: Place, message: String, hint: Option<String>) -> ConfigError {
         let Place { source, span } = place;
-        let (line, column) = line_column(self.text(source), span.start);
+        let (line, column) = self.line_column(source, span.start);
         ConfigError { file: self.source_path(source).into(), line, column, message, hint }
+    }
+
+    /// Line and column (in characters) of a byte of a source, both from 1.
+    fn line_column(&self, source: usize, byte: usize) -> (usize, usize) {
+        let Some(source) = self.sources.get(source) else { return (1, 1) };
+        let offset = byte.min(source.text.len());
+        let line = source.lines.partition_point(|start| *start <= offset);
+        let start = source.lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        (line, source.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1)
     }
 }
 
@@ -254,12 +267,4 @@ pub(super) fn did_you_mean(word: &str, names: &[impl AsRef<str>]) -> Option<Stri
         .filter(|(distance, _)| *distance < far)
         .min()
         .map(|(_, name)| format!("did you mean `{name}`?"))
-}
-
-/// Line and column (in characters) of a byte offset, both from 1.
-fn line_column(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
-    (line, before.get(line_start..).map_or(0, |l| l.chars().count()) + 1)
 }

@@ -18,6 +18,9 @@ pub const HEAD_SIZE_BYTES_MAX: u64 = 128 << 10;
 /// The most that `limits.connections_per_source` may allow: connections are counted in 16 bits.
 pub const CONNECTIONS_PER_SOURCE_MAX: u32 = 65_534;
 
+/// The most routes that there may be.
+pub const ROUTES_MAX: usize = 1 << 17;
+
 /// Everything the file says. Indices (`upstream`, `auths`, …) point into the `Vec`s beside them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -632,7 +635,7 @@ pub struct Route {
 }
 
 /// `routes.NAME.websocket`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct WebSocket {
     /// Pages of these origins may open one, in lower case; empty: `Origin` is not looked at.
     pub origins: Vec<Arc<str>>,
@@ -652,7 +655,7 @@ pub enum Action {
 }
 
 /// `routes.NAME.permission`
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Permission {
     /// Being known is enough.
     None,

@@ -40,7 +40,7 @@ const VERSION: u64 = 1;
 /// Names become labels, file names and arguments.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Every declared name, by section, in the order in which `Config` holds the things themselves.
+/// Every declared name, by section, in the order in which `Config` holds the things themselves: that of the names.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) upstreams: Vec<String>,
@@ -238,9 +238,10 @@ impl Report {
         names: &[String],
         name: &Spanned<String>,
     ) -> Option<usize> {
-        let found = names.iter().position(|n| n == name.get_ref());
-        let dropped = self.was_dropped(section) || self.was_dropped(&format!("{section}.{}", name.get_ref()));
-        if found.is_none() && !dropped {
+        let found = names.binary_search(name.get_ref()).ok();
+        let was_dropped =
+            || self.was_dropped(section) || self.was_dropped(&format!("{section}.{}", name.get_ref()));
+        if found.is_none() && !was_dropped() {
             let message =
                 format!("`{}` names `{}`, but there is no `[{section}.{1}]`", at.path, name.get_ref());
             self.error_with_hint(at.at(name), message, did_you_mean(name.get_ref(), names));

@@ -7,7 +7,7 @@ use toml::Spanned;
 use crate::config::{
     raw::{Field, RawRoute},
     report::{Place, Report, Scope, did_you_mean},
-    types::{Action, Permission, Role, Route},
+    types::{Action, Permission, ROUTES_MAX, Role, Route},
     values::TextOr,
 };
 
@@ -16,9 +16,6 @@ use super::{
     access::{is_header_name, is_permission},
     cors, pattern, reshape, websocket,
 };
-
-/// Routes are compiled into one table per worker.
-const ROUTES_MAX: usize = 1024;
 
 /// Methods that people write; others are taken as they are.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
@@ -32,7 +29,7 @@ pub(super) fn routes(
     report: &mut Report,
     names: &Names,
     roles: &[Role],
-    raw: Vec<(Scope, RawRoute)>,
+    raw: Vec<(Scope, Box<RawRoute>)>,
 ) -> Vec<Route> {
     if let Some((at, _)) = raw.get(ROUTES_MAX) {
         report
@@ -40,7 +37,7 @@ pub(super) fn routes(
         return Vec::new();
     }
     let mut claims: BTreeMap<Claim, Place> = BTreeMap::new();
-    raw.into_iter().filter_map(|(at, raw)| route(report, names, roles, &mut claims, &at, raw)).collect()
+    raw.into_iter().filter_map(|(at, raw)| route(report, names, roles, &mut claims, &at, *raw)).collect()
 }
 
 fn route(
@@ -212,12 +209,13 @@ fn claim(
         for method in if methods.is_empty() { &any } else { methods } {
             let earlier =
                 claims.entry((host.clone(), shape.to_owned(), method.clone())).or_insert_with(|| at.here());
-            let earlier = earlier.clone();
-            let earlier = report.show(&earlier);
-            if !told && earlier != report.show(&at.here()) {
+            if !told && *earlier != at.here() {
                 told = true;
-                let message =
-                    format!("`{}` matches the same host, path and method as the route at {earlier}", at.path);
+                let message = format!(
+                    "`{}` matches the same host, path and method as the route at {}",
+                    at.path,
+                    report.show(earlier)
+                );
                 report.error(at.here(), message);
             }
         }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
-use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, Rate};
+use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, ROUTES_MAX, Rate};
 
 #[test]
 fn api_keys() {
@@ -318,12 +318,11 @@ fn routes() {
     accept(&two("path = \"/\"\nhosts = [\"a\"]", "path = \"/\"\nhosts = [\"b\"]"));
     accept(&two("path = \"/{a}\"", "path = \"/{*b}\""));
     let routes =
-        |n| repeat(n, |i| format!("[routes.r{i}]\npath = \"/{i}\"\npublic = true\nrespond.status = 200\n"));
-    assert_eq!(accept(&routes(1024)).routes.len(), 1024);
-    assert!(
-        parse_in(Path::new("."), &routes(1025)).unwrap_err()[0]
-            .contains("there are 1025 routes; at most 1024")
-    );
+        |n| repeat(n, |i| format!("[routes.r{i}]\npath = \"/{i}\"\npublic = true\nupstream = \"x\"\n"));
+    let mistakes = parse_in(Path::new("."), &routes(ROUTES_MAX + 1)).unwrap_err();
+    assert!(mistakes[0].contains("there are 131073 routes; at most 131072"), "{}", mistakes[0]);
+    let mistakes = parse_in(Path::new("."), &routes(ROUTES_MAX)).unwrap_err();
+    assert_eq!(mistakes.len(), ROUTES_MAX, "each names an upstream that is not there");
 }
 
 #[test]
