@@ -6,6 +6,7 @@ mod framing;
 mod paths;
 mod headers;
 mod access;
+mod many_routes;
 mod semantics;
 mod clients;
 mod faults;

@@ -1,7 +1,7 @@
 //! `routes.NAME.compress`: the content codings that a route offers.
 
 /// A content coding (RFC 9110 §8.4.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Coding {
     /// RFC 8878
     Zstd,

@@ -1,8 +1,9 @@
 //! Counters become metrics: on a scrape, the workers' cells and the filter's counters are folded into the `metrics`
 //! crate and rendered. Never on a worker: two thousand series take milliseconds.
 //!
-//! The latency histogram is written here and not recorded: the crate's histograms want every sample one by one, while
-//! the cells hold counts by bucket and the sum already.
+//! Two things are written here and not recorded. The latency histogram: the crate's histograms want every sample one by
+//! one, while the cells hold counts by bucket and the sum already. And requests by route: of those there may be hundreds
+//! of thousands of series, which the crate takes a second to render.
 
 use std::{
     fmt::Write as _,
@@ -55,8 +56,22 @@ impl Metrics {
             fold_filter(sources.blocks);
         });
         let mut text = self.recorder.handle().render();
+        push_requests(&mut text, &counted, &|slot| sources.publisher.route_name(slot));
         push_latency(&mut text, &counted);
         text
+    }
+}
+
+/// Requests by route, of those that somebody has asked for. The names need no escapes.
+fn push_requests<'n>(text: &mut String, counted: &Snapshot, name: &dyn Fn(usize) -> &'n str) {
+    const NAME: &str = "portcullis_requests_total";
+    if counted.routes.is_empty() {
+        return;
+    }
+    // Writing to a String does not fail.
+    let _ = writeln!(text, "# HELP {NAME} Requests by route and class of status\n# TYPE {NAME} counter");
+    for (slot, class, count) in &counted.routes {
+        let _ = writeln!(text, "{NAME}{{route=\"{}\",class=\"{class}xx\"}} {count}", name(*slot));
     }
 }
 
@@ -85,12 +100,6 @@ fn fold_requests(counted: &Snapshot, publisher: &Publisher) {
     for (label, count) in &counted.refusals {
         let reason = LABELS.get(*label).copied().unwrap_or("other");
         counter!("portcullis_refusals_total", "reason" => reason).absolute(*count);
-    }
-    for (slot, name) in publisher.route_names() {
-        for (_, class, count) in counted.routes.iter().filter(|(route, _, _)| *route == slot) {
-            counter!("portcullis_requests_total", "route" => name.to_owned(), "class" => format!("{class}xx"))
-                .absolute(*count);
-        }
     }
     for (slot, upstream, server) in publisher.server_names() {
         for (_, event, count) in counted.upstream.iter().filter(|(at, _, _)| *at == slot) {
@@ -181,7 +190,6 @@ fn fold_filter(blocks: &mut Blocks) {
 fn describe() {
     describe_counter!("portcullis_responses_total", "Answers by status; 499 where the client left first");
     describe_counter!("portcullis_refusals_total", "Answers that the gateway gave by itself, by reason");
-    describe_counter!("portcullis_requests_total", "Requests by route and class of status");
     describe_counter!(
         "portcullis_upstream_events_total",
         "Connections, reuses, retries and failures by server"
@@ -232,6 +240,19 @@ fn float(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_are_told_once_somebody_has_asked_for_them() {
+        let cells = Cells::default();
+        let tell = |cells: &Cells| {
+            let mut text = String::new();
+            push_requests(&mut text, &Snapshot::of(&std::iter::once(cells)), &|slot| ["a", "b"][slot]);
+            text
+        };
+        assert_eq!(tell(&cells), "");
+        cells.answered(204, Some(1), 0, (0, 0));
+        assert!(tell(&cells).ends_with("\nportcullis_requests_total{route=\"b\",class=\"2xx\"} 1\n"));
+    }
 
     #[test]
     fn the_histogram_adds_up() {

@@ -246,6 +246,7 @@ impl Control {
     fn beat(&mut self) -> io::Result<()> {
         self.blocks.beat(monotonic_ns());
         self.certificates.beat();
+        self.publisher.beat();
         match self.workers.iter().position(JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
             None => Ok(()),

@@ -13,6 +13,9 @@ use crate::{
     tls,
 };
 
+/// What metrics call the routes that share the last slot: no route is called so.
+const SHARED_SLOT: &str = "(other)";
+
 /// Why a configuration is not taken.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -27,12 +30,16 @@ impl From<CertificatesError> for SnapshotError {
 /// Compiles configurations and publishes the result. Counting slots stay with their names over reloads.
 pub struct Publisher {
     published: Arc<ArcSwap<Snapshot>>,
+    /// Earlier ones, until no worker goes by them any more.
+    retired: Vec<Arc<Snapshot>>,
     slots: Slots,
 }
 
 #[derive(Default)]
 struct Slots {
-    routes: HashMap<Arc<str>, usize>,
+    routes: HashMap<Arc<str>, u32>,
+    /// Names of routes by slot.
+    route_names: Vec<Arc<str>>,
     servers: HashMap<Arc<str>, usize>,
     servers_used: usize,
 }
@@ -42,7 +49,7 @@ impl Publisher {
     pub fn new(config: Config) -> Result<Self, SnapshotError> {
         let mut slots = Slots::default();
         let first = compile(config, &mut slots, None)?;
-        Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), slots })
+        Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), retired: Vec::new(), slots })
     }
 
     /// Where workers read it.
@@ -73,13 +80,18 @@ impl Publisher {
     }
 
     /// From now on the workers go by `snapshot`.
-    pub fn publish(&self, snapshot: &Arc<Snapshot>) {
-        self.published.store(Arc::clone(snapshot));
+    pub fn publish(&mut self, snapshot: &Arc<Snapshot>) {
+        self.retired.push(self.published.swap(Arc::clone(snapshot)));
     }
 
-    /// Names of routes by slot.
-    pub fn route_names(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.slots.routes.iter().map(|(name, slot)| (*slot, &**name))
+    /// Frees what no worker goes by any more: a hundred thousand routes would take one of them tens of milliseconds.
+    pub fn beat(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+
+    /// The name of the route that `slot` counts.
+    pub fn route_name(&self, slot: usize) -> &str {
+        self.slots.route_names.get(slot).map_or(SHARED_SLOT, |name| name)
     }
 
     /// "upstream server" by slot.
@@ -91,17 +103,22 @@ impl Publisher {
     }
 }
 
-fn compile(config: Config, slots: &mut Slots, before: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
+fn compile(
+    mut config: Config,
+    slots: &mut Slots,
+    before: Option<&Snapshot>,
+) -> Result<Snapshot, SnapshotError> {
     let policy = Policy::compile(&config).map_err(|errors| {
         SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
+    let routes = std::mem::take(&mut config.routes);
     Ok(Snapshot {
         upstream_tls,
         balancers: config.upstreams.iter().map(Balancer::compile).collect(),
         live: Arc::new(LiveServers::all(&config)),
         addresses: Addresses::of(&config, |upstream, address| addresses_of(before?, upstream, address)),
-        route_slots: config.routes.iter().map(|route| slots.route(&route.name)).collect(),
+        route_slots: routes.iter().map(|route| slots.route(&route.name)).collect(),
         server_slots: config.upstreams.iter().map(|upstream| slots.servers_of(upstream)).collect(),
         config,
         policy,
@@ -137,9 +154,16 @@ fn keep_verdicts(old: &Snapshot, new: &Snapshot) {
 
 impl Slots {
     /// A route's slot; once all are taken, the last one is shared.
-    fn route(&mut self, name: &Arc<str>) -> usize {
-        let next = self.routes.len().min(ROUTES_MAX - 1);
-        *self.routes.entry(Arc::clone(name)).or_insert(next)
+    fn route(&mut self, name: &Arc<str>) -> u32 {
+        if let Some(slot) = self.routes.get(name) {
+            return *slot;
+        }
+        let slot = u32::try_from(self.route_names.len()).unwrap_or(u32::MAX);
+        if self.route_names.len() < ROUTES_MAX - 1 {
+            self.route_names.push(Arc::clone(name));
+            self.routes.insert(Arc::clone(name), slot);
+        }
+        slot
     }
 
     /// The slot of an upstream's first server. An upstream whose servers change gets new slots.
@@ -183,5 +207,19 @@ mod tests {
         keep_verdicts(&old, &new);
         assert_eq!((new.live.is_live(0, 0), new.live.is_live(0, 1)), (false, true));
         assert_ne!(new.server_slots, old.server_slots, "other servers do not count on");
+    }
+
+    #[test]
+    fn routes_keep_their_slots_until_none_is_left() {
+        let mut slots = Slots::default();
+        let name = |i: usize| Arc::<str>::from(format!("r{i}"));
+        for i in 0..ROUTES_MAX - 1 {
+            assert_eq!(slots.route(&name(i)) as usize, i);
+        }
+        for i in [ROUTES_MAX, ROUTES_MAX + 1] {
+            assert_eq!(slots.route(&name(i)) as usize, ROUTES_MAX - 1, "the last one is shared");
+        }
+        assert_eq!(slots.route(&name(7)), 7);
+        assert_eq!((slots.route_names.len(), slots.routes.len()), (ROUTES_MAX - 1, ROUTES_MAX - 1));
     }
 }

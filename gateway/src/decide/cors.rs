@@ -5,7 +5,11 @@
 //! has to be known: browsers send no credentials with it. What is told without an `Origin`, or with one that is not
 //! allowed, carries none of these fields but `Vary`, so that no cache mixes the two up.
 
-use super::{authn::Presented, policy::Policy, route::Miss};
+use super::{
+    authn::Presented,
+    policy::Policy,
+    route::{Miss, RouteId},
+};
 use crate::{
     codec::{self, RequestHead},
     config::{Cors, OriginPattern, Origins},
@@ -22,7 +26,7 @@ pub(super) const FIELDS: [&str; 6] = [
 ];
 
 /// The route whose rules answer this request, where it is a preflight: the one that would take the real request.
-pub(super) fn preflight_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Option<u16> {
+pub(super) fn preflight_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Option<RouteId> {
     if head.method != "OPTIONS" || head.headers.get("origin").is_none() {
         return None;
     }
@@ -35,7 +39,7 @@ pub(super) fn preflight_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Op
         Ok(route) | Err(Miss::MethodNotAllowed { route, .. }) => route,
         Err(Miss::NoRoute) => return None,
     };
-    policy.routes.get(usize::from(route)).filter(|policy| policy.cors.is_some()).map(|_| route)
+    policy.route(route).filter(|policy| policy.cors.is_some()).map(|_| route)
 }
 
 /// Whether the page that asks may read the answer.

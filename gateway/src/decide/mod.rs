@@ -39,7 +39,7 @@ pub use self::{
     budget::RetryBudget,
     introduction::introduction,
     policy::{Policy, PolicyError, RoutePolicy},
-    route::host_of,
+    route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of},
     websocket::WebSocket,
@@ -80,8 +80,8 @@ pub struct Now {
 /// What to do with a request that may pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// Index into [`Policy::routes`].
-    pub route: u16,
+    /// Which route's.
+    pub route: RouteId,
     /// Where it goes.
     pub action: Act,
     /// Who is asking; none on a public route.
@@ -137,7 +137,7 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The route that refuses; none where no route has the host and path.
-    pub route: Option<u16>,
+    pub route: Option<RouteId>,
     /// Why.
     pub refusal: Refusal,
 }
@@ -205,9 +205,8 @@ pub fn decide(
     let preflight = cors::preflight_route(policy, head);
     let route_id = preflight.map_or_else(|| find_route(policy, head), Ok)?;
     let refused = |refusal| Refused { route: Some(route_id), refusal };
-    let route =
-        policy.routes.get(usize::from(route_id)).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
-    let mut meter = Meter { policy, route, head, peer, limiter, now, dry_run: None };
+    let route = policy.route(route_id).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
+    let mut meter = Meter { policy, route_id, route, head, peer, limiter, now, dry_run: None };
 
     meter.admit_unknown().map_err(refused)?;
     if preflight.is_some() {
@@ -239,7 +238,7 @@ pub fn decide(
 }
 
 fn allow_preflight(
-    route_id: u16,
+    route_id: RouteId,
     route: &RoutePolicy,
     head: &RequestHead<'_, '_>,
     limited_in_dry_run: Option<u16>,
@@ -260,7 +259,7 @@ fn allow_preflight(
     })
 }
 
-fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<u16, Refused> {
+fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<RouteId, Refused> {
     policy.router.find(head.authority, &head.path, head.method).map_err(|miss| match miss {
         Miss::NoRoute => Refused { route: None, refusal: Refusal::NoRoute },
         Miss::MethodNotAllowed { route, allow } => {
@@ -331,6 +330,7 @@ fn identity_of(caller: &Caller<'_>) -> Identity {
 /// gave is not given back.
 struct Meter<'a> {
     policy: &'a Policy,
+    route_id: RouteId,
     route: &'a RoutePolicy,
     head: &'a RequestHead<'a, 'a>,
     peer: &'a Peer<'a>,
@@ -373,7 +373,7 @@ impl Meter<'_> {
         let source = || Subject::source(self.peer.source);
         let subject = match &limit.per {
             LimitPer::Source => source(),
-            LimitPer::Route => Subject::Route(&self.route.name),
+            LimitPer::Route => Subject::Route(self.policy.route_name(self.route_id).map_or("", |name| name)),
             LimitPer::Consumer => caller.map_or_else(source, |caller| Subject::Consumer(&caller.consumer)),
             // Without the header a client shares a bucket with nobody that it could starve, and can't dodge either.
             LimitPer::Header(name) => self.head.headers.get(name).map_or_else(source, Subject::Header),

@@ -1,9 +1,15 @@
 //! The compiled policy: everything that a decision looks up, with every name resolved to an index.
 //!
 //! Comes in: a checked [`config::Config`]. Goes out: a [`Policy`] that never changes, or all reasons why there is
-//! none. It is swapped whole.
+//! none. It is swapped whole. Routes that ask for the same share their rules, so that those of a hundred thousand routes
+//! stay in the cache.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasherDefault, DefaultHasher},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     authn::{self, AuthFailure},
@@ -11,20 +17,27 @@ use super::{
     cors,
     jwt::TokenFault,
     limit::Bucket,
-    route::Router,
+    route::{RouteId, Router},
 };
 use crate::{
     codec::{path::canonical, target::check_authority},
     config,
 };
 
-/// Routes, auths, limits or roles: fewer than an index of 16 bits can count.
+/// Auths, limits or roles: fewer than an index of 16 bits can count.
 const TABLE_LEN_MAX: usize = u16::MAX as usize - 1;
+
+// Routes have an index of 32 bits.
+const _: () = assert!(config::ROUTES_MAX < RouteId::MAX as usize);
 
 /// Everything that decisions look up.
 pub struct Policy {
     pub(super) router: Router,
-    pub(super) routes: Box<[RoutePolicy]>,
+    /// By [`RouteId`].
+    names: Box<[Arc<str>]>,
+    /// By [`RouteId`]: index into `rules`.
+    rules_of: Box<[u32]>,
+    rules: Box<[RoutePolicy]>,
     pub(super) auths: Box<[authn::Auth]>,
     pub(super) limits: Box<[LimitPolicy]>,
     /// Names of roles and their ids, in order of the names.
@@ -35,10 +48,8 @@ pub struct Policy {
     pub(super) identity_headers: Arc<[Arc<str>]>,
 }
 
-/// One route, compiled; its place among [`Policy::routes`] is its place in the configuration.
+/// The rules of one route, or of several that have the same.
 pub struct RoutePolicy {
-    /// Its name.
-    pub name: Arc<str>,
     /// Where requests go.
     pub action: config::Action,
     /// Replaces the listener's `body_size`.
@@ -164,10 +175,14 @@ impl Policy {
         let identity_headers = identity_headers(&config.auths);
         errors.extend(config.routes.iter().filter_map(|route| edit_fault(route, &identity_headers)));
         let (Ok(router), true) = (router, errors.is_empty()) else { return Err(errors) };
-        let compile = |route| RoutePolicy::compile(route, config, &auths, &identity_headers);
+        let (rules, rules_of) = shared_rules(&config.routes, |route| {
+            RoutePolicy::compile(route, config, &auths, &identity_headers)
+        });
         Ok(Policy {
             router,
-            routes: config.routes.iter().map(compile).collect(),
+            names: config.routes.iter().map(|route| route.name.clone()).collect(),
+            rules_of,
+            rules,
             limits: config.limits.iter().map(LimitPolicy::compile).collect(),
             consumers: sorted(config.consumers.iter().map(ConsumerPolicy::compile).collect(), |c| &c.name),
             identity_headers,
@@ -176,9 +191,14 @@ impl Policy {
         })
     }
 
-    /// All routes, in the order of the configuration.
-    pub fn routes(&self) -> &[RoutePolicy] {
-        &self.routes
+    /// What a route asks for and does.
+    pub fn route(&self, route: RouteId) -> Option<&RoutePolicy> {
+        self.rules.get(*self.rules_of.get(route as usize)? as usize)
+    }
+
+    /// A route's name.
+    pub fn route_name(&self, route: RouteId) -> Option<&Arc<str>> {
+        self.names.get(route as usize)
     }
 
     /// Headers that only the gateway may set: lower case, in order, each once.
@@ -219,7 +239,6 @@ impl RoutePolicy {
             identity_headers.iter().chain(credentials).chain(&rewritten).collect();
         let filter = route.filter.and_then(|filter| config.filters.get(filter));
         RoutePolicy {
-            name: route.name.clone(),
             action: route.action.clone(),
             body_bytes_max: route.body_size_bytes,
             request_timeout: route.request_timeout,
@@ -270,6 +289,76 @@ impl ConsumerPolicy {
         let (roles, limits) = (indices(&consumer.roles), indices(&consumer.limits));
         ConsumerPolicy { name: consumer.name.clone(), roles, limits }
     }
+}
+
+/// What routes without templates of their own can differ in.
+#[derive(PartialEq, Eq, Hash)]
+struct Alike<'r> {
+    upstream: usize,
+    access: (&'r [usize], bool, &'r config::Permission),
+    limits: &'r [usize],
+    filter: Option<usize>,
+    request_timeout: Option<Duration>,
+    body_size_bytes: Option<u64>,
+    websocket: &'r Option<config::WebSocket>,
+    compress: &'r [config::Coding],
+}
+
+impl<'r> Alike<'r> {
+    fn of(route: &'r config::Route) -> Option<Self> {
+        // Every field by name: rules must not be shared by routes that differ in one that was forgotten here.
+        let config::Route {
+            name: _,
+            hosts: _,
+            path: _,
+            methods: _,
+            action: config::Action::Upstream(upstream),
+            auths,
+            public,
+            permission,
+            limits,
+            filter,
+            request_timeout,
+            body_size_bytes,
+            rewrite: None,
+            cors: None,
+            websocket,
+            compress,
+        } = route
+        else {
+            return None;
+        };
+        Some(Self {
+            upstream: *upstream,
+            access: (auths, *public, permission),
+            limits,
+            filter: *filter,
+            request_timeout: *request_timeout,
+            body_size_bytes: *body_size_bytes,
+            websocket,
+            compress,
+        })
+    }
+}
+
+/// The rules of all routes, each once, and per route which of them are its own.
+fn shared_rules(
+    routes: &[config::Route],
+    compile: impl Fn(&config::Route) -> RoutePolicy,
+) -> (Box<[RoutePolicy]>, Box<[u32]>) {
+    let mut rules = Vec::new();
+    // Hashed without a secret: nobody but the configuration's author chooses what is in it.
+    let mut known: HashMap<Alike<'_>, u32, BuildHasherDefault<DefaultHasher>> = HashMap::default();
+    let mut index_of = |route| {
+        let next = u32::try_from(rules.len()).unwrap_or(u32::MAX);
+        let index = Alike::of(route).map_or(next, |alike| *known.entry(alike).or_insert(next));
+        if index == next {
+            rules.push(compile(route));
+        }
+        index
+    };
+    let rules_of = routes.iter().map(&mut index_of).collect();
+    (rules.into(), rules_of)
 }
 
 fn access_fault(route: &config::Route) -> Option<PolicyError> {
@@ -327,12 +416,8 @@ fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
 }
 
 fn too_many(config: &config::Config) -> Vec<PolicyError> {
-    let tables = [
-        ("routes", config.routes.len()),
-        ("auth", config.auths.len()),
-        ("limits", config.limits.len()),
-        ("roles", config.roles.len()),
-    ];
+    let tables =
+        [("auth", config.auths.len()), ("limits", config.limits.len()), ("roles", config.roles.len())];
     let over = tables.into_iter().filter(|(_, len)| *len > TABLE_LEN_MAX);
     over.map(|(table, _)| PolicyError::TooMany { table }).collect()
 }

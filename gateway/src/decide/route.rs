@@ -13,24 +13,31 @@
 //! - `HEAD` goes where `GET` goes unless a route lists it. A route that lists the method wins over one for any method.
 //! - `OPTIONS *` is routed as `/` (RFC 9110 §9.3.7: it asks about the server as a whole).
 //!
-//! It never allocates for a request, and never takes longer than one visit of each node of one tree per host pattern.
+//! It never allocates for a request, and never takes longer than one visit of each node of one tree per host pattern;
+//! how many routes there are beside those that match does not count (`tree`).
 
-use std::{cmp::Ordering, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::PolicyError;
-use crate::{codec::path::canonical, config};
+use crate::config;
+use pattern::{Segment, host_fault, segments_of};
+use tree::{ANY, EXACT, Growing, NodeId, Tree, WILDCARD};
 
-/// Longest path pattern, in segments; bounds the depth of the tree and so of the walk.
-pub const PATTERN_SEGMENTS_MAX: usize = 64;
+mod pattern;
+mod tree;
+
+/// A route's place in the configuration.
+pub type RouteId = u32;
+
+/// No host name is longer, nor an address.
+const HOST_BYTES_MAX: usize = 255;
 
 /// All routes, compiled.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Router {
-    /// Lower-case host names, sorted.
-    exact: Vec<(Box<str>, Node)>,
-    /// What follows `*.`, lower case, sorted.
-    wildcard: Vec<(Box<str>, Node)>,
-    any: Node,
+    tree: Tree,
+    /// What its leaves refer to.
+    methods: Box<[Methods]>,
 }
 
 /// Why no route takes a request.
@@ -41,47 +48,64 @@ pub enum Miss<'r> {
     /// Routes have the host and path, none the method.
     MethodNotAllowed {
         /// One of those routes: the first in the order of the file.
-        route: u16,
+        route: RouteId,
         /// What they take, as the value of `Allow`.
         allow: &'r Arc<str>,
     },
 }
 
-/// What may follow one prefix of segments.
-#[derive(Debug, Default)]
-struct Node {
-    /// Sorted by segment.
-    literals: Vec<(Box<str>, Node)>,
-    name: Option<Box<Node>>,
-    rest: Option<Leaf>,
-    here: Option<Leaf>,
+/// The routes of one host and path: small, since there are as many as routes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Leaf {
+    /// Index into the router's methods.
+    methods: u32,
+    /// The first of them; the others are told as their distance from it.
+    first: RouteId,
 }
 
-/// The routes of one host and path.
-#[derive(Debug, Default)]
-struct Leaf {
-    by_method: Vec<(Arc<str>, u16)>,
-    any_method: Option<u16>,
+/// Which methods the routes of a leaf take. Leaves that are alike in this share it.
+#[derive(Debug)]
+struct Methods {
+    by_method: Box<[(Arc<str>, u32)]>,
+    any_method: Option<u32>,
     /// Value of `Allow`; unused with `any_method`.
     allow: Arc<str>,
 }
 
+/// The routes of one host and path while they are gathered: their methods (none: any) and who takes each.
+type Claims = Vec<(Option<Arc<str>>, RouteId)>;
+
 impl Router {
-    /// Compiles routes; their indices are their places in `routes`.
+    /// Compiles routes; their ids are their places in `routes`.
     ///
     /// # Errors
     /// Every pattern that is not valid and every pair of routes of which neither is more specific.
     pub fn compile(routes: &[config::Route]) -> Result<Router, Vec<PolicyError>> {
-        let mut router = Router::default();
+        let mut tree = Growing::new();
         let mut errors = Vec::new();
-        for (route, index) in routes.iter().zip(0u16..) {
+        for (route, id) in routes.iter().zip(0..) {
             match segments_of(&route.path) {
-                Ok(segments) => router.insert(routes, route, index, &segments, &mut errors),
+                Ok(segments) => insert(&mut tree, routes, (route, id), &segments, &mut errors),
                 Err(reason) => errors.push(PolicyError::Path { route: route.name.clone(), reason }),
             }
         }
         errors.dedup();
-        if errors.is_empty() { Ok(router) } else { Err(errors) }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let mut known = BTreeMap::new();
+        let mut methods = Vec::new();
+        let tree = tree.lay_out(|claims| {
+            let first = claims.iter().map(|(_, route)| *route).min()?;
+            let claims: Claims =
+                claims.iter().map(|(method, route)| (method.clone(), route - first)).collect();
+            let methods = *known.entry(claims).or_insert_with_key(|claims| {
+                methods.push(Methods::of(claims));
+                methods.len() - 1
+            });
+            Some(Leaf { methods: u32::try_from(methods).ok()?, first })
+        });
+        Ok(Router { tree, methods: methods.into() })
     }
 
     /// The route for `method` on `path` at `authority`.
@@ -90,54 +114,73 @@ impl Router {
     ///
     /// # Errors
     /// No route has the host and path, or none of those that have takes the method.
-    pub fn find(&self, authority: &str, path: &str, method: &str) -> Result<u16, Miss<'_>> {
+    pub fn find(&self, authority: &str, path: &str, method: &str) -> Result<RouteId, Miss<'_>> {
         let path = if path == "*" { "/" } else { path };
         let below_root = path.strip_prefix('/').ok_or(Miss::NoRoute)?;
-        let leaf = self.trees(host_of(authority)).find_map(|tree| tree.find(Some(below_root)));
-        leaf.ok_or(Miss::NoRoute)?.pick(method)
+        let mut buffer = [0; HOST_BYTES_MAX];
+        let host = lower_case(&mut buffer, host_of(authority));
+        let leaf = self.roots(host).find_map(|root| self.tree.find(root, Some(below_root)));
+        let leaf = leaf.ok_or(Miss::NoRoute)?;
+        let methods = self.methods.get(leaf.methods as usize).ok_or(Miss::NoRoute)?;
+        match methods.pick(method) {
+            Some(distance) => Ok(leaf.first + distance),
+            None => Err(Miss::MethodNotAllowed { route: leaf.first, allow: &methods.allow }),
+        }
     }
 
-    /// Trees of the patterns that match `host`, the most specific first.
-    fn trees<'r>(&'r self, host: &str) -> impl Iterator<Item = &'r Node> {
-        let exact = child(&self.exact, |name| cmp_ignore_case(name, host));
-        let wildcard = host
-            .split_once('.')
-            .filter(|(label, _)| !label.is_empty())
-            .and_then(|(_, parent)| child(&self.wildcard, |name| cmp_ignore_case(name, parent)));
-        exact.into_iter().chain(wildcard).chain([&self.any])
-    }
-
-    fn insert(
-        &mut self,
-        routes: &[config::Route],
-        route: &config::Route,
-        index: u16,
-        segments: &[Segment<'_>],
-        errors: &mut Vec<PolicyError>,
-    ) {
-        let mut add_to = |tree: &mut Node| {
-            if let Err(first) = tree.leaf_mut(segments).add(index, &route.methods) {
-                let first =
-                    routes.get(usize::from(first)).map_or_else(|| route.name.clone(), |r| r.name.clone());
-                errors.push(PolicyError::SameRoute { first, second: route.name.clone() });
-            }
+    /// Roots of the paths of those patterns that match `host`, the most specific first.
+    fn roots(&self, host: &[u8]) -> impl Iterator<Item = NodeId> {
+        let exact = self.tree.literal(EXACT, host);
+        let parent = || {
+            let dot = host.iter().position(|byte| *byte == b'.').filter(|dot| *dot > 0)?;
+            self.tree.literal(WILDCARD, host.get(dot + 1..)?)
         };
-        if route.hosts.is_empty() {
-            add_to(&mut self.any);
-        }
-        for host in &route.hosts {
-            let name = host.to_ascii_lowercase();
-            let name = name.strip_suffix('.').unwrap_or(&name);
-            let (table, name) = match name.strip_prefix("*.") {
-                Some(parent) => (&mut self.wildcard, parent),
-                None => (&mut self.exact, name),
-            };
-            add_to(child_mut(table, name));
-        }
-        for reason in route.hosts.iter().filter_map(|host| host_fault(host)) {
-            errors.push(PolicyError::Host { route: route.name.clone(), reason });
+        [exact, parent(), Some(ANY)].into_iter().flatten()
+    }
+}
+
+fn insert(
+    tree: &mut Growing,
+    routes: &[config::Route],
+    (route, id): (&config::Route, RouteId),
+    segments: &[Segment<'_>],
+    errors: &mut Vec<PolicyError>,
+) {
+    let mut roots = Vec::new();
+    if route.hosts.is_empty() {
+        roots.push(ANY);
+    }
+    for host in &route.hosts {
+        let name = host.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        roots.push(match name.strip_prefix("*.") {
+            Some(parent) => tree.literal(WILDCARD, parent),
+            None => tree.literal(EXACT, name),
+        });
+    }
+    for root in roots {
+        if let Err(first) = add(tree.claims(root, segments), id, &route.methods) {
+            let first = routes.get(first as usize).map_or_else(|| route.name.clone(), |r| r.name.clone());
+            errors.push(PolicyError::SameRoute { first, second: route.name.clone() });
         }
     }
+    for reason in route.hosts.iter().filter_map(|host| host_fault(host)) {
+        errors.push(PolicyError::Host { route: route.name.clone(), reason });
+    }
+}
+
+/// Adds a route, or names the one that takes the same method here already.
+fn add(claims: &mut Claims, route: RouteId, methods: &[Arc<str>]) -> Result<(), RouteId> {
+    let any = [None];
+    let listed: Vec<_> = methods.iter().cloned().map(Some).collect();
+    for method in if methods.is_empty() { &any[..] } else { &listed } {
+        match claims.iter().find(|(taken, _)| taken == method) {
+            Some((_, first)) if *first == route && method.is_some() => {}
+            Some((_, first)) => return Err(*first),
+            None => claims.push((method.clone(), route)),
+        }
+    }
+    Ok(())
 }
 
 /// The host of an authority: no port, no trailing dot; an IPv6 literal keeps its brackets.
@@ -150,65 +193,26 @@ pub fn host_of(authority: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
-impl Node {
-    /// The leaf for what is left of a path after this node's segment; `None` where nothing is left.
-    fn find(&self, rest: Option<&str>) -> Option<&Leaf> {
-        let Some(rest) = rest else { return self.here.as_ref() };
-        let (segment, below) = match rest.split_once('/') {
-            Some((segment, below)) => (segment, Some(below)),
-            None => (rest, None),
-        };
-        child(&self.literals, |literal| literal.cmp(segment))
-            .and_then(|node| node.find(below))
-            .or_else(|| self.name.as_ref().filter(|_| !segment.is_empty())?.find(below))
-            .or(self.rest.as_ref())
+impl Methods {
+    fn of(claims: &Claims) -> Self {
+        let listed = |(method, route): &(Option<Arc<str>>, u32)| Some((method.clone()?, *route));
+        let by_method: Box<[_]> = claims.iter().filter_map(listed).collect();
+        let any = claims.iter().find(|(method, _)| method.is_none());
+        Self { allow: allow_of(&by_method), by_method, any_method: any.map(|(_, route)| *route) }
     }
 
-    fn leaf_mut(&mut self, segments: &[Segment<'_>]) -> &mut Leaf {
-        match segments {
-            [] => self.here.get_or_insert_default(),
-            [Segment::Rest, ..] => self.rest.get_or_insert_default(),
-            [Segment::Name, below @ ..] => self.name.get_or_insert_default().leaf_mut(below),
-            [Segment::Literal(text), below @ ..] => child_mut(&mut self.literals, text).leaf_mut(below),
-        }
-    }
-}
-
-impl Leaf {
-    /// Adds a route, or names the one that takes the same method here already.
-    fn add(&mut self, route: u16, methods: &[Arc<str>]) -> Result<(), u16> {
-        if methods.is_empty() {
-            return match self.any_method.replace(route) {
-                Some(first) => Err(first),
-                None => Ok(()),
-            };
-        }
-        for method in methods {
-            if let Some((_, first)) =
-                self.by_method.iter().find(|(taken, first)| taken == method && *first != route)
-            {
-                return Err(*first);
-            }
-            self.by_method.push((method.clone(), route));
-        }
-        self.allow = allow_of(&self.by_method);
-        Ok(())
-    }
-
-    fn pick(&self, method: &str) -> Result<u16, Miss<'_>> {
+    /// The distance from the first route to the one that takes `method`.
+    fn pick(&self, method: &str) -> Option<u32> {
         let listed =
             |wanted: &str| self.by_method.iter().find(|(m, _)| **m == *wanted).map(|(_, route)| *route);
         // RFC 9110 §9.3.2: HEAD is GET without the content of the answer.
         let as_get = || if method == "HEAD" { listed("GET") } else { None };
-        listed(method).or_else(as_get).or(self.any_method).ok_or(Miss::MethodNotAllowed {
-            route: self.by_method.iter().map(|(_, route)| *route).min().unwrap_or_default(),
-            allow: &self.allow,
-        })
+        listed(method).or_else(as_get).or(self.any_method)
     }
 }
 
 /// RFC 9110 §10.2.1: every method once, `HEAD` beside `GET`.
-fn allow_of(by_method: &[(Arc<str>, u16)]) -> Arc<str> {
+fn allow_of(by_method: &[(Arc<str>, u32)]) -> Arc<str> {
     let mut methods: Vec<&str> = by_method.iter().map(|(method, _)| &**method).collect();
     if methods.contains(&"GET") {
         methods.push("HEAD");
@@ -218,94 +222,12 @@ fn allow_of(by_method: &[(Arc<str>, u16)]) -> Arc<str> {
     methods.join(", ").into()
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Segment<'p> {
-    Literal(&'p str),
-    Name,
-    Rest,
-}
-
-/// A path pattern, taken apart; or what is wrong with it.
-fn segments_of<'p>(pattern: &'p str) -> Result<Vec<Segment<'p>>, &'static str> {
-    let below_root = pattern.strip_prefix('/').ok_or("must start with a slash")?;
-    if pattern.contains(['?', '#']) {
-        return Err("a query or a fragment is no part of a path");
-    }
-    let texts: Vec<&str> = below_root.split('/').collect();
-    if texts.len() > PATTERN_SEGMENTS_MAX {
-        return Err("has too many segments");
-    }
-    let last = texts.len() - 1;
-    let segment = |(at, text): (usize, &'p str)| match segment_of(text)? {
-        Segment::Rest if at < last => Err("{*rest} must be the last segment"),
-        Segment::Literal("") if at < last => Err("has an empty segment, which no canonical path has"),
-        // What is matched has been through the codec: another spelling would never match, or not as it was meant.
-        Segment::Literal(text) if !is_canonical(text) => {
-            Err("is not in its canonical form, which requests are matched in")
-        }
-        segment => Ok(segment),
-    };
-    texts.into_iter().enumerate().map(segment).collect()
-}
-
-fn is_canonical(segment: &str) -> bool {
-    let path = format!("/{segment}");
-    canonical(&path).is_ok_and(|canonical| *canonical == *path)
-}
-
-fn segment_of(text: &str) -> Result<Segment<'_>, &'static str> {
-    let Some(inner) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) else {
-        return if text.contains(['{', '}']) {
-            Err("a segment is a literal, {name} or {*rest}, never a mixture")
-        } else {
-            Ok(Segment::Literal(text))
-        };
-    };
-    let (name, segment) = match inner.strip_prefix('*') {
-        Some(name) => (name, Segment::Rest),
-        None => (inner, Segment::Name),
-    };
-    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || !name.chars().all(is_word) {
-        return Err("a name in braces is made of letters, digits, _ and -");
-    }
-    Ok(segment)
-}
-
-fn host_fault(host: &str) -> Option<&'static str> {
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    if name.contains('*') {
-        Some("* stands for one whole label at the start")
-    } else if host_of(name).len() != name.strip_suffix('.').unwrap_or(name).len() {
-        Some("a host has no port here: the listener has it")
-    } else if name.is_empty() {
-        Some("is empty")
-    } else {
-        None
-    }
-}
-
-/// Both tables, of hosts and of segments, are sorted by the order that `cmp` compares in.
-fn child(table: &[(Box<str>, Node)], cmp: impl Fn(&str) -> Ordering) -> Option<&Node> {
-    let at = table.binary_search_by(|(name, _)| cmp(name)).ok()?;
-    table.get(at).map(|(_, node)| node)
-}
-
-fn child_mut<'t>(table: &'t mut Vec<(Box<str>, Node)>, name: &str) -> &'t mut Node {
-    let at = match table.binary_search_by(|(n, _)| (**n).cmp(name)) {
-        Ok(at) => at,
-        Err(at) => {
-            table.insert(at, (name.into(), Node::default()));
-            at
-        }
-    };
-    #[expect(clippy::indexing_slicing, reason = "the search found `at`, or the line above put it there")]
-    &mut table[at].1
-}
-
-/// Compares a lower-case name with one in any case.
-fn cmp_ignore_case(lower: &str, other: &str) -> Ordering {
-    lower.bytes().cmp(other.bytes().map(|b| b.to_ascii_lowercase()))
+/// A host as patterns are written; one that is too long is none.
+fn lower_case<'b>(buffer: &'b mut [u8; HOST_BYTES_MAX], host: &str) -> &'b [u8] {
+    let Some(lower) = buffer.get_mut(..host.len()) else { return b"" };
+    lower.copy_from_slice(host.as_bytes());
+    lower.make_ascii_lowercase();
+    lower
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{config::Config, tls};
 
 /// A configuration with everything compiled from it. Never changes but for which servers are live, and where.
 pub struct Snapshot {
-    /// The configuration.
+    /// The configuration, but for its routes: of those there may be many, and all that counts is in the policy.
     pub config: Config,
     /// Who may do what.
     pub policy: Policy,
@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// Where they are.
     pub addresses: Addresses,
     /// Per route, the slot that counts it.
-    pub route_slots: Box<[usize]>,
+    pub route_slots: Box<[u32]>,
     /// Per upstream, the slot that counts its first server; the others follow.
     pub server_slots: Box<[usize]>,
     /// Counts the snapshots of this process, from 1.

@@ -348,3 +348,37 @@ fn a_handshake_is_looked_at_only_where_there_are_websockets() {
     let stranger = good.replace("x-api-key", "x-other");
     assert!(matches!(open.refuses(&stranger), Refusal::Unauthenticated { .. }), "who asks comes first");
 }
+
+/// Whether two routes have one set of rules between them.
+fn share_rules(change: impl FnOnce(&mut config::Route)) -> bool {
+    let mut config = config();
+    let mut first = config.routes[1].clone();
+    first.action = Action::Upstream(0);
+    let mut second = config::Route { name: "second".into(), path: "/second".into(), ..first.clone() };
+    change(&mut second);
+    config.routes = vec![first, second];
+    let policy = Policy::compile(&config).unwrap();
+    std::ptr::eq(policy.route(0).unwrap(), policy.route(1).unwrap())
+}
+
+#[test]
+fn routes_share_rules_only_where_none_differs() {
+    assert!(share_rules(|_| {}));
+    assert!(share_rules(|route| (route.hosts, route.methods) = (vec!["h".into()], vec!["PUT".into()])));
+    assert!(!share_rules(|route| route.action = Action::Upstream(1)));
+    assert!(!share_rules(
+        |route| (route.auths, route.public, route.permission) = (vec![], true, config::Permission::None)
+    ));
+    assert!(!share_rules(|route| route.auths = vec![1]));
+    assert!(!share_rules(|route| route.permission = config::Permission::All("other".into())));
+    assert!(!share_rules(|route| route.limits = vec![0]));
+    assert!(!share_rules(|route| route.filter = Some(0)));
+    assert!(!share_rules(|route| route.request_timeout = Some(Duration::from_secs(7))));
+    assert!(!share_rules(|route| route.body_size_bytes = Some(7)));
+    assert!(!share_rules(|route| route.compress = vec![config::Coding::Gzip]));
+    assert!(!share_rules(|route| {
+        route.websocket = Some(config::WebSocket { origins: vec![], idle_timeout: Duration::from_secs(1) });
+    }));
+    assert!(!share_rules(|route| route.rewrite = Some(Arc::default())));
+    assert!(!share_rules(|route| route.action = Action::Respond(Arc::new(respond(204)))));
+}

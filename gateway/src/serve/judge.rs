@@ -72,7 +72,7 @@ impl Approved {
     /// Where it goes, and by which route's rules.
     pub(super) fn way<'c>(&self, current: &'c Current) -> Option<(&'c Upstream, &'c RoutePolicy)> {
         let upstream = current.snapshot.config.upstreams.get(self.upstream)?;
-        Some((upstream, current.snapshot.policy.routes().get(usize::from(self.plan.route))?))
+        Some((upstream, current.snapshot.policy.route(self.plan.route)?))
     }
 }
 
@@ -111,7 +111,7 @@ impl Caller<'_> {
         let policy = &current.snapshot.policy;
         let decided = decide::decide(policy, head, &peer, &self.worker.limiter, now);
         record.route = decided.as_ref().map_or_else(|refused| refused.route, |plan| Some(plan.route));
-        let route = record.route.and_then(|route| policy.routes().get(usize::from(route)));
+        let route = record.route.and_then(|route| policy.route(route));
         record.lines = route
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
@@ -163,7 +163,7 @@ impl Caller<'_> {
         record: &Record,
     ) -> Result<Approved, Refusal> {
         let heads = &self.worker.tools.heads;
-        let route = policy.routes().get(usize::from(plan.route)).ok_or(Refusal::NoRoute)?;
+        let route = policy.route(plan.route).ok_or(Refusal::NoRoute)?;
         let values = reshape::values_of(head, &plan, record);
         let mut scratch = heads.take();
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;

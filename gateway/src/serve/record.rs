@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     codec::{self, RequestHead, Version},
+    decide::RouteId,
     forward::{Heads, Tools},
     net::{monotonic_ns, unix_s},
     respond::{Offence, OffenceKind, RequestId, label_index},
@@ -20,7 +21,7 @@ pub(super) struct Record {
     pub(super) request_id: RequestId,
     pub(super) source: IpAddr,
     pub(super) source_is_forwarded: bool,
-    pub(super) route: Option<u16>,
+    pub(super) route: Option<RouteId>,
     pub(super) consumer: Option<Arc<str>>,
     /// Upstream and server that were tried last.
     pub(super) server: Cell<Option<(usize, usize)>>,
@@ -91,13 +92,14 @@ impl Record {
         let now_ns = monotonic_ns();
         let duration_ns = now_ns.saturating_sub(self.begun_ns);
         let latency_ns = self.answered_ns.unwrap_or(now_ns).saturating_sub(self.begun_ns);
-        let slot = self.route.and_then(|route| snapshot.route_slots.get(usize::from(route)).copied());
+        let slot =
+            self.route.and_then(|route| snapshot.route_slots.get(route as usize).map(|slot| *slot as usize));
         let bytes = (self.request_bytes, self.response_bytes);
         worker.cells.answered(self.status, slot, latency_ns, bytes);
         if !self.label.is_empty() {
             worker.cells.refused(label_index(self.label));
         }
-        let route = self.route.and_then(|route| snapshot.policy.routes().get(usize::from(route)));
+        let route = self.route.and_then(|route| snapshot.policy.route_name(route));
         let mut access = worker.access.borrow_mut();
         if access.is_on() {
             let (method, path) = self.line.split_at_checked(self.method_bytes).unwrap_or_default();
@@ -113,7 +115,7 @@ impl Record {
                 path: str::from_utf8(path).unwrap_or_default(),
                 status: self.status,
                 refusal: self.label,
-                route: route.map(|route| &*route.name),
+                route: route.map(|name| &**name),
                 consumer: self.consumer.as_deref(),
                 server,
                 request_id: self.request_id.as_str(),
@@ -128,7 +130,7 @@ impl Record {
                 source: self.source,
                 source_is_forwarded: self.source_is_forwarded,
                 at_ns: monotonic_ns(),
-                route: route.map(|route| Arc::clone(&route.name)),
+                route: route.map(Arc::clone),
                 request_id: self.request_id,
             });
         }

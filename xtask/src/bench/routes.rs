@@ -16,7 +16,7 @@ use super::{
 pub(super) const FEW: &str = "10-routes";
 const MANY: &str = "100000-routes";
 
-/// The gateway takes no file that is larger than 16 MiB.
+/// In several files, as generated configurations come.
 const ROUTES_PER_FILE: u32 = 50_000;
 
 pub(super) const GOALS: [Goal; 1] = [Goal { metric: CPU, ratio_max: ROUTES_RATIO_MAX, to: FEW }];

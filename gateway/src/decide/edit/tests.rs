@@ -34,7 +34,7 @@ fn values<'a>(path: &'a str, query: Option<&'a str>) -> Values<'a> {
 fn rewritten(pattern: &str, table: &str, path: &str) -> Result<(String, String, String), Refusal> {
     let policy = policy(&format!("path = \"{pattern}\"\nupstream = \"u\"\nrewrite = {table}")).unwrap();
     let mut scratch = Vec::new();
-    let done = rewrite(&mut scratch, &policy.routes()[0], &values(path, Some("q=1")))?;
+    let done = rewrite(&mut scratch, policy.route(0).unwrap(), &values(path, Some("q=1")))?;
     let owned = |text: Option<&str>| text.unwrap_or("-").to_owned();
     Ok((owned(done.path), owned(done.host), String::from_utf8(done.lines.to_vec()).unwrap()))
 }
@@ -96,7 +96,7 @@ fn fields_of_the_response_are_filled_in() {
          rewrite = { response = { set_headers = { Server = \"us\" }, add_headers = { Via-Host = \"{host}\" }, remove_headers = [\"X-Powered-By\"] } }",
     )
     .unwrap();
-    let route = &policy.routes()[0];
+    let route = policy.route(0).unwrap();
     assert!(route.adds_response_fields());
     assert_eq!(*route.response_removed, ["x-powered-by".into(), "server".into()]);
     let mut lines = Vec::new();
@@ -107,7 +107,7 @@ fn fields_of_the_response_are_filled_in() {
 #[track_caller]
 fn location(to: &str, path: &str, query: Option<&str>, expected: Result<&str, Refusal>) {
     let policy = policy(&format!("path = \"/{{a}}/{{*rest}}\"\nredirect = \"{to}\"")).unwrap();
-    let Action::Redirect(redirect) = &policy.routes()[0].action else { panic!("it redirects") };
+    let Action::Redirect(redirect) = &policy.route(0).unwrap().action else { panic!("it redirects") };
     let mut line = Vec::new();
     let done =
         push_location(&mut line, redirect, &values(path, query)).map(|()| String::from_utf8(line).unwrap());

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{pattern::PATTERN_SEGMENTS_MAX, *};
 use crate::decide::testing;
 
 /// `"*"` stands for any host or any method; lists are separated by commas.
@@ -26,7 +26,7 @@ fn check(routes: &[&str], request: &str, expected: &str) {
     let [method, authority, path] = request.split(' ').collect::<Vec<_>>().try_into().unwrap();
     let router = router(routes).unwrap();
     let answer = match router.find(authority, path, method) {
-        Ok(route) => routes[usize::from(route)].to_owned(),
+        Ok(route) => routes[route as usize].to_owned(),
         Err(Miss::NoRoute) => "404".to_owned(),
         Err(Miss::MethodNotAllowed { allow, .. }) => format!("405 {allow}"),
     };
@@ -123,6 +123,29 @@ fn the_asterisk_form_is_routed_as_the_root() {
     check(&["* * /a"], "OPTIONS h *", "404");
 }
 
+#[test]
+fn each_of_a_hundred_thousand_siblings_is_found() {
+    let path = |i: usize| match i % 2 {
+        0 => format!("/many/{i}/{{id}}"),
+        _ => format!("/many/longer-than-what-lies-in-a-node-{i}/{{id}}"),
+    };
+    let routes: Vec<config::Route> = (0..100_000).map(|i| testing::route("many", &path(i))).collect();
+    let router = Router::compile(&routes).unwrap();
+    for (i, route) in (0..).zip(&routes) {
+        assert_eq!(router.find("h", &route.path.replace("{id}", "7"), "GET"), Ok(i));
+    }
+    assert_eq!(router.find("h", "/many/100000/7", "GET"), Err(Miss::NoRoute));
+    assert_eq!(router.find("h", "/many/longer-than-what-lies-in-a-node-2/7", "GET"), Err(Miss::NoRoute));
+}
+
+#[test]
+fn hosts_are_as_long_as_names_may_be() {
+    let host = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+    check(&[&format!("{host} * /")], &format!("GET {} /", host.to_ascii_uppercase()), &format!("{host} * /"));
+    check(&[&format!("{host} * /")], &format!("GET {host}.longer /"), "404");
+    check(&[&format!("{host} * /"), "* * /"], &format!("GET {} /", "x".repeat(300)), "* * /");
+}
+
 #[track_caller]
 fn refuses(routes: &[&str], expected: &str) {
     let errors: Vec<String> = router(routes).unwrap_err().iter().map(ToString::to_string).collect();
@@ -166,7 +189,7 @@ proptest! {
     ) {
         let lines: Vec<String> = patterns.iter().map(|p| format!("* * {p}")).collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-        let found = router(&lines).unwrap().find("h", &path, "GET").ok().map(usize::from);
+        let found = router(&lines).unwrap().find("h", &path, "GET").ok().map(|route| route as usize);
         let best = patterns.iter().enumerate().filter_map(|(at, p)| Some((ranks(p, &path)?, at))).min();
         prop_assert_eq!(found, best.map(|(_, at)| at));
     }
