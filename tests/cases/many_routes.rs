@@ -1,6 +1,6 @@
 //! As many routes as a large site has: they load, and each is found.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs};
 
 use xtask::lab::{gateway::names, wait};
 
@@ -19,7 +19,7 @@ fn among_a_hundred_thousand_routes_the_right_one_is_found() {
         )
         .unwrap();
     }
-    let edge = Edge::start(upstream.address(), &sections);
+    let mut edge = Edge::start(upstream.address(), &sections);
     let checked = edge.gateway.command(&[names::CHECK]).unwrap();
     let said = String::from_utf8_lossy(&checked.stdout);
     assert!(said.contains("ok (1 listeners, 100000 routes, 1 upstreams)"), "{said}");
@@ -40,4 +40,12 @@ fn among_a_hundred_thousand_routes_the_right_one_is_found() {
         metrics.expect("all answers are counted").sum_by("portcullis_requests_total", "route", &[]);
     let told: Vec<&str> = by_route.keys().map(String::as_str).collect();
     assert_eq!(told, ["many-0", "many-50000", "many-7", "many-99999"], "nobody asked for the others");
+
+    let config = fs::read_to_string(edge.gateway.config_file()).unwrap();
+    edge.gateway.write_config(&config.replace("\"/many/7/", "\"/moved/7/")).unwrap();
+    edge.gateway.process().signal(libc::SIGHUP).unwrap();
+    let moved = wait::until(TIME_MAX, || (edge.get("/moved/7/x", &[]).status == 200).then_some(()));
+    assert!(moved.is_some(), "{}", edge.gateway.output());
+    assert_eq!(edge.get("/many/7/x", &[]).status, 404);
+    assert_eq!(edge.get("/many/8/x", &[]).status, 200);
 }

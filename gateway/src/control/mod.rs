@@ -17,19 +17,21 @@ mod metrics;
 mod admin;
 
 use std::{
+    future::pending,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
+    thread,
     time::Duration,
 };
 
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
 
@@ -46,6 +48,7 @@ pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use metrics::{Metrics, Sources};
 pub use names::Names;
+use policy::Read;
 pub use policy::{Publisher, SnapshotError};
 
 /// Offences that wait for the control thread, over all workers.
@@ -74,7 +77,7 @@ pub struct Equipment {
     /// Set when no new connections are wanted.
     pub draining: Arc<AtomicBool>,
     /// The workers' threads, in the order of their numbers.
-    pub workers: Vec<JoinHandle<()>>,
+    pub workers: Vec<thread::JoinHandle<()>>,
     /// Where the servers are.
     pub names: Names,
     /// What listeners show.
@@ -89,10 +92,19 @@ struct Control {
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
     access: AccessWriter,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<thread::JoinHandle<()>>,
     checks: health::Checks,
     names: Names,
     certificates: Certificates,
+    reading: Reading,
+}
+
+/// A configuration that is read again, beside the loop: that of a large site takes seconds, and blocks do not wait.
+#[derive(Default)]
+struct Reading {
+    under_way: Option<JoinHandle<Result<Read, SnapshotError>>>,
+    /// It was asked for again meanwhile.
+    again: bool,
 }
 
 /// The thread that all of this runs on: the one that holds it.
@@ -155,6 +167,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         workers,
         names,
         certificates,
+        reading: Reading::default(),
     };
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
@@ -173,7 +186,8 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => control.reload().await,
+            _ = hangup.recv() => control.read_again(),
+            read = control.reading.done() => control.reload(read).await,
             () = control.names.moved() => control.blocks.protect(&control.publisher.current()),
             _ = beat.tick() => control.beat()?,
             Some(question) = asked.recv() => control.answer(question),
@@ -193,10 +207,17 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
 }
 
 impl Control {
-    /// A new configuration is taken whole or not at all.
-    async fn reload(&mut self) {
+    fn read_again(&mut self) {
         self.access.reopen();
-        let prepared = self.publisher.prepare(&self.config_file).and_then(|snapshot| {
+        self.reading.start(&self.config_file);
+    }
+
+    /// A new configuration is taken whole or not at all.
+    async fn reload(&mut self, read: Result<Read, SnapshotError>) {
+        if std::mem::take(&mut self.reading.again) {
+            self.reading.start(&self.config_file);
+        }
+        let prepared = read.and_then(|read| self.publisher.prepare(read)).and_then(|snapshot| {
             let certificates = self.certificates.prepare(&snapshot.config)?;
             Ok((snapshot, certificates))
         });
@@ -247,7 +268,7 @@ impl Control {
         self.blocks.beat(monotonic_ns());
         self.certificates.beat();
         self.publisher.beat();
-        match self.workers.iter().position(JoinHandle::is_finished) {
+        match self.workers.iter().position(thread::JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
             None => Ok(()),
         }
@@ -269,7 +290,26 @@ impl Control {
     }
 
     fn workers_have_ended(&self) -> bool {
-        self.workers.iter().all(JoinHandle::is_finished)
+        self.workers.iter().all(thread::JoinHandle::is_finished)
+    }
+}
+
+impl Reading {
+    fn start(&mut self, file: &Path) {
+        if self.under_way.is_some() {
+            self.again = true;
+            return;
+        }
+        let file = file.to_owned();
+        self.under_way = Some(spawn_blocking(move || Read::file(&file)));
+    }
+
+    /// Never, where nothing is read.
+    async fn done(&mut self) -> Result<Read, SnapshotError> {
+        let Some(under_way) = &mut self.under_way else { return pending().await };
+        let read = under_way.await;
+        self.under_way = None;
+        read.unwrap_or_else(|error| Err(error.into()))
     }
 }
 

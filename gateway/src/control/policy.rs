@@ -4,6 +4,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+use tokio::task::JoinError;
 
 use super::{CertificatesError, needs_restart};
 use crate::{
@@ -24,6 +25,12 @@ pub struct SnapshotError(String);
 impl From<CertificatesError> for SnapshotError {
     fn from(error: CertificatesError) -> Self {
         Self(error.to_string())
+    }
+}
+
+impl From<JoinError> for SnapshotError {
+    fn from(error: JoinError) -> Self {
+        Self(format!("reading it has failed: {error}"))
     }
 }
 
@@ -48,7 +55,7 @@ impl Publisher {
     /// Publishes the first snapshot.
     pub fn new(config: Config) -> Result<Self, SnapshotError> {
         let mut slots = Slots::default();
-        let first = compile(config, &mut slots, None)?;
+        let first = assemble(Read::compile(config)?, &mut slots, None)?;
         Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), retired: Vec::new(), slots })
     }
 
@@ -62,19 +69,13 @@ impl Publisher {
         self.published.load_full()
     }
 
-    /// Reads the file again and compiles what it says, for [`Publisher::publish`]. An error changes nothing.
-    pub fn prepare(&mut self, file: &Path) -> Result<Arc<Snapshot>, SnapshotError> {
-        let loaded = config::load(file, &|name| std::env::var(name).ok()).map_err(|errors| {
-            SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        })?;
-        for warning in &loaded.warnings {
-            log::warn!("{warning}");
-        }
+    /// Makes of what was read what [`Publisher::publish`] takes. An error changes nothing.
+    pub(super) fn prepare(&mut self, read: Read) -> Result<Arc<Snapshot>, SnapshotError> {
         let current = self.current();
-        if let Some(what) = needs_restart(&current.config, &loaded.config) {
+        if let Some(what) = needs_restart(&current.config, &read.config) {
             return Err(SnapshotError(format!("{what} changed, which needs a restart")));
         }
-        let snapshot = Arc::new(compile(loaded.config, &mut self.slots, Some(&current))?);
+        let snapshot = Arc::new(assemble(read, &mut self.slots, Some(&current))?);
         keep_verdicts(&current, &snapshot);
         Ok(snapshot)
     }
@@ -103,14 +104,35 @@ impl Publisher {
     }
 }
 
-fn compile(
-    mut config: Config,
-    slots: &mut Slots,
-    before: Option<&Snapshot>,
-) -> Result<Snapshot, SnapshotError> {
-    let policy = Policy::compile(&config).map_err(|errors| {
-        SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
+/// A configuration and the policy that it makes: what takes long where there are many routes, and needs nothing else.
+pub(super) struct Read {
+    config: Config,
+    policy: Policy,
+}
+
+impl Read {
+    /// Reads a file again.
+    pub(super) fn file(file: &Path) -> Result<Self, SnapshotError> {
+        let loaded =
+            config::load(file, &|name| std::env::var(name).ok()).map_err(|errors| all_of(&errors))?;
+        for warning in &loaded.warnings {
+            log::warn!("{warning}");
+        }
+        Self::compile(loaded.config)
+    }
+
+    fn compile(config: Config) -> Result<Self, SnapshotError> {
+        let policy = Policy::compile(&config).map_err(|errors| all_of(&errors))?;
+        Ok(Self { config, policy })
+    }
+}
+
+fn all_of(errors: &[impl ToString]) -> SnapshotError {
+    SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+}
+
+fn assemble(read: Read, slots: &mut Slots, before: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
+    let Read { mut config, policy } = read;
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     let routes = std::mem::take(&mut config.routes);
     Ok(Snapshot {
@@ -193,7 +215,7 @@ mod tests {
     fn snapshot(servers: &str, slots: &mut Slots) -> Snapshot {
         let text = format!("[upstreams.app]\nservers = [{servers}]\n");
         let loaded = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration");
-        compile(loaded.config, slots, None).expect("a policy")
+        assemble(Read::compile(loaded.config).expect("a policy"), slots, None).expect("a snapshot")
     }
 
     #[test]
