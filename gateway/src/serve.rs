@@ -11,6 +11,7 @@ mod introduce;
 mod reshape;
 mod secured;
 mod multiplexed;
+mod seats;
 mod stream;
 mod tunnel;
 mod worker;

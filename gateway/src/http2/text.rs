@@ -252,7 +252,10 @@ fn push_values(map: &mut HeaderMap, fields: &Fields<'_, '_>, of_handshake: bool)
         if is_of_connection(&name) || (of_handshake && is_of_handshake(&name)) {
             continue;
         }
-        map.append(name, HeaderValue::from_maybe_shared(value)?);
+        let mut value = HeaderValue::from_maybe_shared(value)?;
+        // What no two messages share is no use in the peer's table, and would push out what is (RFC 7541 §7.1.3).
+        value.set_sensitive(is_unique(&name));
+        map.append(name, value);
     }
     Ok(())
 }
@@ -266,6 +269,10 @@ fn is_of_connection(name: &HeaderName) -> bool {
         || *name == "keep-alive"
         || *name == "proxy-connection"
         || *name == "http2-settings"
+}
+
+fn is_unique(name: &HeaderName) -> bool {
+    *name == "x-request-id" || *name == "traceparent"
 }
 
 fn is_of_handshake(name: &HeaderName) -> bool {

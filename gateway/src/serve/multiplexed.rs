@@ -13,13 +13,13 @@ use super::{
     LINGER_NS, after,
     introduce::Ends,
     offence,
+    seats::{self, Work},
     secured::Secured,
-    stream::serve_stream,
     worker::{Manners, Worker},
 };
 use crate::{
     http2::{self, Pumps, Wire, tally::Tally},
-    net::{Buffer, Deadline, Phase, Stream, contain, join, monotonic_ns, nanos, spawn},
+    net::{Buffer, Deadline, Phase, Stream, join, monotonic_ns, nanos},
     respond::OffenceKind,
     telemetry::Bound,
 };
@@ -178,14 +178,7 @@ impl Multiplexed {
             respond.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }
-        let open = OpenStream::new(self);
-        spawn(async move {
-            let connection = &open.0;
-            if contain(pin!(serve_stream(connection, request, respond))).await.is_none() {
-                connection.worker.cells.bound_hit(Bound::Panics);
-                log::error!("a stream of {} was dropped: its task panicked", connection.ends.peer);
-            }
-        });
+        seats::serve(&self.worker, Work { open: OpenStream::new(self), request, respond });
     }
 
     /// The connection has ended, for a reason that may be its client's fault.
@@ -210,9 +203,13 @@ impl Multiplexed {
 }
 
 /// Counts a stream's task for as long as it lives, also where it panics.
-struct OpenStream(Rc<Multiplexed>);
+pub(super) struct OpenStream(Rc<Multiplexed>);
 
 impl OpenStream {
+    pub(super) fn connection(&self) -> &Rc<Multiplexed> {
+        &self.0
+    }
+
     fn new(connection: &Rc<Multiplexed>) -> Self {
         connection.streams.set(connection.streams.get() + 1);
         connection.await_end();

@@ -153,7 +153,7 @@ impl Exchange<'_> {
             pace: manners.pace(),
         };
         let ends = &self.connection.ends;
-        let done = Box::pin(exchange(worker, current, way, approved, (client, ends), record)).await;
+        let done = exchange(worker, current, way, approved, (client, ends), record).await;
         worker.tools.buffers.give(received);
         match done {
             Ok(Outcome { tunnel: Some(tunnel), .. }) => {

@@ -14,7 +14,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::serve_connection;
+use super::{seats::Seats, serve_connection};
 use crate::{
     codec::HttpDate,
     config,
@@ -122,6 +122,8 @@ pub(super) struct Worker {
     pub(super) date: RefCell<HttpDate>,
     /// Connections that wait for a request with a receive buffer in hand.
     pub(super) idle: Cell<usize>,
+    /// Tasks that wait for streams of HTTP/2.
+    pub(super) seats: Seats,
     policy: RefCell<arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     current: RefCell<Rc<Current>>,
     offences: mpsc::Sender<Offence>,
@@ -150,6 +152,7 @@ impl Worker {
             draining: Cell::new(false),
             date: RefCell::new(HttpDate::new(unix_s())),
             idle: Cell::new(0),
+            seats: Seats::default(),
             policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
             current: RefCell::new(Current::new(snapshot, None)),
             offences: equipment.offences,
