@@ -117,8 +117,13 @@ pub(crate) fn scripted(script: &[Step]) -> Scripted {
 
 /// Reads one request head and sends `response`, again and again on a kept-alive connection.
 pub(crate) fn answering(response: &str) -> Scripted {
+    answering_times(response, 256)
+}
+
+/// So many times on each connection.
+pub(crate) fn answering_times(response: &str, times: usize) -> Scripted {
     let step = [Step::ReadHead, Step::Send(response.as_bytes().to_vec())];
-    let script: Vec<Step> = std::iter::repeat_n(step, 256).flatten().collect();
+    let script: Vec<Step> = std::iter::repeat_n(step, times).flatten().collect();
     scripted(&script)
 }
 

@@ -30,6 +30,7 @@ mod tls_attacks;
 mod upstream_tls;
 mod streaming;
 mod resources;
+mod loris;
 mod machine;
 mod hosts;
 mod websocket;
