@@ -97,8 +97,9 @@ fn an_exchange_that_is_under_way_ends_by_the_policy_that_it_began_with() {
         .replace("upstream = \"app\"", "upstream = \"app\"\nbody_size = \"1B\"");
     edge.gateway.write_config(&text).unwrap();
     edge.gateway.process().signal(libc::SIGHUP).unwrap();
-    let swapped = wait::until(TIME_MAX, || (edge.get("/", &[]).status == 404).then_some(()));
-    assert!(swapped.is_some(), "{}", edge.gateway.output());
+    let reloaded = wait::until(TIME_MAX, || edge.gateway.output().contains("reloaded").then_some(()));
+    assert!(reloaded.is_some(), "{}", edge.gateway.output());
+    assert_eq!(edge.get("/", &[]).status, 404, "others go by the new one");
     client.send(b"end").unwrap();
     assert_eq!(client.receive("POST").unwrap().text(), "hello");
     assert_eq!(client.request(&Request::get("/")).unwrap().status, 404, "the next one goes by the new one");
