@@ -181,6 +181,9 @@ impl Drop for SharedStream {
         let connection = &self.connection;
         connection.streams.set(connection.streams.get().saturating_sub(1));
         connection.idle_since_ns.set(monotonic_ns());
+        if self.outbound.was_refused() {
+            connection.retire();
+        }
     }
 }
 

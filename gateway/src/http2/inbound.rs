@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, client::ResponseFuture};
 
 use super::{
+    NotSent,
     outbound::Answer,
     text::{self, Framing},
 };
@@ -124,7 +125,7 @@ impl Inbound {
         match &mut self.source {
             Source::Asked(answer, to_head) => {
                 // Whoever listens has asked, or could not.
-                let response = answer.take().ok_or(io::ErrorKind::BrokenPipe)?;
+                let response = answer.take().ok_or_else(|| io::Error::other(NotSent))?;
                 self.source = Source::Response(response, *to_head);
                 Poll::Ready(Ok(true))
             }

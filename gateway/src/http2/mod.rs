@@ -51,13 +51,19 @@ pub fn is_preface(bytes: &[u8]) -> Option<bool> {
     }
 }
 
+/// A request was not sent: its connection takes no more.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection takes no more requests")]
+pub(crate) struct NotSent;
+
 /// Whether a peer has let a request be known that it did nothing with it (RFC 9113 §8.7).
 pub fn is_unprocessed(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<h2::Error>());
-    inner.is_some_and(|error| {
-        error.reason() == Some(h2::Reason::REFUSED_STREAM)
-            || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
-    })
+    let Some(inner) = error.get_ref() else { return false };
+    inner.is::<NotSent>()
+        || inner.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.reason() == Some(h2::Reason::REFUSED_STREAM)
+                || (error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
+        })
 }
 
 #[cfg(test)]

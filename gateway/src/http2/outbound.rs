@@ -66,6 +66,8 @@ pub struct Outbound {
     head: Vec<u8>,
     body: Body,
     stream: Option<SendStream<Bytes>>,
+    /// The connection takes no more streams.
+    was_refused: bool,
     /// Payload that waits for room.
     waiting: Bytes,
     /// Payload that the peer's window has had room for.
@@ -93,6 +95,7 @@ impl Outbound {
             head: Vec::new(),
             body: Body::Not,
             stream: None,
+            was_refused: false,
             waiting: Bytes::new(),
             taken_bytes: Rc::default(),
             ends_with_data: false,
@@ -107,6 +110,11 @@ impl Outbound {
             (None, Speaker::Server { respond, .. }) => respond.send_reset(reason),
             (None, Speaker::Client { .. }) => {}
         }
+    }
+
+    /// Whether the connection took no more streams: its peer is about to close it.
+    pub fn was_refused(&self) -> bool {
+        self.was_refused
     }
 
     /// Whether all has been said.
@@ -222,8 +230,9 @@ impl Outbound {
                 let Some(head) = head.map_err(io::Error::other)? else { return Ok(None) };
                 let request = text::request(&head, scheme, *websocket).map_err(io::Error::other)?;
                 self.body = Body::of(head.body, *websocket);
-                let (response, stream) =
-                    send.send_request(request, self.body.has_ended()).map_err(io::Error::other)?;
+                let sent = send.send_request(request, self.body.has_ended());
+                self.was_refused = sent.is_err();
+                let (response, stream) = sent.map_err(io::Error::other)?;
                 answer.set(Some(response));
                 self.stream = Some(stream);
                 Ok(Some(head.head_bytes))
