@@ -13,7 +13,7 @@ use crate::support::{Edge, HELLO, OPEN, TIME_MAX, free_address, scripted};
 
 /// What a client has written to its standard output; none where it is not installed.
 #[track_caller]
-fn said_by(test: &str, command: &mut Command) -> Option<String> {
+pub(super) fn said_by(test: &str, command: &mut Command) -> Option<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -32,7 +32,7 @@ fn said_by(test: &str, command: &mut Command) -> Option<String> {
     Some(said)
 }
 
-fn curl(arguments: &[&str]) -> Command {
+pub(super) fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     // No configuration and no proxy of the machine's.
     command

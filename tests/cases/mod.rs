@@ -9,6 +9,8 @@ mod access;
 mod many_routes;
 mod semantics;
 mod clients;
+#[path = "http2/clients.rs"]
+mod http2_clients;
 mod faults;
 mod names;
 mod pools;

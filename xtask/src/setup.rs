@@ -4,6 +4,7 @@
 //! this project alone (bpf-linker, cargo-deny) go into its target directory; the rest are packages of the system. It
 //! asks for nothing and changes nothing that is already there.
 
+mod clients;
 mod peers;
 
 use std::{
@@ -43,6 +44,7 @@ pub(crate) fn run(project: &Project, options: Options) -> Result<ExitCode> {
     let mut steps = Steps::new(options.check, Box::new(io::stdout()));
     steps.toolchain(project);
     steps.programs(options.bench);
+    steps.clients(project);
     if options.bench {
         steps.peers(project);
     }
@@ -74,6 +76,16 @@ pub(crate) fn programs(for_bench: bool) -> Result<()> {
     }
     let mut steps = Steps::new(false, Box::new(io::stderr()));
     steps.programs(for_bench);
+    steps.finish()
+}
+
+/// Installs what clients in the tests are written in; prints nothing when it is there, and goes on where it can't be.
+pub(crate) fn clients(project: &Project) -> Result<()> {
+    if clients::are_there(project) {
+        return Ok(());
+    }
+    let mut steps = Steps::new(false, Box::new(io::stderr()));
+    steps.clients(project);
     steps.finish()
 }
 
@@ -115,6 +127,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "openssl", package: "openssl", version_flag: "version", need: Need::Lab },
     Program { name: "testssl", package: "testssl.sh", version_flag: "--version", need: Need::Lab },
     Program { name: "wrk", package: "wrk", version_flag: "-v", need: Need::Lab },
+    // Brings h2load as well, which tests start, too.
+    Program { name: "nghttp", package: "nghttp2-client", version_flag: "--version", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
     Program { name: "bpftool", package: "bpftool", version_flag: "version", need: Need::Optional },
 ];

