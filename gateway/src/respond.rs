@@ -80,7 +80,7 @@ pub struct Offence {
     pub request_id: RequestId,
 }
 
-/// 32 lower-case hexadecimal digits.
+/// 32 lower-case hexadecimal digits, not all of them 0: also the id of a trace (W3C Trace Context §3.2.2.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId([u8; 32]);
 
@@ -89,7 +89,7 @@ impl RequestId {
     pub fn new(prefix: u64, count: u64) -> Self {
         let mut digits = [0; 32];
         // A multiplication by an odd number permutes the counts, so that neighbours do not look alike.
-        let bytes = [prefix.to_be_bytes(), count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()];
+        let bytes = [prefix.max(1).to_be_bytes(), count.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()];
         for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes.as_flattened()) {
             pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
         }
@@ -426,7 +426,7 @@ pub fn label_index(label: &str) -> usize {
 pub fn encode(
     out: &mut Vec<u8>,
     answer: &Answer,
-    (request_id, is_grpc): (RequestId, bool),
+    (request_id, is_grpc): (&str, bool),
     telling: &Telling<'_>,
 ) {
     if is_grpc {
@@ -440,19 +440,19 @@ pub fn encode(
         answer.status,
         answer.detail,
         answer.label,
-        request_id.as_str(),
+        request_id,
     );
     let mut fields = vec![
         ("Content-Type", "application/problem+json"),
         ("Cache-Control", "no-store"),
-        ("X-Request-Id", request_id.as_str()),
+        ("X-Request-Id", request_id),
     ];
     fields.extend(answer.fields.iter().map(|(name, value)| (*name, value.as_str())));
     codec::simple_response(out, answer.status, reason(answer.status), &fields, body.as_bytes(), telling);
 }
 
 /// The answer to a call: trailers alone, in the head of a response that has no body (gRPC over HTTP/2).
-fn encode_grpc(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, telling: &Telling<'_>) {
+fn encode_grpc(out: &mut Vec<u8>, answer: &Answer, request_id: &str, telling: &Telling<'_>) {
     let status = match answer.label {
         // By the call's own deadline or by ours: it took too long.
         "response_timeout" => GrpcStatus::DeadlineExceeded,
@@ -463,7 +463,7 @@ fn encode_grpc(out: &mut Vec<u8>, answer: &Answer, request_id: RequestId, tellin
         ("Content-Type", "application/grpc"),
         ("grpc-status", status.as_str()),
         ("grpc-message", answer.detail),
-        ("X-Request-Id", request_id.as_str()),
+        ("X-Request-Id", request_id),
     ];
     fields.extend(answer.fields.iter().map(|(name, value)| (*name, value.as_str())));
     codec::simple_response(out, 200, "OK", &fields, b"", telling);
@@ -564,7 +564,7 @@ mod tests {
             for_head: false,
             lines: b"",
         };
-        encode(&mut out, &answer, (request_id, false), &telling);
+        encode(&mut out, &answer, (request_id.as_str(), false), &telling);
         let text = String::from_utf8(out).expect("ASCII");
         let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{head}");
@@ -585,7 +585,7 @@ mod tests {
             for_head: false,
             lines: b"",
         };
-        encode(&mut out, &answer, (RequestId::new(7, 1), true), &telling);
+        encode(&mut out, &answer, (RequestId::new(7, 1).as_str(), true), &telling);
         let text = String::from_utf8(out).expect("ASCII");
         assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
         assert!(

@@ -351,7 +351,7 @@ impl Connection<'_> {
             respond::encode(
                 &mut out,
                 answer,
-                (record.request_id, record.is_grpc),
+                (record.id(), record.is_grpc),
                 &telling(&date, keep_alive, record),
             );
         }

@@ -5,6 +5,7 @@ mod proxy;
 mod framing;
 mod paths;
 mod headers;
+mod trace;
 mod access;
 mod many_routes;
 mod semantics;

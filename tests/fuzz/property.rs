@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use crate::codec::{
     BodyDecoder, BodyError, BodyLength, CHUNK_END, HEADERS_MAX, HeadLimits, HeaderSlots, Recode, RequestEdit,
-    ResponseEdit, Rewrite, Version, chunk_head, client_framing, client_response, last_chunk, request_head,
-    response_head, upstream_request,
+    ResponseEdit, Rewrite, Trace, TraceParent, Version, chunk_head, client_framing, client_response,
+    last_chunk, request_head, response_head, upstream_request,
 };
 
 /// Small, so that they are met.
@@ -40,6 +40,8 @@ pub(crate) fn request_holds(bytes: &[u8]) {
         proto: "https",
         forwarded_host: head.authority,
         request_id: "id",
+        trace: TraceParent::of(&head.headers)
+            .map_or(Trace::Own { trace_id: "0af7651916cd43dd8448eb211c80319c", parent_id: 7 }, Trace::Client),
         remove: &["authorization"],
         set: &[("X-User", "ann")],
         rewrite: Rewrite::default(),
@@ -63,6 +65,8 @@ pub(crate) fn request_holds(bytes: &[u8]) {
         {
             assert_eq!(again.headers.all(ours).count(), 1, "{ours}");
         }
+        let trace = TraceParent::of(&again.headers).expect("each request has a trace");
+        assert_eq!(TraceParent::of(&head.headers).unwrap_or(trace), trace);
         for gone in [
             "authorization",
             "connection",

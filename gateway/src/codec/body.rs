@@ -306,7 +306,7 @@ fn may_be_trailer(name: &str) -> bool {
 }
 
 /// RFC 9110 §5.6.2
-fn is_token(byte: u8) -> bool {
+pub(crate) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -10,6 +10,7 @@ use super::{
     framing::{BodyLength, decimal},
     head::{RequestHead, Version},
     response::ResponseHead,
+    trace::Trace,
     websocket::UPGRADE_FIELDS,
 };
 
@@ -38,6 +39,8 @@ pub struct RequestEdit<'a, N = &'a str> {
     pub forwarded_host: &'a str,
     /// `X-Request-Id`
     pub request_id: &'a str,
+    /// `traceparent`, and whether the client's `tracestate` goes with it.
+    pub trace: Trace<'a>,
     /// Names of fields that are not passed on, such as credentials and identity.
     pub remove: &'a [N],
     /// Fields that we add, such as identity; the client's own of these names are not passed on.
@@ -147,6 +150,7 @@ pub fn upstream_request<N: AsRef<str>>(
         push_own_field(out, "X-Forwarded-Host", edit.forwarded_host);
     }
     push_own_field(out, "X-Request-Id", edit.request_id);
+    push_trace(out, edit.trace, head);
     push_via(out, head.version);
     for (name, value) in edit.set {
         push_own_field(out, name, value);
@@ -158,6 +162,23 @@ pub fn upstream_request<N: AsRef<str>>(
         BodyLength::Chunked | BodyLength::UntilClose => push(out, &["Transfer-Encoding: chunked\r\n"]),
     }
     push(out, &["\r\n"]);
+}
+
+/// The client's trace as it came, or one that begins here: version 00, not sampled (W3C Trace Context §3).
+fn push_trace(out: &mut Vec<u8>, trace: Trace<'_>, head: &RequestHead<'_, '_>) {
+    match trace {
+        Trace::Client(parent) => {
+            push(out, &["traceparent: ", parent.as_str(), "\r\n"]);
+            for state in head.headers.all("tracestate") {
+                push_field(out, "tracestate", state);
+            }
+        }
+        Trace::Own { trace_id, parent_id } => {
+            push(out, &["traceparent: 00-", trace_id, "-"]);
+            push_hex(out, parent_id, u64::BITS / 4);
+            push(out, &["-00\r\n"]);
+        }
+    }
 }
 
 /// How often an `OPTIONS` may still be forwarded (RFC 9110 §7.6.2): at 0 it is the gateway that is asked. Nothing for
@@ -292,9 +313,13 @@ pub fn simple_response(
 /// which would end the body: skip empty pieces.
 pub fn chunk_head(out: &mut Vec<u8>, len: usize) {
     debug_assert!(len > 0, "an empty chunk ends the body");
-    let digits = (usize::BITS - len.leading_zeros()).div_ceil(4);
-    out.extend((0..digits).rev().filter_map(|digit| HEX_DIGITS.get(len >> (4 * digit) & 0xf)));
+    push_hex(out, len as u64, (usize::BITS - len.leading_zeros()).div_ceil(4));
     out.extend_from_slice(b"\r\n");
+}
+
+/// The last `digits` of a number.
+fn push_hex(out: &mut Vec<u8>, value: u64, digits: u32) {
+    out.extend((0..digits).rev().filter_map(|digit| HEX_DIGITS.get((value >> (4 * digit) & 0xf) as usize)));
 }
 
 /// Appends the end of a chunked body with the trailers of [`BodyDecoder::trailers`](super::BodyDecoder::trailers).

@@ -85,7 +85,7 @@ pub(crate) enum Kind {
     /// `HTTP2-Settings` and everything that starts with `Proxy-`.
     HopByHop,
     /// Says where a request came from, which only the gateway may say: `Forwarded`, `X-Forwarded-*`, `X-Real-IP`,
-    /// `X-Request-Id`.
+    /// `X-Request-Id`, `traceparent`, `tracestate`.
     Forwarding,
     /// Makes some servers act on another target or method than the one that was checked: `X-Original-URL`,
     /// `X-Rewrite-URL`, `X-HTTP-Method-Override` and its aliases; or on another proxy: `Proxy` (httpoxy).
@@ -114,6 +114,8 @@ pub(crate) fn kind(name: &str) -> Kind {
         (9, b'x') if is("x-real-ip") => Kind::Forwarding,
         (10, b'c') if is("connection") => Kind::Connection,
         (10, b'k') if is("keep-alive") => Kind::HopByHop,
+        (10, b't') if is("tracestate") => Kind::Forwarding,
+        (11, b't') if is("traceparent") => Kind::Forwarding,
         (12, b'c') if is("content-type") => Kind::Protected,
         (12, b'x') if is("x-request-id") => Kind::Forwarding,
         (13, b'a') if is("authorization") => Kind::Protected,
@@ -195,7 +197,15 @@ mod tests {
         {
             check(name, Kind::HopByHop);
         }
-        for name in ["forwarded", "x-forwarded-for", "x-forwarded-anything", "x-real-ip", "x-request-id"] {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-anything",
+            "x-real-ip",
+            "x-request-id",
+            "traceparent",
+            "tracestate",
+        ] {
             check(name, Kind::Forwarding);
         }
         for name in [

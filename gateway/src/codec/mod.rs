@@ -3,7 +3,7 @@
 //! In request order: [`head`] reads a request head ([`target`], [`path`] and [`framing`] are its parts), [`body`]
 //! finds the payload inside a body, [`response`] reads what the upstream answers, [`encode`] writes both onwards,
 //! remade: what one side sent is never relayed as it came, so that both sides see one message in one way; [`date`] is
-//! what our own answers say of the time; [`websocket`] is the one way out of HTTP, and [`proxy`] is what may stand in
+//! what our own answers say of the time; [`trace`] is which trace a request belongs to; [`websocket`] is the one way out of HTTP, and [`proxy`] is what may stand in
 //! front of it all; [`grpc`] is how calls are told and answered.
 //!
 //! It never reads a clock, opens a socket, holds unsafe code or keeps a byte that it did not bound. The common
@@ -20,6 +20,7 @@ pub mod body;
 pub mod response;
 pub mod encode;
 pub mod date;
+pub mod trace;
 pub mod websocket;
 pub mod proxy;
 pub mod grpc;
@@ -28,6 +29,7 @@ mod tests;
 #[cfg(test)]
 mod differential_tests;
 
+pub(crate) use body::is_token;
 pub use body::{BodyDecoder, BodyError, Decoded};
 pub use date::HttpDate;
 pub use encode::{
@@ -43,4 +45,5 @@ pub use path::PathError;
 pub use proxy::{PROXY_HEADER_BYTES_MAX, ProxyError, ProxyVersion, Told, proxy_header, write_proxy_header};
 pub use response::{ResponseError, ResponseHead, response_head, switched_head};
 pub use target::is_authority;
+pub use trace::{TRACE_ID_DIGITS, Trace, TraceParent};
 pub use websocket::{HandshakeError, WebSocketKey, agrees, asks_for_websocket, websocket_key};

@@ -7,11 +7,12 @@ use proptest::{prelude::*, sample::Index};
 
 use super::{HeaderSlots, request_head, response_head};
 
-const SEEDS: [&[u8]; 6] = [
+const SEEDS: [&[u8]; 7] = [
     include_bytes!("../../../tests/fuzz/seeds/request/get.http"),
     include_bytes!("../../../tests/fuzz/seeds/request/post.http"),
     include_bytes!("../../../tests/fuzz/seeds/request/chunked.http"),
     include_bytes!("../../../tests/fuzz/seeds/request/options.http"),
+    include_bytes!("../../../tests/fuzz/seeds/request/traced.http"),
     include_bytes!("../../../tests/fuzz/seeds/response/response.http"),
     include_bytes!("../../../tests/fuzz/seeds/response/response-chunked.http"),
 ];

@@ -12,6 +12,7 @@
 
 pub mod policy;
 pub mod source;
+mod forwarded;
 pub mod route;
 pub mod limit;
 pub mod crowd;
@@ -41,7 +42,7 @@ pub use self::{
     policy::{Policy, PolicyError, RoutePolicy},
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
-    source::{Asked, source_of},
+    source::{Asked, source_of, told_request_id},
     websocket::WebSocket,
 };
 use self::{

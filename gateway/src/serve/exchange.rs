@@ -46,7 +46,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         keep_alive: approved.keep_alive,
         draining: &worker.draining,
         date: &worker.date,
-        request_id: record.request_id.as_str(),
+        request_id: record.id(),
         deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
         head_timeout_ns: nanos(upstream.head_timeout),
         retry: upstream.retry,

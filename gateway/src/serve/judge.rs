@@ -13,7 +13,7 @@ use super::{
     worker::{Current, Manners, Worker},
 };
 use crate::{
-    codec::{self, BodyLength, RequestEdit, RequestHead, Version},
+    codec::{self, BodyLength, RequestEdit, RequestHead, TraceParent, Version},
     config::Upstream,
     decide::{
         self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy,
@@ -89,7 +89,15 @@ impl Caller<'_> {
             self.ends.address(),
             &listener.trusted_proxies,
             head.headers.all("x-forwarded-for"),
+            head.headers.all("forwarded"),
         );
+        let parent = TraceParent::of(&head.headers);
+        if let Some(parent) = parent {
+            record.belongs_to(parent);
+        }
+        if let Some(id) = self.peer_is_trusted().then(|| decide::told_request_id(&head.headers)).flatten() {
+            record.is_called(id, &self.worker.tools.heads);
+        }
         // The packets of whom a forwarder names come from the forwarder, as with a header.
         let source_is_forwarded = by_header || self.ends.is_told;
         let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
@@ -142,12 +150,18 @@ impl Caller<'_> {
                     }
                     Act::Upstream(upstream) => {
                         let upstream = *upstream;
-                        self.approve(head, plan, upstream, policy, record).map(Verdict::Forward)
+                        self.approve((head, parent), plan, upstream, policy, record).map(Verdict::Forward)
                     }
                 };
                 verdict.unwrap_or_else(|refusal| Verdict::Refuse(respond::refused(&refusal), Reach::Request))
             }
         }
+    }
+
+    /// Whether the other end may speak for others.
+    fn peer_is_trusted(&self) -> bool {
+        let peer = self.ends.address();
+        self.manners.settings.trusted_proxies.iter().any(|prefix| prefix.contains(&peer))
     }
 
     /// Encodes the head for the server and keeps what forwarding needs to know of it.
@@ -156,7 +170,7 @@ impl Caller<'_> {
     /// What the route makes of it is unclear.
     fn approve(
         &self,
-        head: &RequestHead<'_, '_>,
+        (head, parent): (&RequestHead<'_, '_>, Option<TraceParent<'_>>),
         plan: Plan,
         upstream: usize,
         policy: &Policy,
@@ -170,8 +184,8 @@ impl Caller<'_> {
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
         let (peer, listener) = (self.ends.address(), &self.manners.settings);
-        let is_trusted = listener.trusted_proxies.iter().any(|prefix| prefix.contains(&peer));
-        let forwarded_for = forwarded_for(head, peer, is_trusted);
+        let is_trusted = self.peer_is_trusted();
+        let forwarded_for = forwarded_for(head, (record.source, peer), is_trusted);
         let asked = decide::Asked { proto: self.scheme, host: head.authority };
         let asked = if is_trusted { asked.or_told(&head.headers) } else { asked };
         let mut set: Vec<(&str, &str)> =
@@ -183,7 +197,8 @@ impl Caller<'_> {
             forwarded_for: &forwarded_for,
             proto: asked.proto,
             forwarded_host: asked.host,
-            request_id: record.request_id.as_str(),
+            request_id: record.id(),
+            trace: record.trace(parent, self.worker.next_random()),
             remove: &plan.remove,
             set: &set,
             rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
@@ -216,8 +231,9 @@ fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }
 
-/// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, then the peer.
-fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, is_trusted: bool) -> String {
+/// The `X-Forwarded-For` to send: the client's own list only from a trusted proxy, or whom that names in `Forwarded`,
+/// then the peer.
+fn forwarded_for(head: &RequestHead<'_, '_>, (source, peer): (IpAddr, IpAddr), is_trusted: bool) -> String {
     let mut list = String::with_capacity(48);
     if is_trusted {
         for value in head.headers.all("x-forwarded-for") {
@@ -228,6 +244,9 @@ fn forwarded_for(head: &RequestHead<'_, '_>, peer: IpAddr, is_trusted: bool) -> 
         }
     }
     // Writing to a String does not fail.
+    if list.is_empty() && source != peer {
+        let _ = write!(list, "{source}, ");
+    }
     let _ = write!(list, "{peer}");
     list
 }

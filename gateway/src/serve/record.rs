@@ -7,7 +7,7 @@ use super::{
     worker::{Current, Worker},
 };
 use crate::{
-    codec::{self, RequestHead, Version},
+    codec::{self, RequestHead, TRACE_ID_DIGITS, Trace, TraceParent, Version},
     decide::RouteId,
     forward::{Heads, Tools},
     net::{monotonic_ns, unix_s},
@@ -18,7 +18,11 @@ use crate::{
 /// One request.
 pub(super) struct Record {
     pub(super) begun_ns: u64,
-    pub(super) request_id: RequestId,
+    request_id: RequestId,
+    /// What a trusted proxy calls it, which is its id then.
+    told_id: Vec<u8>,
+    /// The client's trace, or its own id, which is that of the trace that begins with it.
+    trace_id: [u8; TRACE_ID_DIGITS],
     pub(super) source: IpAddr,
     pub(super) source_is_forwarded: bool,
     pub(super) route: Option<RouteId>,
@@ -51,6 +55,8 @@ impl Record {
         Self {
             begun_ns,
             request_id,
+            told_id: Vec::new(),
+            trace_id: *request_id.as_bytes(),
             source: ends.address(),
             source_is_forwarded: ends.is_told,
             route: None,
@@ -70,6 +76,30 @@ impl Record {
             line: Vec::new(),
             method_bytes: 0,
         }
+    }
+
+    /// What it is called in heads, logs and answers.
+    pub(super) fn id(&self) -> &str {
+        match str::from_utf8(&self.told_id) {
+            Ok(told) if !told.is_empty() => told,
+            _ => self.request_id.as_str(),
+        }
+    }
+
+    /// A trusted proxy calls it so.
+    pub(super) fn is_called(&mut self, told: &str, heads: &Heads) {
+        self.told_id = heads.take();
+        self.told_id.extend_from_slice(told.as_bytes());
+    }
+
+    /// The trace to send on: the client's, or one that begins here. `parent_id` is not 0.
+    pub(super) fn trace<'t>(&'t self, client: Option<TraceParent<'t>>, parent_id: u64) -> Trace<'t> {
+        client.map_or(Trace::Own { trace_id: self.request_id.as_str(), parent_id }, Trace::Client)
+    }
+
+    /// It belongs to the client's trace.
+    pub(super) fn belongs_to(&mut self, trace: TraceParent<'_>) {
+        self.trace_id = *trace.trace_id();
     }
 
     /// The head has been read. Its texts are copied only if a log will want them.
@@ -118,7 +148,8 @@ impl Record {
                 route: route.map(|name| &**name),
                 consumer: self.consumer.as_deref(),
                 server,
-                request_id: self.request_id.as_str(),
+                request_id: self.id(),
+                trace_id: str::from_utf8(&self.trace_id).unwrap_or_default(),
                 bytes_in: self.request_bytes,
                 bytes_out: self.response_bytes,
                 tls,
@@ -139,7 +170,7 @@ impl Record {
 
     /// There was no request after all.
     pub(super) fn discard(self, tools: &Tools) {
-        for bytes in [self.line, self.lines] {
+        for bytes in [self.line, self.lines, self.told_id] {
             if bytes.capacity() > 0 {
                 tools.heads.give(bytes);
             }

@@ -68,7 +68,7 @@ impl OwnAnswer {
 
     /// Appends it, as HTTP/1.1.
     pub(super) fn encode(&self, out: &mut Vec<u8>, worker: &Worker, keep_alive: bool, record: &Record) {
-        let fields = [("X-Request-Id", record.request_id.as_str())];
+        let fields = [("X-Request-Id", record.id())];
         let date = worker.date.borrow();
         let telling = Telling { lines: &self.lines, ..telling(&date, keep_alive, record) };
         codec::simple_response(
@@ -94,7 +94,7 @@ pub(super) fn values_of<'a>(head: &'a RequestHead<'_, '_>, plan: &'a Plan, recor
         authority: head.authority,
         source: record.source,
         consumer: plan.identity.as_ref().map_or("", |identity| &identity.consumer),
-        request_id: record.request_id.as_str(),
+        request_id: record.id(),
     }
 }
 

@@ -211,12 +211,7 @@ impl Exchange<'_> {
         let mut out = worker.tools.heads.take();
         {
             let date = worker.date.borrow();
-            respond::encode(
-                &mut out,
-                answer,
-                (record.request_id, record.is_grpc),
-                &telling(&date, true, record),
-            );
+            respond::encode(&mut out, answer, (record.id(), record.is_grpc), &telling(&date, true, record));
         }
         record.status = answer.status;
         record.label = answer.label;

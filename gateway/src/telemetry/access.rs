@@ -128,13 +128,15 @@ fn write_line(out: &mut Vec<u8>, exchange: &Exchange<'_>) {
     }
     let _ = writeln!(
         out,
-        ",\"duration_us\":{},\"upstream_us\":{},\"bytes_in\":{},\"bytes_out\":{},\"tls\":{},\"request_id\":\"{}\"}}",
+        ",\"duration_us\":{},\"upstream_us\":{},\"bytes_in\":{},\"bytes_out\":{},\"tls\":{},\"request_id\":\"{}\",\
+         \"trace_id\":\"{}\"}}",
         exchange.duration_ns / 1000,
         exchange.upstream_ns / 1000,
         exchange.bytes_in,
         exchange.bytes_out,
         exchange.tls,
         exchange.request_id,
+        exchange.trace_id,
     );
 }
 
@@ -220,6 +222,7 @@ mod tests {
             consumer,
             server: Some(&SERVER),
             request_id: "00",
+            trace_id: "01",
             bytes_in: 1,
             bytes_out: 2,
             tls: true,

@@ -31,6 +31,8 @@ pub struct Exchange<'e> {
     pub server: Option<&'e ServerAddress>,
     /// Its id.
     pub request_id: &'e str,
+    /// The trace that it belongs to: 32 hexadecimal digits.
+    pub trace_id: &'e str,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Bytes to the client.

@@ -158,6 +158,8 @@ fn row_14_forbidden_trailers_are_dropped() {
         "Forwarded",
         "X-Real-IP",
         "X-Request-Id",
+        "traceparent",
+        "TraceState",
         "X-Original-URL",
         "X-HTTP-Method-Override",
         "Proxy",

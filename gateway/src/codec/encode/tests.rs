@@ -1,11 +1,11 @@
 //! Rows 14, 22, 41 to 47: what goes on, and what does not.
 
 use super::{
-    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, Recode, RequestEdit, ResponseEdit, Rewrite, Telling,
+    BodyLength, CHUNK_END, CHUNK_HEAD_BYTES_MAX, Recode, RequestEdit, ResponseEdit, Rewrite, Telling, Trace,
     Version, chunk_head, client_framing, client_response, last_chunk, last_chunk_without, simple_response,
     upstream_request,
 };
-use crate::codec::{HeadLimits, HeaderSlots, request_head, response_head};
+use crate::codec::{HeadLimits, HeaderSlots, TraceParent, request_head, response_head};
 
 const LIMITS: HeadLimits = HeadLimits { head_bytes_max: 8192, headers_max: 64, target_bytes_max: 1024 };
 
@@ -14,6 +14,7 @@ const EDIT: RequestEdit<'static> = RequestEdit {
     proto: "https",
     forwarded_host: "a.example",
     request_id: "id-1",
+    trace: Trace::Own { trace_id: "0af7651916cd43dd8448eb211c80319c", parent_id: 0x0067_aa0b_a902_b700 },
     remove: &["x-api-key", "authorization"],
     set: &[("X-User", "ann")],
     rewrite: Rewrite { path: None, host: None, lines: b"" },
@@ -22,7 +23,8 @@ const EDIT: RequestEdit<'static> = RequestEdit {
 
 /// What we add to every request for `a.example`.
 const OURS: &str = "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\n\
-    X-Request-Id: id-1\r\nVia: 1.1 portcullis\r\nX-User: ann\r\n";
+    X-Request-Id: id-1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-0067aa0ba902b700-00\r\n\
+    Via: 1.1 portcullis\r\nX-User: ann\r\n";
 
 fn sent(request: &str, edit: &RequestEdit<'_>) -> String {
     let mut slots = HeaderSlots::new();
@@ -46,9 +48,25 @@ fn a_request_is_written_anew() {
     assert_eq!(
         sent(request, &edit),
         "POST /a?q=%zz HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nX-Forwarded-For: 192.0.2.1\r\n\
-         X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\nX-Request-Id: id-1\r\nVia: 1.0 portcullis\r\n\
+         X-Forwarded-Proto: https\r\nX-Forwarded-Host: a.example\r\nX-Request-Id: id-1\r\n\
+         traceparent: 00-0af7651916cd43dd8448eb211c80319c-0067aa0ba902b700-00\r\nVia: 1.0 portcullis\r\n\
          Content-Length: 5\r\n\r\n"
     );
+}
+
+/// W3C Trace Context §3.4: `tracestate` goes with the `traceparent` that it came with, or not at all.
+#[test]
+fn a_trace_goes_on_whole_or_begins_anew() {
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let fields = format!("tracestate: a=1\r\nTraceparent: {PARENT}\r\nTraceState: b=2,c=3\r\n");
+    passes(&fields, "", &EDIT);
+    passes(&format!("Connection: traceparent, tracestate\r\n{fields}"), "", &EDIT);
+    let edit = RequestEdit { trace: Trace::Client(TraceParent::parse(PARENT.as_bytes()).unwrap()), ..EDIT };
+    let sent = sent(&format!("GET / HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n"), &edit);
+    let (_, rest) = sent.split_once("X-Request-Id: id-1\r\n").unwrap();
+    let trace = format!("traceparent: {PARENT}\r\ntracestate: a=1\r\ntracestate: b=2,c=3\r\n");
+    assert_eq!(rest, format!("{trace}Via: 1.1 portcullis\r\nX-User: ann\r\n\r\n"));
+    assert_eq!(sent.to_ascii_lowercase().matches("trace").count(), 3);
 }
 
 #[test]

@@ -30,7 +30,7 @@ const SECRET_ALGORITHMS: [(&str, usize); 3] = [("HS256", 32), ("HS384", 48), ("H
 const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
 /// Fields that frame or route a request: a claim never sets them.
-const HEADERS_OF_THE_PROXY: [&str; 12] = [
+const HEADERS_OF_THE_PROXY: [&str; 17] = [
     "connection",
     "content-length",
     "expect",
@@ -38,11 +38,16 @@ const HEADERS_OF_THE_PROXY: [&str; 12] = [
     "host",
     "keep-alive",
     "te",
+    "traceparent",
+    "tracestate",
     "trailer",
     "transfer-encoding",
     "upgrade",
     "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
     "x-real-ip",
+    "x-request-id",
 ];
 
 #[derive(Debug, Clone, Copy)]
