@@ -32,15 +32,21 @@ pub(crate) fn tls_connect(edge: &Edge) -> TlsClient {
 
 /// The same over a connection that was made already.
 pub(crate) fn tls_connect_over(edge: &Edge, tcp: TcpStream) -> TlsClient {
+    tls_connect_as(edge, tcp, &[])
+}
+
+/// The same, offering these protocols by ALPN.
+pub(crate) fn tls_connect_as(edge: &Edge, tcp: TcpStream, protocols: &[&str]) -> TlsClient {
     let mut roots = rustls::RootCertStore::empty();
     let certificate = edge.directory.path().join("edge.crt");
     roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let name = ServerName::try_from(NAME).unwrap();
     rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), name).unwrap(), tcp)
 }

@@ -10,8 +10,6 @@ mod access;
 mod many_routes;
 mod semantics;
 mod clients;
-#[path = "http2/clients.rs"]
-mod http2_clients;
 mod faults;
 mod names;
 mod pools;
@@ -37,5 +35,6 @@ mod loris;
 mod machine;
 mod hosts;
 mod websocket;
+mod http2;
 mod operation;
 mod nic;

@@ -12,8 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use response::BODY_BYTES_MAX;
 pub use response::Response;
-use response::{BODY_BYTES_MAX, FIELDS_MAX, Framing, framing, keep_alive, owned, parse_head};
+use response::{FIELDS_MAX, Framing, framing, keep_alive, owned, parse_head};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::place::Place;

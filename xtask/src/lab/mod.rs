@@ -14,6 +14,7 @@ pub mod netns;
 pub mod frames;
 pub mod flood;
 pub mod client;
+pub mod http2;
 pub mod upstream;
 pub mod scripted;
 pub mod dns;

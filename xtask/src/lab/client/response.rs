@@ -8,7 +8,7 @@ use super::ClientError;
 /// Header fields that a response may have.
 pub(super) const FIELDS_MAX: usize = 128;
 /// Octets of a response's body.
-pub(super) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(in crate::lab) const BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// One response, body and all.
 #[derive(Debug, Clone, PartialEq, Eq)]
