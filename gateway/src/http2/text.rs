@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
-    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, SEC_WEBSOCKET_KEY, TE, TRANSFER_ENCODING, UPGRADE},
     request, response, uri,
 };
 
@@ -109,7 +109,8 @@ pub fn push_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) -> Result<(), Text
 fn push_fields(out: &mut Vec<u8>, fields: &HeaderMap, is_whole: bool) -> Result<Framing, TextError> {
     let mut has_length = false;
     for name in fields.keys() {
-        if name == HOST {
+        // A key has no meaning here, and must not stand beside ours (RFC 8441 §5).
+        if name == HOST || name == SEC_WEBSOCKET_KEY {
             continue;
         }
         let mut values = fields.get_all(name).iter();
@@ -168,7 +169,8 @@ pub fn asks_for_websocket(parts: &request::Parts) -> bool {
         && protocol.is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case("websocket"))
 }
 
-/// What RFC 6455 asks for and RFC 8441 §5 leaves out: the server's answer is held against this key.
+/// What RFC 6455 asks for and RFC 8441 §5 leaves out: the server's answer is held against this key. The version is the
+/// client's to say, as before.
 fn push_handshake(out: &mut Vec<u8>) {
     let mut octets = [0; 16];
     // Without randomness any key will do: it guards caches that do not know WebSockets, and keeps no secret.
@@ -177,7 +179,7 @@ fn push_handshake(out: &mut Vec<u8>) {
         push(out, &[name, ": ", value, "\r\n"]);
     }
     let key = STANDARD.encode(octets);
-    push(out, &["Sec-WebSocket-Version: ", websocket::VERSION, "\r\nSec-WebSocket-Key: ", &key, "\r\n"]);
+    push(out, &["Sec-WebSocket-Key: ", &key, "\r\n"]);
 }
 
 /// A request of ours for h2: `scheme` and `Host` go into its target. `as_websocket`: it is an extended CONNECT.

@@ -63,15 +63,27 @@ fn white_space_around_a_value_is_malformed() {
 
 #[test]
 fn an_extended_connect_is_a_handshake() {
-    let mut connect = parts(Request::builder().method("CONNECT").uri("https://a.example/chat"));
-    connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
-    let mut out = Vec::new();
-    push_request(&mut out, &connect, false).unwrap();
-    let mut slots = HeaderSlots::new();
-    let head = codec::request_head(&out, &mut slots, &LIMITS).unwrap().unwrap();
-    assert!(codec::asks_for_websocket(&head));
-    codec::websocket_key(&head).unwrap();
-    assert_eq!(head.path, "/chat");
+    let key_of = |fields: &[(&str, &str)]| {
+        let mut connect = Request::builder().method("CONNECT").uri("https://a.example/chat");
+        for (name, value) in fields {
+            connect = connect.header(*name, *value);
+        }
+        let mut connect = parts(connect);
+        connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+        let mut out = Vec::new();
+        push_request(&mut out, &connect, false).unwrap();
+        let mut slots = HeaderSlots::new();
+        let head = codec::request_head(&out, &mut slots, &LIMITS).unwrap().unwrap();
+        assert!(codec::asks_for_websocket(&head));
+        assert_eq!(head.path, "/chat");
+        codec::websocket_key(&head).map(|_| ())
+    };
+    let version = ("sec-websocket-version", "13");
+    key_of(&[version]).unwrap();
+    key_of(&[version, ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")]).unwrap();
+    for fields in [&[][..], &[version, version], &[("sec-websocket-version", "8")]] {
+        assert_eq!(key_of(fields), Err(codec::HandshakeError::Version), "{fields:?}");
+    }
 }
 
 #[test]
