@@ -1,5 +1,5 @@
 //! The cases of the Autobahn test suite, by its numbers, written anew (the suite needs Python 2): a raw client plays
-//! each straight to a server of RFC 6455 and through the gateway, in clear and under TLS.
+//! each straight to a server of RFC 6455 and through the gateway, in clear, under TLS and on a stream of HTTP/2.
 //!
 //! What comes back has to be what the case asks for, and the same on each way, octet for octet and down to how the
 //! connection ends. Two servers answer: one of ours that breaks off at the first octet that it must not take, and
@@ -10,10 +10,13 @@ mod compression;
 mod deflate;
 mod framing;
 mod limits;
+mod multiplexed;
 mod peer;
 mod utf8;
 
 use std::io;
+
+use multiplexed::Bridged;
 
 use super::*;
 use crate::{secured::TlsClient, support::free_address};
@@ -257,7 +260,12 @@ impl Ways {
         let mut session: TlsClient = tls_connect(&self.edge);
         session.sock.set_nodelay(true).unwrap();
         let secured = (shake_hands(&mut session, &request), play(case, session));
-        for (way, (agreed, transcript)) in [("in clear", straight(self.clear)), ("under TLS", secured)] {
+        let ways = [
+            ("in clear", straight(self.clear)),
+            ("under TLS", secured),
+            ("by HTTP/2", self.bridged(server, fields, case)),
+        ];
+        for (way, (agreed, transcript)) in ways {
             let id = &case.id;
             assert_eq!(agreed, extensions, "{id} {way}");
             assert_eq!(transcript.end, expected.end, "{id} {way}");
@@ -268,6 +276,16 @@ impl Ways {
             );
         }
         (extensions, expected)
+    }
+
+    /// The same on a stream of HTTP/2.
+    #[track_caller]
+    fn bridged(&self, server: Server, fields: &str, case: &Case) -> (Option<String>, Transcript) {
+        let mut bridged = Bridged::open(self.clear, server.path(), field(fields, "Sec-WebSocket-Extensions"));
+        let transcript = play(case, &mut bridged.stream);
+        let extensions = bridged.extensions.clone();
+        bridged.finish().unwrap_or_else(|error| panic!("{}: {error}", case.id));
+        (extensions, transcript)
     }
 
     /// Plays each case to these servers on each way.
