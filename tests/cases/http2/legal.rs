@@ -165,6 +165,61 @@ fn a_body_may_fill_the_window_and_go_on() {
     assert_eq!(body(&mut client, 1).len(), sent.len() + 1);
 }
 
+/// What came for a stream that has ended is given back to the connection, or else it would soon take no body at all.
+#[test]
+fn bodies_that_nobody_reads_do_not_shut_the_connection_s_window() {
+    const PIECE: [u8; 15_000] = [b'x'; 15_000];
+    let origin = Origin::start();
+    let edge = h2_edge(&origin, "limits = { body_size = \"70KiB\" }");
+    let mut client = connect(&edge);
+    let mut window: i64 = 65_535;
+    let mut stream = 1;
+    for round in 0..60 {
+        // Too long by what it says; of no length and reset; of no length and too long by what comes.
+        let (head, is_reset) = match round % 3 {
+            0 => (post(stream, &[("content-length", "100000")]), false),
+            1 => (post(stream, &[]), true),
+            _ => (post(stream, &[]), false),
+        };
+        client.send(&head).unwrap();
+        for _ in 0..4 {
+            while window < 15_000 {
+                if let frame::Frame::Window { stream: 0, increment } = client.next_frame().unwrap() {
+                    window += i64::from(increment);
+                }
+            }
+            client.send(&frame::data(stream, 0, &PIECE)).unwrap();
+            window -= 15_000;
+        }
+        if is_reset {
+            client.send(&frame::rst_stream(stream, Code::CANCEL)).unwrap();
+        }
+        stream += 2;
+    }
+    client.send(&[post(stream, &[]), frame::data(stream, flag::END_STREAM, b"test")].concat()).unwrap();
+    assert_eq!(body(&mut client, stream), b"test");
+}
+
+/// RFC 9113 §8.1: the answer is whole, and what is left of the body is not asked for.
+#[test]
+fn an_answer_before_the_end_of_a_body_is_heard() {
+    let origin = Origin::start();
+    let edge = h2_edge(&origin, "limits = { body_size = \"10KiB\" }");
+    let mut client = connect(&edge);
+    for (stream, head) in [(1, post(1, &[("content-length", "100000")])), (3, post(3, &[]))] {
+        client.send(&head).unwrap();
+        // It may be reset before all of it is sent, but never without its answer.
+        for _ in 0..4 {
+            client.send(&frame::data(stream, 0, &[b'x'; 10_000])).unwrap();
+        }
+        let Outcome::Answer(response) = client.outcome(stream).unwrap() else {
+            panic!("no answer to {stream}")
+        };
+        assert_eq!(response.status, 413);
+    }
+    assert_eq!(brief(&client.get(5, &GET).unwrap()), "200 and 5 octets");
+}
+
 /// A client that writes as it thinks: none of it is a flood.
 #[test]
 fn many_small_frames_are_no_flood() {
