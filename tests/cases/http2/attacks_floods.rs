@@ -10,7 +10,7 @@ use xtask::lab::{
     client::ClientError,
     http2::{
         Connection, Outcome,
-        frame::{self, Code, flag, setting},
+        frame::{self, Code, flag, kind, setting},
         hpack::{self, Indexing},
     },
 };
@@ -157,11 +157,12 @@ fn row_58_floods_of_data_that_is_padding() {
 }
 
 #[test]
-fn row_58_settings_acknowledged_that_nobody_has_sent() {
-    check(
-        &[Code::ENHANCE_YOUR_CALM, Code::PROTOCOL_ERROR],
-        &[("SETTINGS", Vec::new(), frame::settings_ack())],
-    );
+fn row_58_answers_that_nobody_has_asked_for() {
+    let floods = [
+        ("PING", Vec::new(), frame::frame(kind::PING, flag::ACK, 0, b"whatever")),
+        ("SETTINGS", Vec::new(), frame::settings_ack()),
+    ];
+    check(&[Code::ENHANCE_YOUR_CALM, Code::PROTOCOL_ERROR], &floods);
 }
 
 /// A block of 16 KiB that is 64 MiB of fields. It may be refused as a head that is too large, or the connection end.

@@ -64,6 +64,27 @@ fn a_connection_that_does_not_start_as_it_must_is_closed() {
     assert_eq!(origin.count(), 0);
 }
 
+/// §3.4: the preface ends with SETTINGS, which h2 does not ask for.
+#[test]
+fn a_connection_that_does_not_start_with_settings_is_closed() {
+    let origin = Origin::start();
+    let edge = edge(&origin, "\"h2\", \"http/1.1\"", false);
+    let firsts = [
+        ("PING", frame::ping(*b"whatever")),
+        ("HEADERS", get("/")),
+        ("SETTINGS with ACK", frame::settings_ack()),
+        ("an unknown frame", frame::frame(0xee, 0, 0, b"")),
+    ];
+    for (name, first) in firsts {
+        let mut client = Connection::open(edge.address, TIME_MAX).unwrap();
+        // It may be gone before all is said.
+        let _gone = client.send(&[PREFACE, &first, &frame::settings(&[]), &get("/")].concat());
+        let end = client.end();
+        assert!(matches!(&end, Ok(Outcome::ConnectionError(Code::PROTOCOL_ERROR))), "{name}: {end:?}");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
 /// What is answered or said to a client that speaks HTTP/2 under TLS and offers these protocols.
 fn spoken_under_tls(edge: &Edge, protocols: &[&str]) -> Result<Outcome, ClientError> {
     let tcp = TcpStream::connect(edge.address).unwrap();
