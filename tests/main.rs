@@ -15,5 +15,6 @@ mod support;
 mod pki;
 mod secured;
 mod tls_client;
+mod h2_peer;
 mod kernel;
 mod cases;

@@ -1,5 +1,12 @@
 //! HTTP/2 as clients speak it: what RFC 9113 asks for, and what attackers make of it.
 
+mod either;
+mod translations;
+mod translations_streams;
+mod translations_edge;
+mod translations_websocket;
+mod upstream;
+mod grpc;
 mod clients;
 mod origin;
 mod spec;

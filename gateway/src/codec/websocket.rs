@@ -53,7 +53,7 @@ pub struct WebSocketKey([u8; KEY_BYTES]);
 
 impl WebSocketKey {
     /// The `Sec-WebSocket-Accept` by which a server shows that it has read the key (RFC 6455 §4.2.2).
-    fn accept(self) -> [u8; ACCEPT_BYTES] {
+    pub fn accept(self) -> [u8; ACCEPT_BYTES] {
         let mut joined = [0; KEY_BYTES + ACCEPT_SUFFIX.len()];
         let (key, suffix) = joined.split_at_mut(KEY_BYTES);
         key.copy_from_slice(&self.0);

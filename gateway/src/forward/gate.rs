@@ -60,6 +60,11 @@ impl Gate {
         !self.line.borrow().is_empty()
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.line.borrow().len()
+    }
+
     /// A place at the end of the line; none where the line is as long as it may be.
     pub(super) fn line_up(self: &Rc<Self>) -> Option<Place> {
         let mut line = self.line.borrow_mut();

@@ -29,6 +29,7 @@ use crate::{
     codec::{BodyError, BodyLength, CONTINUE, HttpDate, ResponseError, Version, WebSocketKey},
     config::Retry,
     decide::compress::Agreed,
+    http2::To,
     net::{
         Buffer, Buffers, Deadline, Deadlines, Pace, Phase, Pipes, Receive, Stream, Transmit, join,
         monotonic_ns,
@@ -296,8 +297,11 @@ pub async fn forward<R: Receive, W: Transmit>(
             fresh,
             introduction: request.introduction.as_deref(),
             deadline_ns: request.deadline_ns,
-            is_head: request.is_head,
-            is_websocket: request.websocket.is_some(),
+            to: match request.websocket {
+                Some(key) => To::WebSocket(key),
+                None if request.is_head => To::Head,
+                None => To::Other,
+            },
         };
         let mut lease = match check_out(tools, pool, &wanted).await {
             Ok(lease) => lease,
@@ -354,8 +358,8 @@ pub async fn forward<R: Receive, W: Transmit>(
                 let unprocessed = matches!(failed.error, ForwardError::Unprocessed);
                 let is_safe = whole && (request.idempotent || unprocessed) && failed.answered.is_none();
                 let other = match retries.after_reset(&failed.error, is_safe) {
-                    // The server may have closed it long ago: it is asked again itself.
-                    true if reused => Some(server),
+                    // The server may have closed it long ago, or has had no room just then: it is asked again itself.
+                    true if reused || unprocessed => Some(server),
                     true => pick(&failed_servers),
                     false => None,
                 };

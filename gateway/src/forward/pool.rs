@@ -13,11 +13,12 @@ use std::{
 use super::{
     connect::connect,
     gate::{Gate, Slot},
-    shared::{SharedConnection, SharedStream},
+    shared::{STREAMS_MAX, SharedConnection, SharedStream},
 };
 use crate::{
     config::{Upstream, UpstreamProtocol},
     decide::{RetryBudget, ServerAddresses, Snapshot},
+    http2::To,
     net::{Buffers, Deadline, Deadlines, Stream, monotonic_ns, nanos},
     tls,
 };
@@ -55,6 +56,8 @@ struct Server {
     shared: RefCell<Vec<Rc<SharedConnection>>>,
     /// Such connections that are being opened.
     opening: Cell<usize>,
+    /// Streams that the last of them has allowed.
+    streams_max: Cell<usize>,
     /// Exchanges under way, which `least_requests` compares.
     in_flight: Cell<u32>,
 }
@@ -68,8 +71,14 @@ impl Server {
             idle: RefCell::default(),
             shared: RefCell::default(),
             opening: Cell::new(0),
+            streams_max: Cell::new(STREAMS_MAX as usize),
             in_flight: Cell::new(0),
         }
+    }
+
+    /// Streams that are free on its connections.
+    fn room(&self) -> usize {
+        self.shared.borrow().iter().map(|each| each.room()).sum()
     }
 
     /// Whether a connection leads to this server still: DNS may have changed while it was in use.
@@ -158,8 +167,9 @@ impl Servers {
             if let Some(stream) = self.take_stream(server, wanted, deadlines, now_ns) {
                 return Some(Taken::Stream(stream));
             }
-            // One that is being opened will have room for many: who comes meanwhile waits for it.
-            if server.opening.get() > 0 && !was_called {
+            // Those that are being opened will have room for so many, each beside whom it is opened for.
+            let others = self.gate.waiting() + usize::from(!was_called);
+            if others <= server.opening.get() * server.streams_max.get().saturating_sub(1) {
                 return None;
             }
         }
@@ -169,6 +179,20 @@ impl Servers {
         // Idle ones count as open, but must not stand in the way of one that is needed.
         let slot = self.gate.open().or_else(|| self.close_idle().then(|| self.gate.open()).flatten());
         slot.map(Taken::Slot)
+    }
+
+    /// What needs no new connection.
+    fn take_free(
+        &self,
+        server: &Server,
+        wanted: &Wanted<'_>,
+        deadlines: &Rc<Deadlines>,
+        now_ns: u64,
+    ) -> Option<Taken> {
+        if self.is_shared {
+            return self.take_stream(server, wanted, deadlines, now_ns).map(Taken::Stream);
+        }
+        if wanted.fresh { None } else { self.take_idle(server, now_ns).map(Taken::Connection) }
     }
 
     /// A stream on the connection of `server` that has the fewest.
@@ -186,10 +210,14 @@ impl Servers {
             if !is_young {
                 each.retire();
             }
-            each.is_open()
+            let is_open = each.is_open();
+            if !is_open {
+                each.retire();
+            }
+            is_open
         });
         let least = shared.iter().filter(|each| each.room() > 0).min_by_key(|each| each.streams())?;
-        least.stream(deadlines, (wanted.is_head, wanted.is_websocket))
+        least.stream(deadlines, wanted.to)
     }
 
     /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
@@ -220,16 +248,22 @@ impl Servers {
             let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
             let free = place.called(left).await.ok_or(CheckoutError::Pending)?;
             let now_ns = monotonic_ns();
-            // Better the connection that is there than a new one to the server that was picked.
-            if let Some(free) = free.filter(|free| !wanted.fresh && !wanted.tried.contains(free))
-                && let Some(connection) = self.servers.get(free).and_then(|s| self.take_idle(s, now_ns))
-            {
-                return Ok((free, Taken::Connection(connection)));
-            }
-            let server = self.servers.get(wanted.server);
-            let taken = server.and_then(|server| self.take(server, wanted, deadlines, true, now_ns));
+            // Better what is there than a new connection to the server that was picked.
+            let free = free.filter(|free| !wanted.tried.contains(free));
+            let there = free.and_then(|free| {
+                let taken = self.take_free(self.servers.get(free)?, wanted, deadlines, now_ns);
+                taken.map(|taken| (free, taken))
+            });
+            let taken = there.or_else(|| {
+                let taken = self.take(self.servers.get(wanted.server)?, wanted, deadlines, true, now_ns);
+                taken.map(|taken| (wanted.server, taken))
+            });
             if let Some(taken) = taken {
-                return Ok((wanted.server, taken));
+                // Where one stream is free, more may be.
+                if self.is_shared {
+                    self.gate.call_next(None);
+                }
+                return Ok(taken);
             }
         }
     }
@@ -302,10 +336,8 @@ pub struct Wanted<'w> {
     pub introduction: Option<&'w [u8]>,
     /// There is no use for one after this.
     pub deadline_ns: u64,
-    /// It is for a `HEAD`.
-    pub is_head: bool,
-    /// It is for a WebSocket.
-    pub is_websocket: bool,
+    /// What is asked.
+    pub to: To,
 }
 
 /// Why there is no connection.
@@ -385,7 +417,7 @@ impl Pool {
         let entry = servers.servers.get(wanted.server).ok_or_else(unknown)?;
         let soon =
             |now_ns: u64| now_ns.saturating_add(nanos(servers.connect_timeout)).min(wanted.deadline_ns);
-        let first = !servers.gate.is_waited_at();
+        let first = entry.room() > servers.gate.waiting() || !servers.gate.is_waited_at();
         let (server, taken) =
             match first.then(|| servers.take(entry, wanted, tools.0, false, now_ns)).flatten() {
                 Some(taken) => (wanted.server, taken),
@@ -415,10 +447,12 @@ impl Pool {
                 }
             }
         };
-        if wanted.is_websocket && !carrier.has_websockets() {
+        let has_websockets = carrier.has_websockets();
+        // From here on it is given back, whatever becomes of it.
+        lease.carrier = Some(carrier);
+        if matches!(wanted.to, To::WebSocket(_)) && !has_websockets {
             return Err(CheckoutError::NoWebSockets);
         }
-        lease.carrier = Some(carrier);
         Ok(lease)
     }
 
@@ -446,7 +480,8 @@ impl Servers {
             io::ErrorKind::TimedOut => CheckoutError::Timeout,
             _ => CheckoutError::Unreachable(error),
         })?;
-        let stream = shared.stream(deadlines, (wanted.is_head, wanted.is_websocket));
+        entry.streams_max.set(shared.room());
+        let stream = shared.stream(deadlines, wanted.to);
         if !self.keeps_nothing.get() {
             entry.shared.borrow_mut().push(shared);
         }

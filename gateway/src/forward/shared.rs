@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -18,12 +18,14 @@ use h2::client::SendRequest;
 
 use super::{gate::Slot, pool::Connection};
 use crate::{
-    http2::{self, Inbound, Outbound, Pumps, Speaker, tally::Tally},
+    http2::{self, Inbound, Outbound, Pumps, Speaker, To, tally::Tally},
     net::{Buffer, Buffers, Deadline, Deadlines, Phase, Stream, contain, join, monotonic_ns, sleep, spawn},
 };
 
 /// Streams on one connection, whatever its server allows.
-const STREAMS_MAX: usize = 256;
+pub(super) const STREAMS_MAX: u32 = 256;
+/// Clients that take nothing of their responses must not keep those of others from coming: a window for each stream.
+const CONNECTION_WINDOW_BYTES: u32 = STREAMS_MAX * http2::STREAM_WINDOW_BYTES;
 /// Time for a server to take what we send, in ns.
 const SEND_NS: u64 = 15_000_000_000;
 /// Time for a server to close after our last word, in ns.
@@ -78,7 +80,7 @@ impl SharedConnection {
         let (send, driver) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(http2::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(http2::CONNECTION_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_header_list_size(64 * 1024)
             .max_local_error_reset_streams(Some(http2::ERROR_RESETS_MAX))
             .max_send_buffer_size(http2::SEND_BUFFER_BYTES)
@@ -120,9 +122,15 @@ impl SharedConnection {
         .await
     }
 
-    /// Whether it lives.
+    /// Whether it takes exchanges: its server has not begun to end it (GOAWAY), nor are its stream numbers used up.
     pub(super) fn is_open(&self) -> bool {
-        !self.state.ended.get() && self.send.borrow().is_some()
+        let mut context = Context::from_waker(Waker::noop());
+        let mut send = self.send.borrow_mut();
+        let is_ready = |send: &mut SendRequest<Bytes>| {
+            // Only a handle that waits for its last stream to open would be told later.
+            matches!(send.poll_ready(&mut context), Poll::Ready(Ok(())))
+        };
+        !self.state.ended.get() && send.as_mut().is_some_and(is_ready)
     }
 
     /// Exchanges on it.
@@ -133,7 +141,7 @@ impl SharedConnection {
     /// How many more exchanges it takes.
     pub(super) fn room(&self) -> usize {
         let allowed = self.send.borrow().as_ref().map_or(0, SendRequest::current_max_send_streams);
-        let open = if self.is_open() { allowed.min(STREAMS_MAX) } else { 0 };
+        let open = if self.is_open() { allowed.min(STREAMS_MAX as usize) } else { 0 };
         open.saturating_sub(self.streams.get())
     }
 
@@ -148,11 +156,7 @@ impl SharedConnection {
     }
 
     /// A stream for an exchange; none where there is no room.
-    pub(super) fn stream(
-        self: &Rc<Self>,
-        deadlines: &Rc<Deadlines>,
-        (is_head, is_websocket): (bool, bool),
-    ) -> Option<Box<SharedStream>> {
+    pub(super) fn stream(self: &Rc<Self>, deadlines: &Rc<Deadlines>, to: To) -> Option<Box<SharedStream>> {
         if self.room() == 0 {
             return None;
         }
@@ -163,11 +167,11 @@ impl SharedConnection {
         let speaker = Speaker::Client {
             send,
             scheme: self.scheme,
-            websocket: is_websocket,
+            websocket: matches!(to, To::WebSocket(_)),
             answer: Rc::clone(&answer),
         };
         Some(Box::new(SharedStream {
-            inbound: Inbound::of_response(answer, is_head),
+            inbound: Inbound::of_response(answer, to),
             outbound: Outbound::new(speaker),
             deadline: deadlines.watch_task(),
             reused,
@@ -203,7 +207,7 @@ async fn drive(
                 _ => Poll::Ready(Ok(())),
             };
             // A server's first frame is its settings (RFC 9113 §3.4).
-            if pumps.has_received() && !state.settled.replace(true) {
+            if pumps.has_frame() && !state.settled.replace(true) {
                 wake(&state);
             }
             if let Poll::Ready(Err(error)) = &polled {

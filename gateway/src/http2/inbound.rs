@@ -19,7 +19,7 @@ use super::{
     text::{self, Framing},
 };
 use crate::{
-    codec,
+    codec::{self, WebSocketKey},
     net::{Buffer, Buffers, Deadline, ReadHalf, Receive},
 };
 
@@ -36,18 +36,30 @@ pub struct Inbound {
 
 enum Source {
     /// The answer to a request that is still to be sent.
-    Asked(Answer, ToHead),
-    /// A response whose head has not come yet; it has no body where the request was a `HEAD`.
-    Response(ResponseFuture, ToHead),
+    Asked(Answer, To),
+    /// A response whose head has not come yet.
+    Response(ResponseFuture, To),
     Body(RecvStream),
     Trailers(RecvStream),
+    /// It broke, which has been told, perhaps behind what came before; h2 is not asked again.
+    Broken {
+        /// What came has no form in HTTP/1.1.
+        is_malformed: bool,
+    },
     /// All of it has come. The stream is kept: to drop it early would reset it.
     Ended(#[expect(dead_code, reason = "held until the exchange is over")] Option<RecvStream>),
 }
 
-/// Whether a response answers a `HEAD`.
+/// What a response answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ToHead(bool);
+pub enum To {
+    /// A `HEAD`: it has no body.
+    Head,
+    /// An extended CONNECT that stands for a handshake with this key.
+    WebSocket(WebSocketKey),
+    /// Any other request.
+    Other,
+}
 
 impl Inbound {
     /// A request's body, framed as its head says.
@@ -56,8 +68,8 @@ impl Inbound {
     }
 
     /// A response, from its head on.
-    pub fn of_response(answer: Answer, to_head: bool) -> Self {
-        Self::new(Source::Asked(answer, ToHead(to_head)), Framing::Plain)
+    pub fn of_response(answer: Answer, to: To) -> Self {
+        Self::new(Source::Asked(answer, to), Framing::Plain)
     }
 
     fn new(source: Source, framing: Framing) -> Self {
@@ -67,6 +79,11 @@ impl Inbound {
     /// From here on, payload is told as it comes: the stream is a tunnel.
     pub fn unframe(&mut self) {
         self.framing = Framing::Plain;
+    }
+
+    /// Whether it broke for what its peer said.
+    pub fn is_malformed(&self) -> bool {
+        matches!(self.source, Source::Broken { is_malformed: true })
     }
 
     /// Fills as much of `room` as there is something for; `Ok(0)`: the peer has ended its direction.
@@ -85,7 +102,7 @@ impl Inbound {
             match self.poll_more(context) {
                 Poll::Ready(Ok(true)) => {}
                 Poll::Ready(Ok(false)) => return Poll::Ready(Ok(filled)),
-                // What has come is told before what went wrong.
+                // What has come is told before what went wrong, and that when it is asked for again.
                 Poll::Ready(Err(_)) | Poll::Pending if filled > 0 => return Poll::Ready(Ok(filled)),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => return Poll::Pending,
@@ -120,24 +137,38 @@ impl Inbound {
         count
     }
 
-    /// Waits for something to take; false: there will be nothing.
+    /// Waits for something to take; false: there will be nothing. An error is the last thing that there is.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let more = ready!(self.poll_source(context));
+        if more.is_err() {
+            // It may have been half written.
+            self.text.clear();
+            let is_malformed = more
+                .as_ref()
+                .err()
+                .is_some_and(|error| error.get_ref().is_some_and(|inner| inner.is::<text::TextError>()));
+            self.source = Source::Broken { is_malformed };
+        }
+        Poll::Ready(more)
+    }
+
+    fn poll_source(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         match &mut self.source {
-            Source::Asked(answer, to_head) => {
-                // Whoever listens has asked, or could not.
+            Source::Asked(answer, to) => {
+                // Whoever listens has asked, or could not, so that nobody has heard of it.
                 let response = answer.take().ok_or_else(|| io::Error::other(NotSent))?;
-                self.source = Source::Response(response, *to_head);
+                self.source = Source::Response(response, *to);
                 Poll::Ready(Ok(true))
             }
-            Source::Response(response, to_head) => {
-                let to_head = to_head.0;
+            Source::Response(response, to) => {
+                let to = *to;
                 if let Poll::Ready(Some(interim)) = response.poll_informational(context) {
                     let parts = interim.map_err(io::Error::other)?.into_parts().0;
-                    return self.head(&parts, false, to_head).map(|_| true).into();
+                    return self.head(&parts, false, to).map(|_| true).into();
                 }
                 let response = ready!(Pin::new(response).poll(context)).map_err(io::Error::other)?;
                 let (parts, body) = response.into_parts();
-                self.framing = self.head(&parts, body.is_end_stream(), to_head)?;
+                self.framing = self.head(&parts, body.is_end_stream(), to)?;
                 self.source = Source::Body(body);
                 Poll::Ready(Ok(true))
             }
@@ -161,12 +192,19 @@ impl Inbound {
                 self.source = self.after_trailers();
                 Poll::Ready(Ok(true))
             }
+            Source::Broken { .. } => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             Source::Ended(_) => Poll::Ready(Ok(false)),
         }
     }
 
-    fn head(&mut self, parts: &http::response::Parts, is_whole: bool, to_head: bool) -> io::Result<Framing> {
-        let is_bodiless = to_head || matches!(parts.status.as_u16(), 204 | 304);
+    fn head(&mut self, parts: &http::response::Parts, is_whole: bool, to: To) -> io::Result<Framing> {
+        if let To::WebSocket(key) = to
+            && parts.status.is_success()
+        {
+            text::push_switched(&mut self.text, parts, key).map_err(invalid)?;
+            return Ok(Framing::Plain);
+        }
+        let is_bodiless = to == To::Head || matches!(parts.status.as_u16(), 204 | 304);
         text::push_response(&mut self.text, parts, is_whole, is_bodiless).map_err(invalid)
     }
 

@@ -15,7 +15,7 @@ mod wire;
 mod inbound;
 mod outbound;
 
-pub use inbound::{Inbound, InboundHalf};
+pub use inbound::{Inbound, InboundHalf, To};
 pub use outbound::{Answer, Outbound, OutboundHalf, Speaker};
 pub use wire::{Pumps, Wire, wire};
 

@@ -21,9 +21,8 @@ const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RST_STREAM: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
-const PING: u8 = 0x6;
 const CONTINUATION: u8 = 0x9;
-/// Of SETTINGS and PING: it answers one of ours.
+/// Of SETTINGS: it answers ours.
 const ACK: u8 = 0x1;
 /// Of DATA.
 const END_STREAM: u8 = 0x1;
@@ -37,6 +36,8 @@ pub enum Excess {
     Frames,
     /// Streams that their client has reset.
     Resets,
+    /// Anything at all in front of the settings that a connection begins with.
+    Start,
 }
 
 /// The account of one connection.
@@ -49,30 +50,38 @@ pub struct Tally {
     /// Frames that may still come.
     credit: i64,
     sent_bytes: u64,
+    /// Of a server, what it resets costs only itself: we asked for it.
+    bounds_resets: bool,
     resets: u64,
     ended: u64,
+    frames: u64,
+    /// The first of them has come whole.
+    has_frame: bool,
 }
 
 impl Tally {
     /// Of a connection whose peer begins with the preface.
     pub fn of_client() -> Self {
-        Self::new(PREFACE.len() as u64)
+        Self::new(PREFACE.len() as u64, true)
     }
 
     /// Of a connection to a server.
     pub fn of_server() -> Self {
-        Self::new(0)
+        Self::new(0, false)
     }
 
-    fn new(skip_bytes: u64) -> Self {
+    fn new(skip_bytes: u64, bounds_resets: bool) -> Self {
         Self {
             skip_bytes,
             head: [0; FRAME_HEAD_BYTES],
             head_bytes: 0,
             credit: FREE_FRAMES,
             sent_bytes: 0,
+            bounds_resets,
             resets: 0,
             ended: 0,
+            frames: 0,
+            has_frame: false,
         }
     }
 
@@ -85,6 +94,7 @@ impl Tally {
             let skipped = bytes.len().min(usize::try_from(self.skip_bytes).unwrap_or(usize::MAX));
             self.skip_bytes -= skipped as u64;
             bytes = bytes.get(skipped..).unwrap_or_default();
+            self.has_frame |= self.frames > 0 && self.skip_bytes == 0;
             let Some((&byte, rest)) = bytes.split_first() else { return Ok(()) };
             bytes = rest;
             if let Some(place) = self.head.get_mut(self.head_bytes) {
@@ -106,6 +116,11 @@ impl Tally {
         self.credit = self.credit.saturating_add(i64::try_from(earned).unwrap_or(0));
     }
 
+    /// Whether the first frame has come, all of it.
+    pub fn has_frame(&self) -> bool {
+        self.has_frame
+    }
+
     /// A stream came to a good end.
     pub fn stream_ended(&mut self) {
         self.ended = self.ended.saturating_add(1);
@@ -115,17 +130,22 @@ impl Tally {
         let [high, middle, low, kind, flags, ..] = self.head;
         let payload_bytes = u32::from_be_bytes([0, high, middle, low]);
         self.skip_bytes = u64::from(payload_bytes);
+        self.frames = self.frames.saturating_add(1);
+        // RFC 9113 §3.4
+        if self.frames == 1 && (kind != SETTINGS || flags & ACK != 0) {
+            return Err(Excess::Start);
+        }
         let earned = match kind {
             HEADERS | CONTINUATION | DATA if payload_bytes > 0 => FRAMES_PER_LOAD,
-            // The end of a stream that HEADERS have begun, and answers to our own.
+            // The end of a stream that HEADERS have begun.
             DATA if flags & END_STREAM != 0 => 0,
-            SETTINGS | PING if flags & ACK != 0 => 0,
+            // Answers to our own settings and pings as well: we send few.
             _ => -1,
         };
         self.credit = self.credit.saturating_add(earned);
         if kind == RST_STREAM {
             self.resets += 1;
-            if self.resets > FREE_RESETS && self.resets > self.ended {
+            if self.bounds_resets && self.resets > FREE_RESETS && self.resets > self.ended {
                 return Err(Excess::Resets);
             }
         }
@@ -139,7 +159,15 @@ mod tests {
 
     use super::*;
 
+    const PING: u8 = 0x6;
     const WINDOW_UPDATE: u8 = 0x8;
+
+    /// The account of a client that has begun as it should.
+    fn begun() -> Tally {
+        let mut tally = Tally::of_client();
+        tally.count(&[PREFACE, &frame(SETTINGS, 0, 0)].concat()).unwrap();
+        tally
+    }
 
     fn frame(kind: u8, flags: u8, payload_bytes: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, payload_bytes, kind, flags, 0, 0, 0, 1];
@@ -150,17 +178,17 @@ mod tests {
     /// After how many of `frame` a new connection is too much; none: not even after 100 000.
     #[track_caller]
     fn check(frame: &[u8], expected: Option<(i64, Excess)>) {
-        let mut tally = Tally::of_client();
-        tally.count(PREFACE).unwrap();
+        let mut tally = begun();
         let broken = (1..=100_000).find_map(|n| tally.count(frame).err().map(|excess| (n, excess)));
         assert_eq!(broken, expected);
     }
 
     #[test]
     fn what_carries_nothing_is_counted() {
-        let at_once = Some((FREE_FRAMES + 1, Excess::Frames));
+        let at_once = Some((FREE_FRAMES, Excess::Frames));
         check(&frame(PING, 0, 8), at_once);
         check(&frame(SETTINGS, 0, 6), at_once);
+        check(&frame(PING, ACK, 8), at_once);
         check(&frame(0x2, 0, 5), at_once);
         check(&frame(WINDOW_UPDATE, 0, 4), at_once);
         check(&frame(DATA, 0, 0), at_once);
@@ -170,19 +198,27 @@ mod tests {
     }
 
     #[test]
+    fn it_begins_with_settings() {
+        for first in [frame(HEADERS, 4, 20), frame(PING, 0, 8), frame(SETTINGS, ACK, 0)] {
+            let start = [PREFACE, &first].concat();
+            assert_eq!(Tally::of_client().count(&start), Err(Excess::Start));
+            assert_eq!(Tally::of_server().count(&first), Err(Excess::Start));
+        }
+        begun();
+    }
+
+    #[test]
     fn what_carries_something_pays_for_the_rest() {
         check(&frame(DATA, 0, 1), None);
         check(&frame(DATA, END_STREAM, 0), None);
         check(&frame(HEADERS, 4, 20), None);
-        check(&frame(PING, ACK, 8), None);
         let request = [frame(HEADERS, 4, 20), frame(WINDOW_UPDATE, 0, 4), frame(PING, 0, 8)].concat();
         check(&request, None);
     }
 
     #[test]
     fn whoever_gets_much_may_open_its_window_often() {
-        let mut tally = Tally::of_client();
-        tally.count(PREFACE).unwrap();
+        let mut tally = begun();
         for _ in 0..100_000 {
             tally.sent(256);
             tally.count(&frame(WINDOW_UPDATE, 0, 4)).unwrap();
@@ -191,9 +227,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_resets_what_it_likes_and_is_known_by_its_first_frame() {
+        let settings = frame(SETTINGS, 0, 6);
+        for end in 0..settings.len() {
+            let mut tally = Tally::of_server();
+            tally.count(&settings[..end]).unwrap();
+            assert!(!tally.has_frame(), "{end} of {} bytes", settings.len());
+        }
+        let mut tally = Tally::of_server();
+        tally.count(&settings).unwrap();
+        assert!(tally.has_frame());
+        for _ in 0..FREE_FRAMES - 1 {
+            tally.count(&frame(RST_STREAM, 0, 4)).unwrap();
+        }
+        assert_eq!(tally.count(&frame(RST_STREAM, 0, 4)), Err(Excess::Frames), "but it answers nothing");
+    }
+
+    #[test]
     fn half_of_the_streams_may_be_reset() {
-        let mut tally = Tally::of_client();
-        tally.count(PREFACE).unwrap();
+        let mut tally = begun();
         for _ in 0..10_000 {
             tally.count(&frame(HEADERS, 4, 9)).unwrap();
             tally.stream_ended();

@@ -14,7 +14,7 @@ use http::{
     request, response, uri,
 };
 
-use crate::codec::{Fields, RequestHead, ResponseHead, websocket};
+use crate::codec::{Fields, RequestHead, ResponseHead, WebSocketKey, websocket};
 
 /// Why a request has no HTTP/1.1 form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +91,26 @@ pub fn push_response(
     }
     push(out, &["\r\n"]);
     Ok(framing)
+}
+
+/// Appends a server's agreement to a WebSocket: what is a success of an extended CONNECT (RFC 8441 §5) is 101 with the
+/// answer to the key that was asked with. What it says of a length means nothing (RFC 9110 §9.3.6).
+///
+/// # Errors
+/// It has no such form.
+pub fn push_switched(out: &mut Vec<u8>, parts: &response::Parts, key: WebSocketKey) -> Result<(), TextError> {
+    push(out, &["HTTP/1.1 101 \r\n"]);
+    for (name, value) in websocket::UPGRADE_FIELDS {
+        push(out, &[name, ": ", value, "\r\n"]);
+    }
+    push_field(out, "Sec-WebSocket-Accept", &key.accept())?;
+    for (name, value) in &parts.headers {
+        if *name != CONTENT_LENGTH && !is_of_handshake(name) {
+            push_field(out, name.as_str(), value.as_bytes())?;
+        }
+    }
+    push(out, &["\r\n"]);
+    Ok(())
 }
 
 /// Appends trailers as the end of a chunked body.
@@ -195,7 +215,7 @@ pub fn request(
     target.push_str(&head.path);
     if let Some(query) = head.query {
         target.push('?');
-        target.push_str(query);
+        push_query(&mut target, query);
     }
     let uri = Uri::builder().scheme(scheme).authority(head.authority).path_and_query(target).build()?;
     let method = if as_websocket { Method::CONNECT } else { Method::from_bytes(head.method.as_bytes())? };
@@ -208,6 +228,19 @@ pub fn request(
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
     }
     Ok(request)
+}
+
+/// Clients may leave bare in a query what h2 does not take: no URI holds these (RFC 3986 §3.4), and escaped they mean
+/// the same.
+fn push_query(target: &mut String, query: &str) {
+    for character in query.chars() {
+        match character {
+            '"' => target.push_str("%22"),
+            '<' => target.push_str("%3C"),
+            '>' => target.push_str("%3E"),
+            other => target.push(other),
+        }
+    }
 }
 
 /// A response for h2. 101 to an extended CONNECT is 200 (RFC 8441 §5).

@@ -41,8 +41,6 @@ struct Queues {
 
 struct Inbox {
     received: Buffer,
-    /// h2 has taken some.
-    has_received: bool,
     /// Nothing more will come.
     ended: bool,
     /// h2 is gone: what still comes is thrown away.
@@ -70,8 +68,7 @@ struct Outbox {
 
 /// Both ends of a wire whose peer has sent `received` already.
 pub fn wire(received: Buffer, tally: Tally) -> (Wire, Pumps) {
-    let inbox =
-        Inbox { received, has_received: false, ended: false, is_abandoned: false, reader: None, pump: None };
+    let inbox = Inbox { received, ended: false, is_abandoned: false, reader: None, pump: None };
     let queues = Rc::new(Queues {
         inbox: RefCell::new(inbox),
         outbox: RefCell::default(),
@@ -90,9 +87,9 @@ impl Pumps {
         self.0.excess.get()
     }
 
-    /// Whether the peer has said anything that h2 has taken.
-    pub fn has_received(&self) -> bool {
-        self.0.inbox.borrow().has_received
+    /// Whether the peer's first frame has come. h2 takes it when it is driven next.
+    pub fn has_frame(&self) -> bool {
+        self.0.tally.borrow().has_frame()
     }
 
     /// A stream has come to a good end: the peer may ask for more.
@@ -216,7 +213,6 @@ impl AsyncRead for Wire {
         let count = bytes.len().min(out.remaining());
         out.put_slice(bytes.get(..count).unwrap_or_default());
         inbox.received.consume(count);
-        inbox.has_received = true;
         if inbox.received.data().is_empty() {
             wake(&mut inbox.pump);
         }

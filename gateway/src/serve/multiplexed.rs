@@ -18,7 +18,10 @@ use super::{
     worker::{Manners, Worker},
 };
 use crate::{
-    http2::{self, Pumps, Wire, tally::Tally},
+    http2::{
+        self, Pumps, Wire,
+        tally::{Excess, Tally},
+    },
     net::{Buffer, Deadline, Phase, Stream, join, monotonic_ns, nanos},
     respond::OffenceKind,
     telemetry::Bound,
@@ -52,7 +55,7 @@ enum Event {
     Leave,
     /// It is time to end whatever the client does.
     Cut,
-    Flooded,
+    Excess(Excess),
     Ended(Result<(), h2::Error>),
 }
 
@@ -126,10 +129,14 @@ impl Multiplexed {
                     h2.graceful_shutdown();
                 }
                 Event::Cut => return deadline.cut(Phase::Linger),
-                Event::Flooded => {
-                    self.worker.cells.bound_hit(Bound::Http2Frames);
+                Event::Excess(excess) => {
                     self.report(OffenceKind::Malformed);
-                    h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    if excess == Excess::Start {
+                        h2.abrupt_shutdown(h2::Reason::PROTOCOL_ERROR);
+                    } else {
+                        self.worker.cells.bound_hit(Bound::Http2Frames);
+                        h2.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+                    }
                     // The farewell goes into the outbox; nothing more is taken.
                     let _ = std::future::poll_fn(|context| h2.poll_closed(context)).await;
                     return;
@@ -140,11 +147,9 @@ impl Multiplexed {
     }
 
     async fn next_event(&self, h2: &mut h2::server::Connection<Wire, Bytes>) -> Event {
-        let mut flooded = false;
         std::future::poll_fn(|context| {
-            if !flooded && self.pumps.excess().is_some() {
-                flooded = true;
-                return Poll::Ready(Event::Flooded);
+            if let Some(excess) = self.pumps.excess() {
+                return Poll::Ready(Event::Excess(excess));
             }
             match self.life.poll_expired(context) {
                 Poll::Ready(Phase::Linger) => return Poll::Ready(Event::Cut),

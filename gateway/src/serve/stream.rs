@@ -82,7 +82,9 @@ pub(super) async fn serve_stream(
         Verdict::Refuse(answer, _) => exchange.tell(&answer, &mut record).await,
     };
     if end == End::Broken {
-        exchange.outbound.reset(Reason::INTERNAL_ERROR);
+        let is_malformed = exchange.inbound.is_malformed();
+        let reason = if is_malformed { Reason::PROTOCOL_ERROR } else { Reason::INTERNAL_ERROR };
+        exchange.outbound.reset(reason);
     } else {
         connection.answered();
     }
@@ -159,7 +161,8 @@ impl Exchange<'_> {
             Ok(Outcome { tunnel: Some(tunnel), .. }) => {
                 Box::pin(self.tunnel(tunnel, websocket, record)).await
             }
-            Ok(_) if self.outbound.has_ended() => End::Whole,
+            // Also where what the client sent behind it was wrong: it was answered already.
+            Ok(_) | Err(Failed { answered: Some(_), .. }) if self.outbound.has_ended() => End::Whole,
             Ok(_) | Err(Failed { answered: Some(_), .. }) => End::Broken,
             Err(Failed { error, answered: None, .. }) => self.refuse(&Failure::Forward(&error), record).await,
         }

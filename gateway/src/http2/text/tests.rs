@@ -87,6 +87,41 @@ fn an_extended_connect_is_a_handshake() {
 }
 
 #[test]
+fn a_version_that_the_client_says_is_said_once() {
+    let mut connect = parts(
+        Request::builder()
+            .method("CONNECT")
+            .uri("https://a.example/chat")
+            .header("sec-websocket-version", "13"),
+    );
+    connect.extensions.insert(h2::ext::Protocol::from_static("websocket"));
+    let mut out = Vec::new();
+    push_request(&mut out, &connect, false).unwrap();
+    let mut slots = HeaderSlots::new();
+    let head = codec::request_head(&out, &mut slots, &LIMITS).unwrap().unwrap();
+    codec::websocket_key(&head).unwrap();
+}
+
+#[test]
+fn a_success_of_an_extended_connect_agrees_to_the_handshake() {
+    let text = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    let mut slots = HeaderSlots::new();
+    let request = codec::request_head(text, &mut slots, &LIMITS).unwrap().unwrap();
+    let key = codec::websocket_key(&request).unwrap();
+    let response = Response::builder()
+        .header("content-length", "7")
+        .header("sec-websocket-accept", "its own")
+        .header("sec-websocket-protocol", "chat");
+    let mut out = Vec::new();
+    push_switched(&mut out, &response.body(()).unwrap().into_parts().0, key).unwrap();
+    let mut slots = HeaderSlots::new();
+    let head = codec::switched_head(&out, &mut slots, &LIMITS).unwrap().unwrap();
+    assert!(codec::agrees(&head, key), "{}", String::from_utf8_lossy(&out));
+    assert_eq!(head.headers.get("sec-websocket-protocol"), Some(&b"chat"[..]));
+}
+
+#[test]
 fn any_other_connect_is_refused() {
     for protocol in [None, Some(h2::ext::Protocol::from_static("connect-udp"))] {
         let mut connect = parts(Request::builder().method("CONNECT").uri("a.example:443"));
@@ -127,6 +162,15 @@ fn what_a_request_of_ours_says_of_its_connection_stays_behind() {
     assert_eq!(request.uri(), "https://a.example/x?y");
     let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
     assert_eq!(names, ["x-a", "te"]);
+}
+
+#[test]
+fn what_no_uri_holds_is_escaped_in_a_query() {
+    let text = b"GET /x?q=\"a\"&r=<b> HTTP/1.1\r\nHost: a.example\r\n\r\n";
+    let mut slots = HeaderSlots::new();
+    let head = codec::request_head(text, &mut slots, &LIMITS).unwrap().unwrap();
+    let request = request(&head, "http", false).unwrap();
+    assert_eq!(request.uri(), "http://a.example/x?q=%22a%22&r=%3Cb%3E");
 }
 
 #[test]
