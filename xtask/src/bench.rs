@@ -9,6 +9,7 @@ mod budget;
 mod cases;
 mod proxy;
 mod floor;
+mod soak;
 mod routes;
 mod idle;
 mod lanes;
@@ -44,6 +45,9 @@ pub(crate) struct Options {
     /// --quick 3]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=i64::from(ROUNDS_MAX)))]
     pub rounds: Option<u32>,
+    /// How long `soak` goes on. [default: 30, with --quick 2]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MINUTES_MAX))]
+    pub minutes: Option<u32>,
     /// Only cases whose name contains this.
     #[arg(long, value_name = "TEXT")]
     pub case: Option<String>,
@@ -68,10 +72,14 @@ pub(crate) enum Name {
     Proxy,
     /// The gateway and the least proxy that the kernel allows: the distance to what is possible.
     Floor,
+    /// The gateway under everything at once for a long time: whether memory grows or descriptors stay.
+    Soak,
 }
 
 /// Upper end of `--rounds`.
 const ROUNDS_MAX: u32 = 101;
+/// Upper end of `--minutes`.
+const MINUTES_MAX: i64 = 7 * 24 * 60;
 const ROUNDS: u32 = 9;
 const ROUNDS_QUICK: u32 = 3;
 const BURST_S: u32 = 2;
@@ -103,6 +111,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     match options.name {
         Name::Proxy => proxy::run(project, options),
         Name::Floor => floor::run(project, options),
+        Name::Soak => soak::run(project, options),
     }
 }
 
@@ -148,9 +157,14 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for line in
-            ["", "nic-of-another", "proxy --rounds 0", "proxy --rounds 102", "proxy --calibrate --binary x"]
-        {
+        for line in [
+            "",
+            "soak --minutes 0",
+            "nic-of-another",
+            "proxy --rounds 0",
+            "proxy --rounds 102",
+            "proxy --calibrate --binary x",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

@@ -43,13 +43,15 @@ struct Metric {
     compared: bool,
 }
 
-const REQUESTS: &str = "requests_per_second";
+/// Answers, over time.
+pub(super) const REQUESTS: &str = "requests_per_second";
 /// The metric that most goals are about.
 pub(super) const CPU: &str = "cpu_per_request";
 const P50: &str = "latency_p50";
 /// What the tail is judged by.
 pub(super) const P99: &str = "latency_p99";
-const FAILURES: &str = "failures";
+/// What did not go as it should.
+pub(super) const FAILURES: &str = "failures";
 const BUSY: &str = "cpu_busy";
 const FOREIGN: &str = "cpu_foreign";
 /// Proportional set size for each idle connection.
@@ -178,6 +180,11 @@ impl Report {
     /// Whether requests failed in any run.
     pub(super) fn any_failed(&self) -> bool {
         self.rows.iter().any(|row| row.metric == FAILURES && row.max > 0.0)
+    }
+
+    /// Whether every goal was.
+    pub(super) fn all_reached(&self) -> bool {
+        self.rows.iter().filter_map(|row| row.goal).all(|goal| goal.met != Some(false))
     }
 
     /// Whether a case lacks rows of ours for another reason than that nothing was built for it.
@@ -310,6 +317,38 @@ pub(super) fn memory(
         }
     };
     figures.iter().map(row).collect()
+}
+
+/// A metric (name and unit) of a subject in a case of a bench, seen once or again and again and compared with nobody;
+/// `most` is what its median must not exceed. Nothing seen is no row, or a goal that was not reached.
+pub(super) fn seen(
+    (bench, case, subject): (&'static str, &'static str, &'static str),
+    (metric, unit): (&'static str, &'static str),
+    values: &[f64],
+    most: Option<f64>,
+) -> Option<Row> {
+    let middle = median(values);
+    if middle.is_none() && most.is_none() {
+        return None;
+    }
+    Some(Row {
+        bench,
+        case,
+        subject,
+        metric,
+        unit,
+        median: middle.unwrap_or(f64::NAN),
+        min: values.iter().copied().fold(f64::INFINITY, f64::min),
+        max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        ratio_to: None,
+        ratio: None,
+        goal: Some(most.map_or(GoalFields::NONE, |most| GoalFields {
+            goal: Some(most),
+            goal_of: Some(Target::Value),
+            met: Some(middle.is_some_and(|middle| middle <= most)),
+        })),
+        main: true,
+    })
 }
 
 /// One JSON object per line.

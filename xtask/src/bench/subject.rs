@@ -24,6 +24,7 @@ use super::{
 use xtask::lab::{
     client::Connection,
     gateway::{Gateway, Start, create_key, names},
+    metrics::Metrics,
     place::Place,
     process::Process,
     scratch::Scratch,
@@ -111,6 +112,14 @@ impl Subject {
         match &self.running {
             Running::Gateway(gateway) => gateway.pid(),
             Running::Peer(process) => process.pid(),
+        }
+    }
+
+    /// What it counts, where it is the gateway.
+    pub(super) fn metrics(&self) -> anyhow::Result<Metrics> {
+        match &self.running {
+            Running::Gateway(gateway) => gateway.metrics(),
+            Running::Peer(_) => bail!("{} has no metrics that we know", self.name),
         }
     }
 
