@@ -176,6 +176,35 @@ fn who_came_while_it_stood_still_is_served_when_it_goes_on() {
     }
 }
 
+/// Fault row 37: what a worker that is stuck holds cannot be saved, but the next start can.
+#[test]
+fn a_worker_that_is_stuck_ends_the_process() {
+    let upstream = answering(HELLO);
+    let mut edge = Edge::start(upstream.address(), &format!("[runtime]\nworkers = 2\n{OPEN}"));
+    let Some(task) = thread_named(edge.gateway.pid(), "worker-1") else { panic!("workers have names") };
+    // SAFETY: it is a thread of our own child; no pointer is given that is used.
+    let stopped = unsafe {
+        libc::ptrace(libc::PTRACE_SEIZE, task, 0, 0) == 0
+            && libc::ptrace(libc::PTRACE_INTERRUPT, task, 0, 0) == 0
+    };
+    if !stopped {
+        let why = format!("ptrace: {}", io::Error::last_os_error());
+        return lab::skip("a_worker_that_is_stuck_ends_the_process", &why);
+    }
+    let mut status = 0;
+    // SAFETY: the status is a local. Who traces a thread is told of its end first: it stops, then is killed.
+    while unsafe { libc::waitpid(task, &raw mut status, libc::__WALL) } == task && libc::WIFSTOPPED(status) {}
+    let status = edge.gateway.process().wait(TIME_MAX).unwrap().expect("it ends");
+    let output = edge.gateway.output();
+    assert!(!status.success() && output.contains("worker 1 is stuck"), "{status}: {output}");
+}
+
+fn thread_named(pid: u32, name: &str) -> Option<libc::pid_t> {
+    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(Result::unwrap);
+    let is_it = |task: &fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name;
+    tasks.find(is_it).map(|task| task.file_name().to_str().unwrap().parse().unwrap())
+}
+
 /// Fault row 34.
 #[test]
 fn without_io_uring_it_does_not_start_and_says_what_to_change() {

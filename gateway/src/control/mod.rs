@@ -15,6 +15,7 @@ mod certificates;
 mod policy;
 mod metrics;
 mod admin;
+mod watchdog;
 
 use std::{
     future::pending,
@@ -50,6 +51,7 @@ use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
 pub use policy::{Publisher, SnapshotError};
+use watchdog::Watchdog;
 
 /// Offences that wait for the control thread, over all workers.
 pub const OFFENCES_MAX: usize = 65_536;
@@ -97,6 +99,7 @@ struct Control {
     names: Names,
     certificates: Certificates,
     reading: Reading,
+    watchdog: Watchdog,
 }
 
 /// A configuration that is read again, beside the loop: that of a large site takes seconds, and blocks do not wait.
@@ -168,6 +171,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         names,
         certificates,
         reading: Reading::default(),
+        watchdog: Watchdog::default(),
     };
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
@@ -202,8 +206,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         log::warn!("second signal: ending now");
         std::process::exit(1);
     });
-    control.serve_while_draining(&mut asked, &mut beat).await;
-    Ok(())
+    control.serve_while_draining(&mut asked, &mut beat).await
 }
 
 impl Control {
@@ -270,6 +273,16 @@ impl Control {
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
+            None => self.look_after_workers(),
+        }
+    }
+
+    /// One that is stuck is as good as ended.
+    fn look_after_workers(&mut self) -> io::Result<()> {
+        let workers = self.workers.iter().zip(&self.cells);
+        let sweeps = workers.map(|(thread, cells)| (!thread.is_finished()).then(|| cells.sweeps()));
+        match self.watchdog.beat(sweeps) {
+            Some(worker) => Err(io::Error::other(format!("worker {worker} is stuck"))),
             None => Ok(()),
         }
     }
@@ -279,14 +292,18 @@ impl Control {
         &mut self,
         asked: &mut mpsc::Receiver<Question>,
         beat: &mut tokio::time::Interval,
-    ) {
+    ) -> io::Result<()> {
         while !self.workers_have_ended() {
             tokio::select! {
-                _ = beat.tick() => self.blocks.beat(monotonic_ns()),
+                _ = beat.tick() => {
+                    self.blocks.beat(monotonic_ns());
+                    self.look_after_workers()?;
+                }
                 Some(question) = asked.recv() => self.answer(question),
                 () = tokio::time::sleep(Duration::from_millis(50)) => {}
             }
         }
+        Ok(())
     }
 
     fn workers_have_ended(&self) -> bool {

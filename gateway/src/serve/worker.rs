@@ -260,6 +260,7 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
 /// One turn of the housekeeping: late connections, idle upstream connections, what the access log has gathered.
 async fn sweep(worker: &Rc<Worker>) {
     net::sleep(SWEEP_INTERVAL).await;
+    worker.cells.swept();
     let now_ns = monotonic_ns();
     worker.tools.deadlines.sweep(now_ns);
     for _ in 0..worker.tools.deadlines.take_fired() {

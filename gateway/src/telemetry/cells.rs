@@ -219,6 +219,7 @@ pub struct Cells {
     proxy_headers_failed: Cell,
     bytes_in: Cell,
     bytes_out: Cell,
+    sweeps: Cell,
 }
 
 impl Default for Cells {
@@ -239,6 +240,7 @@ impl Default for Cells {
             proxy_headers_failed: Cell::default(),
             bytes_in: Cell::default(),
             bytes_out: Cell::default(),
+            sweeps: Cell::default(),
         }
     }
 }
@@ -283,6 +285,16 @@ impl Cells {
     /// A bound was hit.
     pub fn bound_hit(&self, bound: Bound) {
         bump(&self.bounds, bound as usize, 1);
+    }
+
+    /// The worker has swept once more: it still turns.
+    pub fn swept(&self) {
+        self.sweeps.add(1);
+    }
+
+    /// How often it has.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.get()
     }
 
     /// A connection was accepted.
