@@ -143,10 +143,8 @@ impl Inbound {
         if more.is_err() {
             // It may have been half written.
             self.text.clear();
-            let is_malformed = more
-                .as_ref()
-                .err()
-                .is_some_and(|error| error.get_ref().is_some_and(|inner| inner.is::<text::TextError>()));
+            let inner = more.as_ref().err().and_then(io::Error::get_ref);
+            let is_malformed = inner.is_some_and(|inner| inner.downcast_ref::<text::TextError>().is_some());
             self.source = Source::Broken { is_malformed };
         }
         Poll::Ready(more)
