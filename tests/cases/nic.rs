@@ -6,6 +6,7 @@
 mod stage;
 mod offences;
 mod protected;
+mod spoofed;
 mod list;
 mod limits;
 mod restart;

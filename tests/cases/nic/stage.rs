@@ -33,7 +33,7 @@ const ASK_EVERY: Duration = Duration::from_millis(10);
 /// An offender that is not blocked after so many offences never is.
 const OFFENCES_MAX: usize = 200;
 
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 const UPSTREAM: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 
