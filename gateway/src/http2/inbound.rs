@@ -140,7 +140,7 @@ impl Inbound {
     /// Waits for something to take; false: there will be nothing. An error is the last thing that there is.
     fn poll_more(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let more = ready!(self.poll_source(context));
-        if more.is_err() {
+        if more.is_err() && !matches!(self.source, Source::Broken { .. }) {
             // It may have been half written.
             self.text.clear();
             let inner = more.as_ref().err().and_then(io::Error::get_ref);

@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn memory_that_grows_descriptors_that_stay_and_failures_are_no_good() {
         let steady = [20.0, 21.0, 20.0, 20.5, 20.0, 20.9];
-        check(&steady, 30.0, 0, true);
+        check(&steady, DESCRIPTORS_KEPT_MAX, 0, true);
         check(&steady, DESCRIPTORS_KEPT_MAX + 1.0, 0, false);
         check(&steady, 0.0, 1, false);
         check(&[20.0, 20.0, 21.0, 21.0, 22.0, 22.0], 0.0, 0, false);
