@@ -18,12 +18,14 @@ mod worker;
 
 use std::{
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
 };
 
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
     config,
+    decide::crowd::Place,
     forward::{Client, Failed, Outcome},
     http2,
     net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos},
@@ -31,7 +33,7 @@ use crate::{
     tls,
 };
 use exchange::exchange;
-use introduce::{Ends, introduce};
+use introduce::{Ends, Introduced, introduce};
 use judge::{Approved, Caller, Reach, Verdict};
 use multiplexed::serve_multiplexed;
 use record::Record;
@@ -40,9 +42,11 @@ use secured::Secured;
 use worker::{Current, Manners, Worker};
 pub use worker::{Door, Equipment, run};
 
-/// Idle connections that may keep their receive buffer, per worker: polling first costs 4 % more per request, and a
-/// buffer 21 KiB.
-const IDLE_WITH_BUFFER_MAX: usize = 1024;
+/// A client that asks again within so long is busy: it is waited for with a buffer in hand, since to hear first that
+/// something has come costs it 4 % more for each request. Everybody else waits without, and without room for a request.
+const BUSY_GAP_NS: u64 = 100_000_000;
+/// So many wait with a buffer at once, per worker; the buffers of more would be missed by requests.
+const WAITS_MAX: usize = 1024;
 /// Time for a client to take our last answer before its connection is closed under it, in ns.
 const LINGER_NS: u64 = 1_000_000_000;
 /// Bytes that are read and thrown away meanwhile.
@@ -51,18 +55,34 @@ const LINGER_BYTES_MAX: usize = 1024 * 1024;
 // The largest head that may be allowed fits into the largest buffer, with one byte more by which it is too large.
 const _: () = assert!(config::HEAD_SIZE_BYTES_MAX < (net::BULK_BUFFER_BYTES - net::HEADROOM_BYTES) as u64);
 
-/// A client's connection.
-struct Connection<'w> {
-    worker: &'w Rc<Worker>,
-    manners: &'w Manners,
-    /// What the TLS handshake has settled; none in clear.
-    secured: Option<Secured>,
+/// A client's connection: all that one which is idle takes, so it is kept small.
+struct Connection {
+    /// The deadline of the stream's descriptor. Fields are dropped in this order, and its slot must go before that.
+    deadline: Deadline,
     stream: Stream,
     received: Buffer,
+    worker: Rc<Worker>,
+    manners: Rc<Manners>,
+    /// What the TLS handshake has settled; none in clear.
+    secured: Option<Box<Secured>>,
     ends: Ends,
-    /// The deadline of the stream's descriptor; declared behind the stream in every scope, so that it goes first.
-    deadline: &'w Deadline,
-    scheme: &'static str,
+    /// Its place among those of its source.
+    _place: Option<Place>,
+    /// Since when the next request has been waited for.
+    waits_since_ns: u64,
+    /// How its client behaves.
+    habit: Habit,
+}
+
+/// How long a client leaves between its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Habit {
+    /// It has not asked for anything yet.
+    Fresh,
+    /// Less than [`BUSY_GAP_NS`].
+    Busy,
+    /// More.
+    Idle,
 }
 
 /// What follows an exchange.
@@ -74,72 +94,149 @@ enum Next {
     Close,
     /// A reset: what was told is not whole.
     Abort,
+    /// The client speaks HTTP/2.
+    Multiplex,
 }
 
-/// A connection, from its first byte to its last.
-async fn serve_connection(worker: &Rc<Worker>, mut stream: Stream, peer: SocketAddr, manners: &Rc<Manners>) {
+/// A connection, from where [`begin`] has brought it to its last byte. What it does not need while it is idle is boxed.
+async fn serve_connection(begun: Pin<Box<impl Future<Output = Option<Connection>>>>) {
+    let Some(mut connection) = begun.await else { return };
+    let mut next = if connection.has_settled_http2() {
+        Next::Multiplex
+    } else {
+        Box::pin(connection.serve(false)).await
+    };
+    while next == Next::KeepAlive {
+        next = if connection.is_asked().await { Box::pin(connection.serve(true)).await } else { Next::Close };
+    }
+    Box::pin(connection.end(next)).await;
+}
+
+/// What comes before the first request: who it is from, and a TLS handshake. `None`: it has ended already.
+async fn begin(
+    worker: Rc<Worker>,
+    mut stream: Stream,
+    (peer, place): (SocketAddr, Option<Place>),
+    manners: Rc<Manners>,
+) -> Option<Connection> {
+    // Dropped before the stream, which comes first.
     let deadline = worker.tools.deadlines.watch(stream.fd());
-    let introduced = introduce(&mut stream, peer, (worker, manners), &deadline).await;
-    let Some(mut introduced) = introduced else { return };
-    let ends = introduced.ends;
+    let Introduced { ends, mut received, place: told_place } =
+        introduce(&mut stream, peer, (&worker, &manners), &deadline).await?;
     let mut secured = None;
     if let Some(certificates) = &manners.tls {
         deadline.arm(Phase::Handshake, after(manners.settings.timeouts.handshake));
-        stream.put_back(std::mem::replace(&mut introduced.received, Buffer::placeholder()));
-        // Elsewhere than in the connection's own memory, which lasts longer.
-        match Box::pin(Secured::handshake(&mut stream, certificates, &worker.tools.buffers)).await {
-            Ok(done) => secured = Some(done),
+        stream.put_back(std::mem::replace(&mut received, Buffer::placeholder()));
+        match Secured::handshake(&mut stream, certificates, &worker.tools.buffers).await {
+            Ok(done) => secured = Some(Box::new(done)),
             Err(error) => {
-                secured::failed(worker, &error, &ends, (&mut stream, &deadline)).await;
-                // The slot must go before the descriptor is closed.
-                drop(deadline);
-                return;
+                secured::failed(&worker, &error, &ends, (&mut stream, &deadline)).await;
+                return None;
             }
         }
     }
-    let scheme = if manners.tls.is_some() { "https" } else { "http" };
-    let received = std::mem::replace(&mut introduced.received, Buffer::placeholder());
-    let mut connection =
-        Connection { worker, manners, secured, stream, received, ends, deadline: &deadline, scheme };
-    if connection.speaks_http2().await {
-        let Connection { secured, mut stream, received, .. } = connection;
-        let socket = (&mut stream, &deadline);
-        Box::pin(serve_multiplexed((worker, manners), socket, received, (secured, ends))).await;
-        // The slot must go before the descriptor is closed.
-        drop(deadline);
-        return;
-    }
-    let next = loop {
-        if !connection.await_request().await {
-            break Next::Close;
-        }
-        match connection.serve_request().await {
-            Next::KeepAlive => {}
-            last => break last,
-        }
-    };
-    match next {
-        Next::Abort => connection.stream.abort(),
-        _ => connection.linger().await,
-    }
-    worker.tools.buffers.give(connection.received);
-    // The slot must go before the descriptor is closed.
-    let stream = connection.stream;
-    drop(deadline);
-    drop(stream);
+    let (waits_since_ns, habit) = (monotonic_ns(), Habit::Fresh);
+    // A peer that speaks for others has no place of its own.
+    let _place = told_place.or(place);
+    Some(Connection {
+        deadline,
+        stream,
+        received,
+        worker,
+        manners,
+        secured,
+        ends,
+        _place,
+        waits_since_ns,
+        habit,
+    })
 }
 
-impl Connection<'_> {
-    /// Whether the client speaks HTTP/2: by ALPN, or in clear by how it begins (RFC 9113 §3.2, §3.3).
-    async fn speaks_http2(&mut self) -> bool {
-        let protocols = self.manners.settings.protocols;
-        if !protocols.http2 {
+impl Connection {
+    /// Waits, with nothing in hand, until something comes; false: there will be no request.
+    async fn is_asked(&mut self) -> bool {
+        if self.worker.draining.get() {
             return false;
         }
-        if self.secured.is_some() {
-            return self.stream.has_alpn(tls::ALPN_HTTP2) || !protocols.http1;
+        self.arm_keep_alive();
+        self.stream.read.readable().await.is_ok()
+    }
+
+    /// Serves requests for as long as the client asks one after the other. `is_asked`: something has come.
+    async fn serve(&mut self, mut is_asked: bool) -> Next {
+        loop {
+            let may_wait = self.habit != Habit::Idle && self.worker.waiting.get() < WAITS_MAX;
+            if self.received.data().is_empty() && !std::mem::take(&mut is_asked) && !may_wait {
+                break;
+            }
+            match self.await_request().await {
+                Some(true) => {}
+                Some(false) => return Next::Close,
+                None => break,
+            }
+            if self.habit == Habit::Fresh && self.begins_http2().await {
+                return Next::Multiplex;
+            }
+            match self.serve_request().await {
+                Next::KeepAlive => {}
+                last => return last,
+            }
+            if self.received.data().is_empty() {
+                self.waits_since_ns = monotonic_ns();
+            }
         }
-        if !self.await_request().await {
+        self.worker.tools.buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
+        self.stream.write.forget_memory();
+        Next::KeepAlive
+    }
+
+    /// Waits for the first byte of a request with a buffer in hand; false: there will be none. `None`: it has waited
+    /// for long enough.
+    async fn await_request(&mut self) -> Option<bool> {
+        if !self.received.data().is_empty() {
+            return Some(true);
+        }
+        if self.worker.draining.get() {
+            return Some(false);
+        }
+        self.arm_keep_alive();
+        let buffers = &self.worker.tools.buffers;
+        if self.received.is_bulk() {
+            // It held one long head; a connection that waits is not worth so much.
+            buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
+        }
+        if self.received.free_bytes() == 0 {
+            self.received = buffers.take();
+        }
+        let taken = std::mem::replace(&mut self.received, Buffer::placeholder());
+        let waiting = &self.worker.waiting;
+        waiting.set(waiting.get() + 1);
+        let (received, returned) = self.stream.read.wait(taken, buffers, &self.worker.waits).await;
+        waiting.set(waiting.get() - 1);
+        self.received = returned;
+        match received {
+            Ok(count) => Some(count > 0),
+            Err(error) if net::was_called_back(&error) => None,
+            Err(_) => Some(false),
+        }
+    }
+
+    fn arm_keep_alive(&self) {
+        let keep_alive_ns = nanos(self.manners.settings.timeouts.keep_alive);
+        self.deadline.arm(Phase::KeepAlive, self.waits_since_ns.saturating_add(keep_alive_ns));
+    }
+
+    /// Whether TLS has settled on HTTP/2 (RFC 9113 §3.2).
+    fn has_settled_http2(&self) -> bool {
+        let protocols = self.manners.settings.protocols;
+        let settled = || self.stream.has_alpn(tls::ALPN_HTTP2) || !protocols.http1;
+        protocols.http2 && self.secured.is_some() && settled()
+    }
+
+    /// Whether the client speaks HTTP/2 in clear: by how it begins (RFC 9113 §3.3).
+    async fn begins_http2(&mut self) -> bool {
+        let protocols = self.manners.settings.protocols;
+        if !protocols.http2 || self.secured.is_some() {
             return false;
         }
         self.deadline.arm(Phase::Head, after(self.manners.settings.timeouts.head));
@@ -153,34 +250,21 @@ impl Connection<'_> {
         }
     }
 
-    /// Waits for the first byte of a request; false: there will be none.
-    async fn await_request(&mut self) -> bool {
-        if !self.received.data().is_empty() {
-            return true;
-        }
-        if self.worker.draining.get() {
-            return false;
-        }
-        self.deadline.arm(Phase::KeepAlive, after(self.manners.settings.timeouts.keep_alive));
-        let buffers = &self.worker.tools.buffers;
-        self.stream.write.forget_memory();
-        if self.received.is_bulk() {
-            // It held one long head; an idle connection is not worth so much.
-            buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
-        }
-        if self.worker.idle.get() >= IDLE_WITH_BUFFER_MAX {
-            buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
-            if self.stream.read.readable().await.is_err() {
-                return false;
+    /// What comes behind the last request, or instead of the first.
+    async fn end(mut self, last: Next) {
+        match last {
+            Next::Multiplex => {
+                // What is bound last is dropped first: the slot must go before its descriptor is closed.
+                let Connection { mut stream, deadline, received, worker, manners, secured, ends, .. } = self;
+                let secured = secured.map(|secured| *secured);
+                serve_multiplexed((&worker, &manners), (&mut stream, &deadline), received, (secured, ends))
+                    .await;
+                return;
             }
+            Next::Abort => self.stream.abort(),
+            Next::Close | Next::KeepAlive => self.linger().await,
         }
-        if self.received.free_bytes() == 0 {
-            self.received = buffers.take();
-        }
-        self.worker.idle.set(self.worker.idle.get() + 1);
-        let received = self.receive().await;
-        self.worker.idle.set(self.worker.idle.get() - 1);
-        received.is_ok_and(|count| count > 0)
+        self.worker.tools.buffers.give(self.received);
     }
 
     async fn receive(&mut self) -> std::io::Result<usize> {
@@ -193,6 +277,12 @@ impl Connection<'_> {
     /// One request, from its head to its record.
     async fn serve_request(&mut self) -> Next {
         let begun_ns = monotonic_ns();
+        self.habit = match self.habit {
+            // One request says nothing about the next.
+            Habit::Fresh => Habit::Idle,
+            _ if begun_ns.saturating_sub(self.waits_since_ns) <= BUSY_GAP_NS => Habit::Busy,
+            _ => Habit::Idle,
+        };
         self.deadline.arm(Phase::Head, begun_ns.saturating_add(nanos(self.manners.settings.timeouts.head)));
         let current = self.worker.current();
         let request_id = self.worker.next_request_id();
@@ -220,7 +310,7 @@ impl Connection<'_> {
                 }
             }
         };
-        record.finish(self.worker, &current, self.manners.tls.is_some());
+        record.finish(&self.worker, &current, self.manners.tls.is_some());
         next
     }
 
@@ -267,11 +357,11 @@ impl Connection<'_> {
             }
         };
         let caller = Caller {
-            worker: self.worker,
-            manners: self.manners,
+            worker: &self.worker,
+            manners: &self.manners,
             ends: &self.ends,
-            scheme: self.scheme,
-            secured: self.secured.as_ref(),
+            scheme: self.manners.scheme(),
+            secured: self.secured.as_deref(),
         };
         let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
         let head_bytes = head.head_bytes;
@@ -306,11 +396,11 @@ impl Connection<'_> {
             read: &mut self.stream.read,
             write: &mut self.stream.write,
             received: &mut self.received,
-            deadline: self.deadline,
+            deadline: &self.deadline,
             pace: self.manners.pace(),
         };
         let websocket = approved.plan.websocket;
-        match exchange(self.worker, current, way, approved, (client, &self.ends), record).await {
+        match exchange(&self.worker, current, way, approved, (client, &self.ends), record).await {
             Ok(Outcome { tunnel: Some(tunnel), .. }) => {
                 Box::pin(self.tunnel(tunnel, websocket, record)).await
             }
@@ -328,7 +418,7 @@ impl Connection<'_> {
     async fn respond(&mut self, answer: OwnAnswer, skipped: Skipped, record: &mut Record) -> Next {
         let keep_alive = skipped == Skipped::Yes && !self.worker.draining.get();
         let mut out = self.worker.tools.heads.take();
-        answer.encode(&mut out, self.worker, keep_alive, record);
+        answer.encode(&mut out, &self.worker, keep_alive, record);
         record.status = answer.status;
         self.worker.tools.heads.give(answer.lines);
         self.send(out, keep_alive, record).await

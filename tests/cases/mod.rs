@@ -31,6 +31,7 @@ mod tls_attacks;
 mod upstream_tls;
 mod streaming;
 mod resources;
+mod idle;
 mod loris;
 mod machine;
 mod hosts;

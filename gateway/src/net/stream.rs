@@ -13,14 +13,17 @@ use std::{
 
 use monoio::{
     buf::IoBuf,
-    io::{AsyncReadRent, AsyncWriteRentExt, OwnedReadHalf, OwnedWriteHalf, Splitable},
+    io::{
+        AsyncReadRent, AsyncWriteRentExt, CancelableAsyncReadRent, OwnedReadHalf, OwnedWriteHalf, Splitable,
+    },
     net::TcpStream,
 };
 
 use rustls::pki_types::CertificateDer;
 
 use super::{
-    Buffer, Buffers, Deadline, Deadlines, Phase, halves::bytes_of, liveness::notice_dead_peers, tls::Session,
+    Buffer, Buffers, Deadline, Deadlines, Phase, Waits, halves::bytes_of, liveness::notice_dead_peers,
+    tls::Session,
 };
 
 /// Ciphertext memory that an idle TLS connection keeps: a small answer costs no allocation.
@@ -155,7 +158,26 @@ impl ReadHalf {
     ///
     /// Errors: what the kernel says; `InvalidData` for bytes that are not TLS; `UnexpectedEof` for a TLS stream that
     /// ends without `close_notify`.
-    pub async fn read(&mut self, mut buffer: Buffer, buffers: &Buffers) -> (io::Result<usize>, Buffer) {
+    pub async fn read(&mut self, buffer: Buffer, buffers: &Buffers) -> (io::Result<usize>, Buffer) {
+        self.receive(buffer, buffers, None).await
+    }
+
+    /// The same, but it is called back when it lasts: an error that [`was_called_back`](super::was_called_back).
+    pub async fn wait(
+        &mut self,
+        buffer: Buffer,
+        buffers: &Buffers,
+        waits: &Waits,
+    ) -> (io::Result<usize>, Buffer) {
+        self.receive(buffer, buffers, Some(waits)).await
+    }
+
+    async fn receive(
+        &mut self,
+        mut buffer: Buffer,
+        buffers: &Buffers,
+        waits: Option<&Waits>,
+    ) -> (io::Result<usize>, Buffer) {
         let Some(session) = self.session.clone() else {
             // What was put back comes first; in one piece, since buffers have one size.
             if let Some(kept) = self.ciphertext.take() {
@@ -163,7 +185,7 @@ impl ReadHalf {
                 buffers.give(kept);
                 return (Ok(count), buffer);
             }
-            return self.socket.read(buffer).await;
+            return receive_from(&mut self.socket, buffer, waits).await;
         };
         loop {
             match session.borrow_mut().read_plaintext(buffer.room()) {
@@ -176,7 +198,7 @@ impl ReadHalf {
             }
             let mut ciphertext = match self.ciphertext.take() {
                 Some(kept) => kept,
-                None => match self.socket.read(buffers.take()).await {
+                None => match receive_from(&mut self.socket, buffers.take(), waits).await {
                     (Ok(_), received) => received,
                     (Err(error), unused) => {
                         buffers.give(unused);
@@ -262,6 +284,17 @@ impl WriteHalf {
     /// Sends what the TLS session has to say of itself (handshake, alerts).
     pub(super) async fn send_raw(&mut self, ciphertext: &mut Vec<u8>) -> io::Result<()> {
         send(&mut self.socket, ciphertext).await
+    }
+}
+
+async fn receive_from(
+    socket: &mut OwnedReadHalf<TcpStream>,
+    buffer: Buffer,
+    waits: Option<&Waits>,
+) -> (io::Result<usize>, Buffer) {
+    match waits {
+        None => socket.read(buffer).await,
+        Some(waits) => socket.cancelable_read(buffer, waits.handle()).await,
     }
 }
 

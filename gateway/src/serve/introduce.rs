@@ -35,7 +35,7 @@ pub(super) struct Introduced {
     /// What was received behind the header.
     pub(super) received: Buffer,
     /// Counts it among those of whom a forwarder has named.
-    _place: Option<Place>,
+    pub(super) place: Option<Place>,
 }
 
 impl Ends {
@@ -65,16 +65,15 @@ pub(super) async fn introduce(
     let ends = Ends::of_socket(stream, peer, worker, manners);
     let forwarders = &manners.settings.proxy_protocol_from;
     if !forwarders.iter().any(|prefix| prefix.contains(&ends.address())) {
-        return Some(Introduced { ends, received: Buffer::placeholder(), _place: None });
+        return Some(Introduced { ends, received: Buffer::placeholder(), place: None });
     }
     let timeout_ns = nanos(manners.settings.timeouts.head);
     deadline.arm(Phase::Handshake, monotonic_ns().saturating_add(timeout_ns));
     let mut received = worker.tools.buffers.take();
-    // Boxed: the room for this would be kept by every connection.
-    let told = Box::pin(receive_header(stream, &mut received, &worker.tools.buffers)).await;
+    let told = receive_header(stream, &mut received, &worker.tools.buffers).await;
     deadline.disarm();
     match told {
-        Some(Told::Nothing) => Some(Introduced { ends, received, _place: None }),
+        Some(Told::Nothing) => Some(Introduced { ends, received, place: None }),
         Some(Told::Ends { source, destination }) => {
             let ends = Ends { peer: source, local: destination, is_told: true };
             let Ok(place) = find_place(worker, ends.address(), &manners.settings) else {
@@ -82,7 +81,7 @@ pub(super) async fn introduce(
                 worker.tools.buffers.give(received);
                 return None;
             };
-            Some(Introduced { ends, received, _place: place })
+            Some(Introduced { ends, received, place })
         }
         None => {
             worker.cells.proxy_header_failed();

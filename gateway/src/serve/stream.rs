@@ -128,7 +128,7 @@ impl Exchange<'_> {
             worker: &connection.worker,
             manners: &connection.manners,
             ends: &connection.ends,
-            scheme: if connection.manners.tls.is_some() { "https" } else { "http" },
+            scheme: connection.manners.scheme(),
             secured: connection.secured.as_ref(),
         };
         match caller.weigh(current, &head, record) {

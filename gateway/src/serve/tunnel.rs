@@ -14,7 +14,7 @@ use crate::{
 /// pass unseen (attacks, row 17).
 pub(super) const EARLY_BYTES: Refusal = Refusal::BadHandshake(HandshakeError::EarlyBytes);
 
-impl Connection<'_> {
+impl Connection {
     /// Tells the client that the server has switched, and relays until both are done.
     pub(super) async fn tunnel(
         &mut self,
@@ -46,7 +46,7 @@ impl Connection<'_> {
         let client = Side {
             source: &mut self.stream.read,
             sink: &mut self.stream.write,
-            deadline: self.deadline,
+            deadline: &self.deadline,
             early: Buffer::placeholder(),
         };
         let passed = tunnel.relay(client, idle_ns, buffers).await;
