@@ -80,6 +80,7 @@ pub(crate) struct Server {
     address: SocketAddr,
     heard: mpsc::Receiver<String>,
     accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
     orders: broadcast::Sender<Order>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -95,19 +96,40 @@ impl Server {
         Self::start_with(&server::Builder::new(), None, serve)
     }
 
+    /// The same at an address of the test's.
+    pub(crate) fn start_at<F, S>(address: SocketAddr, serve: F) -> Self
+    where
+        F: Fn(Exchange) -> S + Send + Sync + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
+        Self::start_on(std::net::TcpListener::bind(address).unwrap(), &server::Builder::new(), None, serve)
+    }
+
     /// The same with settings of one's own, and under TLS.
     pub(crate) fn start_with<F, S>(builder: &server::Builder, tls: Option<TlsAcceptor>, serve: F) -> Self
     where
         F: Fn(Exchange) -> S + Send + Sync + 'static,
         S: Future<Output = ()> + Send + 'static,
     {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_on(std::net::TcpListener::bind("127.0.0.1:0").unwrap(), builder, tls, serve)
+    }
+
+    fn start_on<F, S>(
+        listener: std::net::TcpListener,
+        builder: &server::Builder,
+        tls: Option<TlsAcceptor>,
+        serve: F,
+    ) -> Self
+    where
+        F: Fn(Exchange) -> S + Send + Sync + 'static,
+        S: Future<Output = ()> + Send + 'static,
+    {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (say, heard) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let (orders, _) = broadcast::channel(16);
-        let accepted = Arc::new(AtomicUsize::new(0));
+        let (accepted, open) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let all = All {
             builder: builder.clone(),
             tls,
@@ -115,6 +137,7 @@ impl Server {
             say,
             orders: orders.clone(),
             accepted: Arc::clone(&accepted),
+            open: Arc::clone(&open),
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -125,7 +148,7 @@ impl Server {
                 }
             });
         });
-        Self { address, heard, accepted, orders, stop: Some(stop), thread: Some(thread) }
+        Self { address, heard, accepted, open, orders, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Where it listens.
@@ -136,6 +159,11 @@ impl Server {
     /// Connections that it has had.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections that it has now.
+    pub(crate) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// What it says next.
@@ -186,6 +214,7 @@ struct All {
     say: mpsc::Sender<String>,
     orders: broadcast::Sender<Order>,
     accepted: Arc<AtomicUsize>,
+    open: Arc<AtomicUsize>,
 }
 
 impl All {
@@ -194,6 +223,7 @@ impl All {
             let number = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
             tcp.set_nodelay(true).unwrap();
             let (all, orders) = (self.clone(), self.orders.subscribe());
+            self.open.fetch_add(1, Ordering::Relaxed);
             tokio::spawn(async move {
                 match &all.tls {
                     None => all.connection(tcp, number, orders).await,
@@ -203,6 +233,7 @@ impl All {
                         }
                     }
                 }
+                all.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
     }

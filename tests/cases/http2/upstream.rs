@@ -13,7 +13,12 @@ use http::{HeaderMap, Response};
 use rustls::ServerConfig;
 use tokio::sync::{Barrier, Notify};
 use tokio_rustls::TlsAcceptor;
-use xtask::lab::{client::Request, scratch::Scratch, wait};
+use xtask::lab::{
+    client::Request,
+    dns::{Dns, Says},
+    scratch::Scratch,
+    wait,
+};
 
 use super::either::{
     Message,
@@ -376,6 +381,50 @@ fn when_a_connection_breaks_its_exchanges_end_and_the_next_goes_elsewhere() {
         let answer = client.get("/").await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "2"));
     });
+}
+
+#[test]
+fn a_server_is_followed_when_its_name_moves_and_its_exchanges_finish() {
+    let says = |ip: &str| Says::Addresses(vec![ip.parse().unwrap()], 1);
+    let port = free_address().port();
+    let go_on = Arc::new(Notify::new());
+    let waits = Arc::clone(&go_on);
+    let old = Server::start_at(SocketAddr::new("127.0.0.2".parse().unwrap(), port), move |mut exchange| {
+        let waits = Arc::clone(&waits);
+        async move {
+            if exchange.request.uri.path() == "/slow" {
+                exchange.say("begun");
+                waits.notified().await;
+            }
+            exchange.answer("old").await;
+        }
+    });
+    let new =
+        Server::start_at(SocketAddr::new("127.0.0.3".parse().unwrap(), port), |mut exchange| async move {
+            exchange.answer("new").await;
+        });
+    let dns = Dns::start(says("127.0.0.2")).unwrap();
+    let sections = sections(Http2, "", "")
+        .replace("{upstream}", &format!("app.test:{port}"))
+        .replace("workers = 1", &format!("workers = 1\nresolvers = [\"{}\"]", dns.address()));
+    let edge = Edge::start(dns.address(), &sections);
+    run(async {
+        let mut client = Client::open(edge.address).await;
+        let (slow, _) = client.begin(get("/slow"), true).await.unwrap();
+        let slow = tokio::spawn(h2_peer::receive(slow));
+        assert_eq!(old.next().await, "begun");
+        dns.say(says("127.0.0.3"));
+        while client.get("/").await.unwrap().text() != "new" {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        for _ in 0..10 {
+            assert_eq!(client.get("/").await.unwrap().text(), "new");
+        }
+        assert_eq!((old.accepted(), old.open(), new.accepted()), (1, 1, 1), "the old one has an exchange");
+        go_on.notify_one();
+        assert_eq!(slow.await.unwrap().unwrap().text(), "old", "an exchange under way is not touched");
+    });
+    assert!(wait::until(TIME_MAX, || (old.open() == 0).then_some(())).is_some(), "nobody uses it any more");
 }
 
 fn tls(authority: &Authority, protocols: &[&[u8]]) -> TlsAcceptor {
