@@ -137,7 +137,7 @@ async fn begin(
     }
     let (waits_since_ns, habit) = (monotonic_ns(), Habit::Fresh);
     // A peer that speaks for others has no place of its own.
-    let _place = told_place.or(place);
+    let place = told_place.or(place);
     Some(Connection {
         deadline,
         stream,
@@ -146,7 +146,7 @@ async fn begin(
         manners,
         secured,
         ends,
-        _place,
+        _place: place,
         waits_since_ns,
         habit,
     })
