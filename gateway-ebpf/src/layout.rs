@@ -41,8 +41,10 @@ pub struct Ban {
     pub origin: u8,
     /// The prefix's own length in bits; a look-up that finds an expired prefix goes on above it.
     pub prefix_bits: u8,
+    /// Which feed, where the origin is one; else zero.
+    pub feed: u8,
     /// Always zero.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
 }
 
 /// What a blocked source did.
@@ -64,6 +66,8 @@ pub enum BanKind {
     NotFound = 5,
     /// Requests that the filters call an attack.
     Attack = 6,
+    /// A block list that others keep holds it.
+    Listed = 32,
 }
 
 /// Who decided on a block.
@@ -77,11 +81,13 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
+    /// `[prefilter.feeds]`
+    Feed = 3,
 }
 
 impl BanKind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Manual,
         Self::Unauthorized,
         Self::Forbidden,
@@ -89,6 +95,7 @@ impl BanKind {
         Self::Malformed,
         Self::NotFound,
         Self::Attack,
+        Self::Listed,
     ];
 
     /// The kind with this number; a number from a later version reads as `Manual`.
@@ -106,13 +113,14 @@ impl BanKind {
             Self::Malformed => "malformed",
             Self::NotFound => "not_found",
             Self::Attack => "attack",
+            Self::Listed => "listed",
         }
     }
 }
 
 impl BanOrigin {
     /// Every origin, in the order of its numbers.
-    pub const ALL: [Self; 3] = [Self::Operator, Self::Escalation, Self::Configuration];
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Escalation, Self::Configuration, Self::Feed];
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
@@ -125,6 +133,7 @@ impl BanOrigin {
             Self::Operator => "operator",
             Self::Escalation => "escalation",
             Self::Configuration => "configuration",
+            Self::Feed => "feed",
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Reason {
     SynRate = 12,
     /// More packets than the source may send.
     PacketRate = 13,
+    /// A block list that others keep holds the source.
+    BlockedFeed = 14,
 }
 
 /// What the network driver is told.
@@ -72,7 +74,7 @@ impl Verdict {
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -87,6 +89,7 @@ impl Reason {
         Self::Fragment,
         Self::SynRate,
         Self::PacketRate,
+        Self::BlockedFeed,
     ];
 
     /// The reason with this number.
@@ -111,6 +114,7 @@ impl Reason {
             Self::Fragment => "fragment",
             Self::SynRate => "syn_rate",
             Self::PacketRate => "packet_rate",
+            Self::BlockedFeed => "blocked_feed",
         }
     }
 
@@ -171,6 +175,10 @@ pub trait Tables {
     fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban>;
     /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban>;
+    /// Does a feed list the source?
+    fn listed4(&self, source: u32) -> bool;
+    /// As [`Self::listed4`], by the address's halves.
+    fn listed6(&self, upper: u64, lower: u64) -> bool;
     /// Do the limits apply to this destination port?
     fn limited(&self, port: u16) -> bool;
     /// Two different cells of the limiter.
@@ -466,6 +474,9 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
             return Some(Reason::Allowed);
         }
+        if self.tables.listed4(source) {
+            return Some(Reason::BlockedFeed);
+        }
         if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
             && blocks(ban, self.clock)
         {
@@ -489,6 +500,9 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         let mut key = PrefixKey6 { prefix_bits: 128, address };
         if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
             return Some(Reason::Allowed);
+        }
+        if self.tables.listed6(upper, lower) {
+            return Some(Reason::BlockedFeed);
         }
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
             && blocks(ban, self.clock)

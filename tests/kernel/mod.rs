@@ -9,6 +9,7 @@ mod table;
 
 mod verdicts;
 mod bans;
+mod feeds;
 mod links;
 
 use std::{

@@ -12,16 +12,18 @@ use gateway_ebpf::{
 };
 use portcullis::{
     config::{FilterPorts, Prefilter, Rate},
-    nic::{self, Reason, Verdict},
+    nic::{self, Feeds, Ranges, Reason, Verdict},
 };
 
 use super::{
-    Lab, ban, prefilter, skipped,
+    Lab, ban,
+    feeds::{list, of},
+    prefilter, skipped,
     table::{
         cases::{CLIENT4, cases},
         frames::{ACK, SYN, cut, ipv4, tcp, tcp4, tcp6, udp4},
         mutate::Mutations,
-        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, Host, LIVE_NS, NOW_NS, Standing},
+        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, FEED, Host, LIVE_NS, NOW_NS, Standing},
     },
 };
 
@@ -39,6 +41,8 @@ fn world(config: Prefilter) -> Lab {
         let entry = ban(if live { LIVE_NS } else { EXPIRED_NS });
         lab.filter.bans().add(parse(prefix), &entry).expect("room for a block");
     }
+    let mut feeds = Feeds::open_pinned(&lab.config.pin_dir).expect("pinned");
+    feeds.publish(&[list("feed", 1, of(&FEED))], &Ranges::default()).expect("room for a list");
     lab
 }
 

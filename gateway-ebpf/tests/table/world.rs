@@ -47,6 +47,17 @@ pub(crate) const BANS: [(&str, bool); 22] = [
     ("100.66.0.0/16", false),
 ];
 
+/// What the feeds list; two of them are allowed.
+pub(crate) const FEED: [&str; 7] = [
+    "100.67.0.0/23",
+    "100.67.7.64/28",
+    "100.67.7.200/32",
+    "198.51.100.140/32",
+    "2001:db8:feed::/48",
+    "2001:db8:fee::4/126",
+    "2001:db8:a:fee::/64",
+];
+
 /// What time it is on the host; live blocks end far behind it, expired ones have ended at 1.
 pub(crate) const NOW_NS: u64 = 1 << 50;
 /// When a live block ends.
@@ -62,6 +73,7 @@ pub(crate) struct Host {
     bans6: HashMap<u64, Ban>,
     cells: Vec<Cell>,
     pub(crate) heartbeat_ns: u64,
+    feed: Vec<IpNet>,
 }
 
 impl Host {
@@ -74,6 +86,7 @@ impl Host {
             bans6: HashMap::new(),
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             heartbeat_ns: NOW_NS,
+            feed: FEED.iter().map(|text| text.parse().unwrap()).collect(),
         };
         for text in BLOCK {
             let prefix: IpNet = text.parse().unwrap();
@@ -143,6 +156,16 @@ impl Tables for Host {
 
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         self.longest(net6(key))
+    }
+
+    fn listed4(&self, source: u32) -> bool {
+        let address = std::net::IpAddr::V4(source.into());
+        self.feed.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        let address = std::net::IpAddr::V6((u128::from(upper) << 64 | u128::from(lower)).into());
+        self.feed.iter().any(|prefix| prefix.contains(&address))
     }
 
     fn limited(&self, port: u16) -> bool {

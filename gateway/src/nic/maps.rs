@@ -112,7 +112,7 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 14] = [
+pub(super) const PINNED: [&str; 16] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -127,6 +127,8 @@ pub(super) const PINNED: [&str; 14] = [
     "STATE",
     "EVENTS",
     "NOTES",
+    "FEEDS4",
+    "FEEDS6",
 ];
 
 /// Where this version's maps and links are pinned.
