@@ -3,6 +3,8 @@
 //! The program counts every packet at one exit, by reason and verdict. Its own diagnostics go through aya-log and
 //! only from paths that no healthy packet takes.
 
+mod feeds;
+
 use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
@@ -301,6 +303,16 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         find(&BLOCK6, key)
+    }
+
+    #[inline(always)]
+    fn listed4(&self, source: u32) -> bool {
+        feeds::listed4(source)
+    }
+
+    #[inline(always)]
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        feeds::listed6(upper, lower)
     }
 
     #[inline(always)]

@@ -67,7 +67,7 @@ fn switched_off_everything_passes_unseen() {
 fn impossible_packets_pass_where_the_configuration_says_so() {
     let settings = Settings { flags: HAS_ALLOW4 | HAS_ALLOW6, ..settings() };
     for (name, packet, expected) in cases() {
-        let blocked = matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix);
+        let blocked = matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix | Reason::BlockedFeed);
         let found = judge(&packet, &settings, &mut Host::new(&settings), NOW_NS);
         assert_eq!(found.refuses(), blocked, "{name}: {found:?}");
     }

@@ -114,7 +114,7 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 16] = [
+pub(super) const PINNED: [&str; 18] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -131,6 +131,8 @@ pub(super) const PINNED: [&str; 16] = [
     "STATE",
     "EVENTS",
     "NOTES",
+    "FEEDS4",
+    "FEEDS6",
 ];
 
 /// Where this version's maps and links are pinned.

@@ -5,10 +5,12 @@
 //! start takes it over without a gap. It never decides whom to block, runs on the control thread only and never on a
 //! worker: some of its calls take milliseconds.
 
+mod area;
 mod bans;
 mod bpffs;
 mod classes;
 mod error;
+mod feeds;
 mod filter;
 mod json;
 mod link;
@@ -21,6 +23,7 @@ mod xdp;
 
 pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
 pub use error::NicError;
+pub use feeds::{Feeds, List, Listing, NAME_BYTES_MAX, Published, Ranges};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
 pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};
 pub use sys::monotonic_ns;
