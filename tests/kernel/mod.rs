@@ -10,6 +10,7 @@ mod table;
 mod verdicts;
 mod bans;
 mod links;
+mod memory;
 
 use std::{
     path::Path,

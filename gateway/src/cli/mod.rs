@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use portcullis::{
     boot,
     config::{self, Loaded},
+    control::Enforcement,
     decide::Policy,
     nic,
 };
@@ -48,6 +49,9 @@ enum Command {
 struct Run {
     #[command(flatten)]
     file: ConfigFile,
+    /// Filter although `prefilter.allow` is empty: nothing keeps whoever administers this host from being locked out
+    #[arg(long)]
+    yes_really: bool,
     /// Write the session keys of clients' connections to this file, for Wireshark: whoever reads it reads them all
     #[arg(long, value_name = "FILE")]
     tls_key_log: Option<PathBuf>,
@@ -67,8 +71,9 @@ impl Arguments {
     /// Does what was asked. 0: done, 1: it went wrong, 2 (from clap): the arguments are.
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
-            Command::Run(Run { file, tls_key_log }) => load(&file.config).and_then(|loaded| {
-                boot::run(&file.config, loaded.config, tls_key_log.as_deref())
+            Command::Run(Run { file, yes_really, tls_key_log }) => load(&file.config).and_then(|loaded| {
+                let enforcement = if yes_really { Enforcement::Regardless } else { Enforcement::Careful };
+                boot::run(&file.config, loaded.config, enforcement, tls_key_log.as_deref())
                     .map_err(|error| format!("portcullis: {error}"))
             }),
             Command::Check(file) => check(&file.config),

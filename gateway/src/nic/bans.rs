@@ -127,6 +127,19 @@ impl Bans {
         Ok(())
     }
 
+    /// As [`Self::add`], unless the prefix is blocked for as long already; false: it was. What a second would add is not
+    /// worth a new entry: a list that is dated by the wall clock is not exact.
+    pub fn add_unless_longer(&mut self, prefix: IpNet, entry: &BanEntry) -> Result<bool, NicError> {
+        const SAME_NS: u64 = 1_000_000_000;
+        let enough_ns = entry.expires_at_ns.saturating_sub(SAME_NS);
+        let held = self.find(canonical(prefix))?.is_some_and(|ban| ban.expires_at_ns > enough_ns);
+        if held {
+            return Ok(false);
+        }
+        self.add(prefix, entry)?;
+        Ok(true)
+    }
+
     /// Ends a block; false: there was none.
     pub fn remove(&mut self, prefix: IpNet) -> Result<bool, NicError> {
         let prefix = canonical(prefix);
@@ -369,7 +382,7 @@ pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<bool, NicEr
 }
 
 /// A hash answers `E2BIG`, a trie `ENOSPC`.
-fn is_full(error: &MapError) -> bool {
+pub(super) fn is_full(error: &MapError) -> bool {
     matches!(os_error(error), Some(libc::E2BIG | libc::ENOSPC))
 }
 

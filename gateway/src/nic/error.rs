@@ -20,14 +20,25 @@ pub enum NicError {
     #[error("there is no interface {0:?}")]
     NoInterface(String),
     /// Another XDP program is attached.
-    #[error(
-        "{interface} already carries the XDP program {name:?} (id {id}); \
-         look at it with `bpftool net show dev {interface}`, detach it with `ip link set dev {interface} xdp off` \
-         or by whoever attached it"
-    )]
+    #[error("{interface} already carries the XDP program {name:?} (id {id}); {}", way_out(.interface, .name))]
     Busy {
         /// The interface.
         interface: String,
+        /// The kernel's id of the program.
+        id: u32,
+        /// The program's name.
+        name: String,
+    },
+    /// Another XDP program is attached to the bond that the interface is a port of.
+    #[error(
+        "{interface} is a port of {above}, which already carries the XDP program {name:?} (id {id}): the kernel runs \
+         one or the other; name {above} in prefilter.interfaces, or detach that program"
+    )]
+    Above {
+        /// The interface.
+        interface: String,
+        /// What it is a port of.
+        above: String,
         /// The kernel's id of the program.
         id: u32,
         /// The program's name.
@@ -62,5 +73,29 @@ impl NicError {
     /// For `map_err`: what was tried, and what came of it.
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what: what.into(), source }
+    }
+}
+
+/// The name of libxdp's program that runs others one after the other (xdp-tools, `xdp-dispatcher.c.in`).
+pub(super) const DISPATCHER: &str = "xdp_dispatcher";
+/// Our own program's name.
+pub(super) const OWN: &str = "portcullis";
+
+/// What can be done about a program that is in the way.
+pub(super) fn way_out(interface: &str, name: &str) -> String {
+    match name {
+        DISPATCHER => format!(
+            "it is libxdp's dispatcher, which runs the programs of other tools and cannot run this one; \
+             `xdp-loader status {interface}` lists them, `xdp-loader unload {interface} --all` takes them off"
+        ),
+        OWN => {
+            "it is another gateway's, from another prefilter.pin_dir: end that one and remove its pins, or \
+                `portcullis panic-open` with its configuration"
+                .to_owned()
+        }
+        _ => format!(
+            "look at it with `bpftool net show dev {interface}`, detach it with `ip link set dev {interface} xdp off` \
+             or by whoever attached it"
+        ),
     }
 }

@@ -18,7 +18,8 @@ use ipnet::IpNet;
 use super::{
     NicError,
     bans::{Bans, ignore_missing},
-    bpffs, link,
+    bpffs,
+    link::{self, Standing},
     maps::{PINNED, Plain, Runtime, versioned},
     prefix::{canonical, key4, key6, net4, net6},
     settings, sys,
@@ -41,6 +42,8 @@ pub struct Filter {
     bans: Bans,
     runtime: Runtime,
     attached: Vec<(String, XdpMode)>,
+    /// The mode that the configuration wants.
+    mode: XdpMode,
 }
 
 /// Packets and bytes of one reason and verdict, over all CPUs, since the maps were made.
@@ -113,6 +116,7 @@ impl Filter {
             bans: Bans::open_pinned(&prefilter.pin_dir)?,
             runtime: Runtime::open(&prefilter.pin_dir)?,
             attached: Vec::new(),
+            mode: prefilter.mode,
         };
         filter.heartbeat(sys::monotonic_ns())?;
         filter.apply(prefilter, listener_ports)?;
@@ -136,6 +140,33 @@ impl Filter {
         self.remove_allow(&allow)?;
         self.set_settings(prefilter, 0)?;
         self.set_interfaces(prefilter)
+    }
+
+    /// Looks whether every interface still carries the filter. One that has lost it gets it again. Where a pin was
+    /// removed, which opens the host while no gateway runs, the filter is taken off everywhere, until the next start or
+    /// reload.
+    pub fn look_after(&mut self) -> Result<(), NicError> {
+        let dir = versioned(&self.pin_dir);
+        for (interface, mode) in self.attached.clone() {
+            match link::standing(&dir, &interface)? {
+                Standing::Attached => {}
+                Standing::Lost if sys::ifindex(&interface).is_none() => {}
+                Standing::Lost => {
+                    log::warn!("{interface} had lost the filter ({mode:?}): attaching it again");
+                    let program = program(&mut self.object)?.fd()?;
+                    let program = program.try_clone().map_err(NicError::io("hold the program"))?;
+                    link::attach(&dir, &interface, self.mode, program.as_fd())?;
+                }
+                Standing::Unpinned => {
+                    log::error!(
+                        "THE FILTER IS OFF: the pin of {interface} was removed; it stays off until the next start or reload"
+                    );
+                    self.attached.clear();
+                    return link::pinned(&dir).iter().try_for_each(|interface| link::detach(&dir, interface));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says that user space lives; without it for 5 s the limits go off. Call it every second.
@@ -281,6 +312,7 @@ impl Filter {
         let program =
             program(&mut self.object)?.fd()?.try_clone().map_err(NicError::io("hold the program"))?;
         self.attached.clear();
+        self.mode = prefilter.mode;
         for interface in &prefilter.interfaces {
             let mode = link::attach(&dir, interface, prefilter.mode, program.as_fd())?;
             self.attached.push((interface.clone(), mode));

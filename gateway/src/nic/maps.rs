@@ -11,7 +11,7 @@ use aya::{
 };
 use gateway_ebpf::{
     ABI, Ban,
-    layout::{CpuState, Note, NoteKey, Settings},
+    layout::{CpuState, Note, NoteKey, Settings, Strikes},
 };
 
 use super::NicError;
@@ -32,6 +32,8 @@ unsafe impl Pod for Plain<CpuState> {}
 unsafe impl Pod for Plain<Note> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<NoteKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Strikes> {}
 
 pub(super) type Key4 = Key<[u32; 2]>;
 pub(super) type Key6 = Key<[u32; 4]>;
@@ -49,6 +51,7 @@ pub(super) struct Policy {
     pub(super) block4: Trie4<Plain<Ban>>,
     pub(super) block6: Trie6<Plain<Ban>>,
     pub(super) notes: HashMap<MapData, Plain<NoteKey>, Plain<Note>>,
+    pub(super) strikes: HashMap<MapData, Plain<NoteKey>, Plain<Strikes>>,
 }
 
 impl Policy {
@@ -67,6 +70,7 @@ impl Policy {
             block4: open(&dir, "BLOCK4")?,
             block6: open(&dir, "BLOCK6")?,
             notes: open(&dir, "NOTES")?,
+            strikes: open(&dir, "STRIKES")?,
         })
     }
 
@@ -112,7 +116,7 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 14] = [
+pub(super) const PINNED: [&str; 15] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -127,6 +131,7 @@ pub(super) const PINNED: [&str; 14] = [
     "STATE",
     "EVENTS",
     "NOTES",
+    "STRIKES",
 ];
 
 /// Where this version's maps and links are pinned.

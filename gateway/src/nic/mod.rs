@@ -5,6 +5,7 @@
 //! start takes it over without a gap. It never decides whom to block, runs on the control thread only and never on a
 //! worker: some of its calls take milliseconds.
 
+mod allowed;
 mod bans;
 mod bpffs;
 mod error;
@@ -12,13 +13,19 @@ mod filter;
 mod json;
 mod link;
 mod maps;
+mod memory;
+mod netlink;
+pub mod peers;
 mod prefix;
 mod settings;
 mod sys;
+mod transfer;
 mod xdp;
 
+pub use allowed::Allowed;
 pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
 pub use error::NicError;
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
-pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};
+pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict, layout::Strikes};
 pub use sys::monotonic_ns;
+pub use transfer::{ListError, Listed, read_list};
