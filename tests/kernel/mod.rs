@@ -11,6 +11,8 @@ mod verdicts;
 mod bans;
 mod links;
 mod memory;
+mod steering;
+mod upgrade;
 
 use std::{
     path::Path,

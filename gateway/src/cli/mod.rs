@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a person")]
 
 mod bans;
+mod doctor;
 mod keys;
 
 use std::{
@@ -41,6 +42,8 @@ enum Command {
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Say what this machine's kernel and interfaces can do for the filter, and what is in its way; 1 when it would not run
+    Doctor(doctor::Doctor),
     /// Detach the filter from every interface and forget its blocks: the way out when in doubt
     PanicOpen(ConfigFile),
 }
@@ -79,6 +82,7 @@ impl Arguments {
             Command::Check(file) => check(&file.config),
             Command::Bans(bans) => bans.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::PanicOpen(file) => panic_open(&file.config),
         };
         match done {

@@ -14,8 +14,8 @@ use gateway_ebpf::{
 use ipnet::IpNet;
 
 use super::{
-    NicError,
-    maps::{Plain, Policy},
+    NicError, heritage,
+    maps::{Plain, Policy, versioned},
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
 };
 
@@ -94,7 +94,26 @@ impl Explanation {
 impl Bans {
     /// Opens the maps that a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        Ok(Self { policy: Policy::open(pin_dir)? })
+        let dir = versioned(pin_dir);
+        match Self::open_in(&dir) {
+            Err(NicError::NotPinned(_)) => Err(match heritage::others(pin_dir, &dir).last() {
+                Some((version, _)) => {
+                    NicError::OtherVersion { pin_dir: pin_dir.to_owned(), version: *version }
+                }
+                None => NicError::NotPinned(pin_dir.to_owned()),
+            }),
+            opened => opened,
+        }
+    }
+
+    /// Opens the maps that are pinned in this very directory.
+    pub(super) fn open_in(dir: &Path) -> Result<Self, NicError> {
+        Ok(Self { policy: Policy::open(dir)? })
+    }
+
+    /// Whether there is an entry of exactly this prefix, live or not.
+    pub(super) fn knows(&self, prefix: IpNet) -> Result<bool, NicError> {
+        Ok(self.find(prefix)?.is_some())
     }
 
     /// Blocks a prefix, or replaces its block. [`NicError::Full`]: nothing was written, and nothing was evicted.

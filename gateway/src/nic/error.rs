@@ -16,6 +16,30 @@ pub enum NicError {
     /// Nothing is pinned there: no gateway has opened a filter.
     #[error("no filter is pinned in {}", .0.display())]
     NotPinned(PathBuf),
+    /// Another version of the gateway has pinned its filter there.
+    #[error(
+        "the filter in {} is of version {version} and this is version {}: start this version's gateway, which takes it \
+         over, or use the other version's command",
+        .pin_dir.display(), gateway_ebpf::ABI
+    )]
+    OtherVersion {
+        /// The directory.
+        pin_dir: PathBuf,
+        /// The version of its maps' layouts.
+        version: u32,
+    },
+    /// A later version of the gateway has pinned its filter there: what it holds cannot be read, only thrown away.
+    #[error(
+        "{} holds the filter of a later version ({version}): start that one again, or `portcullis panic-open`, which \
+         detaches it and forgets its blocks",
+        .pin_dir.display()
+    )]
+    LaterVersion {
+        /// The directory.
+        pin_dir: PathBuf,
+        /// The version of its maps' layouts.
+        version: u32,
+    },
     /// No interface has this name.
     #[error("there is no interface {0:?}")]
     NoInterface(String),
@@ -77,12 +101,12 @@ impl NicError {
 }
 
 /// The name of libxdp's program that runs others one after the other (xdp-tools, `xdp-dispatcher.c.in`).
-pub(super) const DISPATCHER: &str = "xdp_dispatcher";
+const DISPATCHER: &str = "xdp_dispatcher";
 /// Our own program's name.
-pub(super) const OWN: &str = "portcullis";
+const OWN: &str = "portcullis";
 
 /// What can be done about a program that is in the way.
-pub(super) fn way_out(interface: &str, name: &str) -> String {
+pub fn way_out(interface: &str, name: &str) -> String {
     match name {
         DISPATCHER => format!(
             "it is libxdp's dispatcher, which runs the programs of other tools and cannot run this one; \

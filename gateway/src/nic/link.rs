@@ -21,10 +21,10 @@ use crate::config::XdpMode;
 /// Interface names hold no colon, and the BPF file system wants no dot.
 const PREFIX: &str = "link:";
 
-/// Attaches `program` to an interface, or puts it behind the link that is pinned for it. Gives the mode in effect,
-/// which is never [`XdpMode::Auto`].
+/// Attaches `program` to an interface, or puts it behind the link that is pinned for it, here or by an `older` version.
+/// Gives the mode in effect, which is never [`XdpMode::Auto`].
 pub(super) fn attach(
-    dir: &Path,
+    (dir, older): (&Path, &[PathBuf]),
     interface: &str,
     mode: XdpMode,
     program: BorrowedFd<'_>,
@@ -33,6 +33,15 @@ pub(super) fn attach(
     if let Some(link) = adopt(dir, interface, mode, ifindex)? {
         sys::link_update(link.as_fd(), program).map_err(NicError::io(format!("take over {interface}")))?;
         return mode_in_effect(ifindex);
+    }
+    for old in older {
+        if let Some(link) = adopt(old, interface, mode, ifindex)? {
+            sys::link_update(link.as_fd(), program)
+                .map_err(NicError::io(format!("take over {interface}")))?;
+            let path = pin_of(dir, interface);
+            sys::pin(link.as_fd(), &path).map_err(NicError::io(format!("pin {}", path.display())))?;
+            return mode_in_effect(ifindex);
+        }
     }
     let link = match mode {
         XdpMode::Native => create(interface, ifindex, program, sys::NATIVE)?,

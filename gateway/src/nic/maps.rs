@@ -55,22 +55,22 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn open(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
+    /// `dir` is that of one version.
+    pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
         if !dir.join("SETTINGS").exists() {
-            return Err(NicError::NotPinned(pin_dir.to_owned()));
+            return Err(NicError::NotPinned(dir.to_owned()));
         }
         Ok(Self {
-            settings: open(&dir, "SETTINGS")?,
-            active: open(&dir, "ACTIVE")?,
-            allow4: open(&dir, "ALLOW4")?,
-            allow6: open(&dir, "ALLOW6")?,
-            bans4: open(&dir, "BANS4")?,
-            bans6: open(&dir, "BANS6")?,
-            block4: open(&dir, "BLOCK4")?,
-            block6: open(&dir, "BLOCK6")?,
-            notes: open(&dir, "NOTES")?,
-            strikes: open(&dir, "STRIKES")?,
+            settings: open(dir, "SETTINGS")?,
+            active: open(dir, "ACTIVE")?,
+            allow4: open(dir, "ALLOW4")?,
+            allow6: open(dir, "ALLOW6")?,
+            bans4: open(dir, "BANS4")?,
+            bans6: open(dir, "BANS6")?,
+            block4: open(dir, "BLOCK4")?,
+            block6: open(dir, "BLOCK6")?,
+            notes: open(dir, "NOTES")?,
+            strikes: open(dir, "STRIKES")?,
         })
     }
 
@@ -102,14 +102,14 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    pub(super) fn open(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
-        let cells: Array<_, [u64; 2]> = open(&dir, "CELLS")?;
+    /// `dir` is that of one version.
+    pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
+        let cells: Array<_, [u64; 2]> = open(dir, "CELLS")?;
         Ok(Self {
-            heartbeat: open(&dir, "HEARTBEAT")?,
-            ports: open(&dir, "PORTS")?,
-            state: open(&dir, "STATE")?,
-            events: open(&dir, "EVENTS")?,
+            heartbeat: open(dir, "HEARTBEAT")?,
+            ports: open(dir, "PORTS")?,
+            state: open(dir, "STATE")?,
+            events: open(dir, "EVENTS")?,
             cells: cells.len(),
         })
     }
@@ -136,7 +136,12 @@ pub(super) const PINNED: [&str; 15] = [
 
 /// Where this version's maps and links are pinned.
 pub(super) fn versioned(pin_dir: &Path) -> PathBuf {
-    pin_dir.join(format!("v{ABI}"))
+    of_version(pin_dir, ABI)
+}
+
+/// Where those of another one are.
+pub(super) fn of_version(pin_dir: &Path, version: u32) -> PathBuf {
+    pin_dir.join(format!("v{version}"))
 }
 
 fn open<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M, NicError> {

@@ -145,6 +145,50 @@ fn a_bad_list_changes_nothing_and_allow_wins() {
 }
 
 #[test]
+fn the_doctor_tells_what_the_machine_can_do_and_what_is_in_the_way() {
+    let test = "nic::the_doctor_tells_what_the_machine_can_do_and_what_is_in_the_way";
+    let prefilter = "allow = [\"192.0.2.11\"]";
+    let Some(stage) = Stage::set(test, Sections { prefilter, ..Sections::default() }) else { return };
+    let told = stage.told(&["doctor", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let state = |check: &str| {
+        let checks = told["checks"].as_array().unwrap();
+        let found = checks.iter().find(|one| one["check"] == check);
+        found.unwrap_or_else(|| panic!("no {check} in {told}"))["state"].as_str().unwrap().to_owned()
+    };
+    for check in
+        ["kernel", "io_uring", "capabilities", "xdp", "pins", "allow", "edge0 driver", "edge0 program"]
+    {
+        assert_eq!(state(check), "ok", "{check}: {told}");
+    }
+    let text = stage.told(&["doctor"]);
+    assert!(
+        text.contains("veth: native, in use") && text.contains("pinned where the configuration says"),
+        "{text}"
+    );
+
+    // Another interface, tried; and ours, seen by one who knows nothing of our pins.
+    stage.lab.edge.ip("link add extra0 type veth peer name extra1").unwrap();
+    let text = stage.told(&["doctor", "--interface", "extra0", "--try"]);
+    assert!(text.contains("veth: native, tried"), "{text}");
+    let config = stage.config(Sections { prefilter, ..Sections::default() });
+    let elsewhere =
+        stage.write("elsewhere.toml", &config.replace("pin_dir = \"", "pin_dir = \"/sys/fs/bpf/ptc-none"));
+    let refused = stage
+        .lab
+        .edge
+        .command(crate::support::BINARY)
+        .args(["doctor", "--config", &elsewhere])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("another gateway's"), "{text}");
+    let refused = stage.run(&["doctor", "--interface", "none0"]);
+    assert!(!refused.status.success());
+}
+
+#[test]
 fn a_dry_run_of_the_filter_counts_and_drops_nothing() {
     let test = "nic::a_dry_run_of_the_filter_counts_and_drops_nothing";
     let blocked = HONEST_V4[1];
