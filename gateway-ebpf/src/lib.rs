@@ -17,8 +17,11 @@
 pub mod layout;
 pub mod packet;
 pub mod bucket;
+pub mod class;
 pub mod verdict;
+mod policy;
 
+pub use class::Class;
 pub use layout::{Ban, BanKind, BanOrigin};
 pub use packet::Packet;
 pub use verdict::{Reason, Tables, Verdict, classify};

@@ -30,7 +30,9 @@ pub(super) struct Admins {
 impl Admins {
     /// Takes in all connections of this moment; whether the addresses have changed.
     pub(super) fn look(&mut self, peers: &[Peer], now_ns: u64) -> bool {
-        let open: HashMap<u64, &Peer> = peers.iter().map(|peer| (peer.cookie, peer)).collect();
+        // What comes by loopback never passes the filter.
+        let outside = peers.iter().filter(|peer| !peer.address.to_canonical().is_loopback());
+        let open: HashMap<u64, &Peer> = outside.map(|peer| (peer.cookie, peer)).collect();
         self.connections.retain(|cookie, _| open.contains_key(cookie));
         let counts_from_ns = if self.has_looked { now_ns.saturating_add(LOGIN_NS_MAX) } else { now_ns };
         self.has_looked = true;
@@ -84,6 +86,15 @@ mod tests {
         check(&mut admins, &[1, 2], 20 + LOGIN_NS_MAX, true, &[1, 2]);
         check(&mut admins, &[2], 21 + LOGIN_NS_MAX, true, &[2]);
         check(&mut admins, &[], 22 + LOGIN_NS_MAX, true, &[]);
+    }
+
+    #[test]
+    fn this_host_itself_is_nobody() {
+        let mut admins = Admins::default();
+        let own = |address: &str| Peer { address: address.parse().unwrap(), port: 9901, cookie: 1 };
+        for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(!admins.look(&[own(address)], 1), "{address}");
+        }
     }
 
     #[test]

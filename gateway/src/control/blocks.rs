@@ -11,8 +11,8 @@ use crate::{
     config::{AdminPorts, Config, FilterPorts},
     decide::{Snapshot, known::Known},
     nic::{
-        BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError, Strikes,
-        monotonic_ns, peers,
+        BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
+        Strikes, monotonic_ns, peers,
     },
     respond::{Offence, OffenceKind},
 };
@@ -116,21 +116,18 @@ impl Blocks {
 
     fn block(&mut self, block: &Block) {
         let Some(filter) = self.filter.as_mut().filter(|_| !block.dry_run) else {
-            let verb = if block.action == Action::Throttle { "slow down" } else { "block" };
+            let verb = if block.action == Action::Drop { "block" } else { "slow down" };
             log::info!("would {verb} {}", sentence(block));
             return;
         };
-        if block.action == Action::Throttle {
-            // The filter cannot let a part of a source through yet; to shut it out would hit those who share it.
-            *self.throttled.entry(block.kind).or_default() += 1;
-            log::warn!("not blocked yet, since a consumer shares it: {}", sentence(block));
-            self.keep_in_mind(block.source);
-            return;
-        }
         match filter.bans().add_unless_longer(block.source, &entry(block)) {
             Ok(_) => {
-                *self.written.entry(block.kind).or_default() += 1;
-                log::info!("blocked {}", sentence(block));
+                let (counts, verb) = match block.action {
+                    Action::Drop => (&mut self.written, "blocked"),
+                    Action::Throttle(_) => (&mut self.throttled, "slowed down"),
+                };
+                *counts.entry(block.kind).or_default() += 1;
+                log::info!("{verb} {}", sentence(block));
                 self.keep_in_mind(block.source);
             }
             // The operator's own block already holds.
@@ -276,7 +273,7 @@ impl Blocks {
         self.written.iter().map(|(kind, count)| (*kind, *count))
     }
 
-    /// Sources that would have been slowed down, by what led to it.
+    /// Sources that were slowed down, by what led to it.
     pub(super) fn throttled(&self) -> impl Iterator<Item = (OffenceKind, u64)> + '_ {
         self.throttled.iter().map(|(kind, count)| (*kind, *count))
     }
@@ -325,6 +322,10 @@ fn entry(block: &Block) -> BanEntry {
     BanEntry {
         expires_at_ns: block.until_ns,
         offence_at_ns: block.offence_at_ns,
+        action: match block.action {
+            Action::Drop => BanAction::Drop,
+            Action::Throttle(rate) => BanAction::throttle(rate),
+        },
         strikes: u16::try_from(block.strikes).unwrap_or(u16::MAX),
         kind: ban_kind(block.kind),
         origin: BanOrigin::Escalation,

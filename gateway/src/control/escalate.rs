@@ -42,17 +42,16 @@ const KINDS: usize = OffenceKind::ALL.len();
 const _: () = assert!(config::OFFENCE_COUNT_MAX as usize * KINDS < STAMPS_MAX);
 
 /// What the NIC does with a source that has crossed a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Action {
     /// Nothing of it passes.
-    #[default]
     Drop,
-    /// No more of it passes than `escalation.throttle`.
-    Throttle,
+    /// So many of its packets pass.
+    Throttle(config::Rate),
 }
 
 /// A source that has to be blocked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     /// The address or prefix.
     pub source: IpNet,
@@ -128,9 +127,8 @@ struct Source {
     /// Times of the latest offences by kind, ascending, at most `count` of each.
     stamps: [VecDeque<u64>; KINDS],
     strikes: u32,
-    /// Those of the strikes that only slowed it down, the last one among them if `action` says so.
+    /// Those of the strikes that only slowed it down.
     throttles: u32,
-    action: Action,
     blocked_until_ns: u64,
     /// Offences before this are ignored; at most `blocked_until_ns`.
     ignored_until_ns: u64,
@@ -202,11 +200,10 @@ impl Escalation {
         block
     }
 
-    /// The source that `address` belongs to, if its block should hold at `at_ns`. In a dry run none does.
+    /// The source that `address` belongs to, if its block or throttle should hold at `at_ns`. In a dry run none does.
     pub fn blocked(&self, address: IpAddr, at_ns: u64) -> Option<IpNet> {
         let key = self.protected.source_of(address).filter(|_| !self.settings.dry_run)?;
-        let holds = |source: &Source| source.action == Action::Drop && at_ns < source.blocked_until_ns;
-        self.sources.get(&key).is_some_and(holds).then_some(key)
+        self.sources.get(&key).is_some_and(|source| at_ns < source.blocked_until_ns).then_some(key)
     }
 
     /// What an earlier process knew of a source; what is older than `memory` is of no use.
@@ -299,12 +296,9 @@ impl Escalation {
             (source.strikes, source.throttles) = (0, 0);
         }
         source.strikes = source.strikes.saturating_add(1);
-        source.action = if source.throttles == 0 && self.is_shared(&key, now_ns) {
-            source.throttles += 1;
-            Action::Throttle
-        } else {
-            Action::Drop
-        };
+        let throttle =
+            self.settings.throttle.filter(|_| source.throttles == 0 && self.is_shared(&key, now_ns));
+        source.throttles += u32::from(throttle.is_some());
         // The first block lasts no longer for having been announced.
         let lasts = block_length(&self.settings, source.strikes.saturating_sub(source.throttles));
         source.blocked_until_ns = now_ns.saturating_add(nanos(lasts));
@@ -315,7 +309,7 @@ impl Escalation {
         source.stamps = Default::default();
         Block {
             source: key,
-            action: source.action,
+            action: throttle.map_or(Action::Drop, Action::Throttle),
             kind: offence.kind,
             offences,
             route: offence.route.clone(),
@@ -333,7 +327,7 @@ impl Escalation {
         let source = known::Source::of(key.addr(), self.protected.source_bits());
         let seen_ns = source.and_then(|source| self.known.seen_ns(source));
         let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(self.settings.known_for)) >= now_ns;
-        self.settings.throttle.is_some() && seen_ns.is_some_and(lately)
+        seen_ns.is_some_and(lately)
     }
 
     /// Takes a source out of the table and of every index.

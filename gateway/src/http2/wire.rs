@@ -15,7 +15,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::tally::{Excess, Tally};
-use crate::net::{Buffer, Buffers, Deadline, Phase, ReadHalf, WriteHalf, monotonic_ns};
+use crate::net::{Buffer, Buffers, Deadline, Phase, ReadHalf, WriteHalf, coarse_ns};
 
 /// h2 is told to wait when so much is to be sent.
 const OUTBOX_BYTES_MAX: usize = 64 * 1024;
@@ -157,7 +157,7 @@ impl Pumps {
     /// Sends what h2 says until it has said its last and all of it is sent, or the peer takes nothing for `idle_ns`.
     pub async fn send(&self, write: &mut WriteHalf, deadline: &Deadline, idle_ns: u64) {
         while let Some(bytes) = self.to_send().await {
-            deadline.arm(Phase::Send, monotonic_ns().saturating_add(idle_ns));
+            deadline.arm(Phase::Send, coarse_ns().saturating_add(idle_ns));
             let count = bytes.len();
             let (sent, mut bytes) = write.write_all(bytes).await;
             deadline.disarm();

@@ -8,6 +8,7 @@
 mod allowed;
 mod bans;
 mod bpffs;
+mod classes;
 mod error;
 pub mod features;
 mod filter;
@@ -23,10 +24,11 @@ mod settings;
 pub mod survey;
 mod sys;
 mod transfer;
+mod upkeep;
 mod xdp;
 
 pub use allowed::Allowed;
-pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
 pub use error::{NicError, way_out};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
 pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict, layout::Strikes};

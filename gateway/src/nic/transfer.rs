@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Needed are `source` (an address or a prefix), `reason`, `origin` ("operator" or "escalation") and when the block
-//! ends, by the wall clock, since another host has another monotonic one. Empty lines and lines that begin with `#`
+//! ends, by the wall clock, since another host has another monotonic one. A source that is only slowed down has a
+//! `"throttle":{"interval_ns":…,"burst":…}`: the time that a packet uses up, and how many may come at once. Empty lines and lines that begin with `#`
 //! are passed over. What never ends is the configuration's and stays where it is. Pure: a list is read whole, or not
 //! at all, before anything is changed.
 
@@ -20,7 +21,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{BanEntry, BanKind, BanNote, BanOrigin, BanRecord, prefix::canonical};
+use super::{BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, prefix::canonical};
 
 /// Longer than any line of ours.
 const LINE_BYTES_MAX: u64 = 4096;
@@ -42,10 +43,19 @@ pub struct Listed {
     pub source: IpNet,
     /// When it ends, by the wall clock.
     pub expires_at_unix_ms: u64,
+    action: BanAction,
     kind: BanKind,
     origin: BanOrigin,
     strikes: u16,
     note: Option<BanNote>,
+}
+
+/// Of a source that is only slowed down.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Throttle {
+    interval_ns: u64,
+    burst: u16,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -55,6 +65,8 @@ struct Line {
     reason: String,
     origin: String,
     expires_at_unix_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    throttle: Option<Throttle>,
     #[serde(default)]
     strikes: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,6 +88,10 @@ impl BanRecord {
             reason: self.kind.name().to_owned(),
             origin: self.origin.name().to_owned(),
             expires_at_unix_ms: now_unix_ms.saturating_add(millis(self.expires_in?)),
+            throttle: match self.action {
+                BanAction::Drop => None,
+                BanAction::Throttle { interval_ns, burst } => Some(Throttle { interval_ns, burst }),
+            },
             strikes: self.strikes,
             offences: note.map(|note| note.offences),
             route: note.map(|note| note.route.clone()),
@@ -93,6 +109,7 @@ impl Listed {
         Some(BanEntry {
             expires_at_ns: now_ns.saturating_add(left_ms.saturating_mul(1_000_000)),
             offence_at_ns: now_ns,
+            action: self.action,
             strikes: self.strikes,
             kind: self.kind,
             origin: self.origin,
@@ -148,8 +165,15 @@ fn read_line(text: &str) -> Result<Listed, String> {
         offences: line.offences.unwrap_or_default(),
         at_unix_s: line.at_unix_s.unwrap_or_default(),
     });
+    let action = match line.throttle {
+        None => BanAction::Drop,
+        Some(Throttle { interval_ns: 0, .. } | Throttle { burst: 0, .. }) => {
+            return Err("`throttle` lets nothing pass: leave it out to block".to_owned());
+        }
+        Some(Throttle { interval_ns, burst }) => BanAction::Throttle { interval_ns, burst },
+    };
     let Line { expires_at_unix_ms, strikes, .. } = line;
-    Ok(Listed { source, expires_at_unix_ms, kind, origin, strikes, note })
+    Ok(Listed { source, expires_at_unix_ms, action, kind, origin, strikes, note })
 }
 
 fn read_source(text: &str) -> Result<IpNet, String> {
@@ -180,6 +204,7 @@ mod tests {
     fn record() -> BanRecord {
         BanRecord {
             prefix: "2001:db8:0:66::/64".parse().unwrap(),
+            action: BanAction::Throttle { interval_ns: 10_000_000, burst: 200 },
             kind: BanKind::Unauthorized,
             origin: BanOrigin::Escalation,
             strikes: 3,
@@ -205,6 +230,7 @@ mod tests {
         let expected = BanEntry {
             expires_at_ns: 65_000_000_000,
             offence_at_ns: 5_000_000_000,
+            action: record().action,
             strikes: 3,
             kind: BanKind::Unauthorized,
             origin: BanOrigin::Escalation,
@@ -246,6 +272,8 @@ mod tests {
         );
         check_refused(&LINE.replace("1795000060000", "-1"), "expected u64");
         check_refused(&LINE.replace("{\"source", "{\"until\":1,\"source"), "unknown field `until`");
+        let throttle = r#""throttle":{"interval_ns":0,"burst":1},"reason""#;
+        check_refused(&LINE.replace("\"reason\"", throttle), "`throttle` lets nothing pass");
         check_refused(&LINE[..40], "EOF while parsing");
         check_refused(&format!("{LINE}{LINE}"), "trailing characters");
         check_refused(&" ".repeat(5000), "longer than 4096 bytes");

@@ -57,7 +57,7 @@ impl Record {
             request_id,
             told_id: Vec::new(),
             trace_id: *request_id.as_bytes(),
-            source: ends.address(),
+            source: ends.peer,
             source_is_forwarded: ends.is_told,
             route: None,
             consumer: None,

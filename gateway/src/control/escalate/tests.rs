@@ -40,6 +40,10 @@ fn escalation(protected: &[&str]) -> Escalation {
     Escalation::new(settings(), Protected::new(nets, 32, 64), strangers())
 }
 
+fn slowed_down() -> Action {
+    Action::Throttle(settings().throttle.unwrap())
+}
+
 /// A consumer of the guesser's address has proved who it is at `seen_ns`.
 fn shared(settings: config::Escalation, seen_ns: u64) -> Escalation {
     let known = strangers();
@@ -220,7 +224,7 @@ fn a_shared_address_is_slowed_down_before_it_is_shut_out() {
     let mut table = shared(settings(), S);
     let mut now_ns = S;
     for (action, strikes, expected_s) in
-        [(Action::Throttle, 1, 60), (Action::Drop, 2, 60), (Action::Drop, 3, 120), (Action::Drop, 4, 240)]
+        [(slowed_down(), 1, 60), (Action::Drop, 2, 60), (Action::Drop, 3, 120), (Action::Drop, 4, 240)]
     {
         let block = cross_line(&mut table, now_ns).unwrap();
         assert_eq!((block.action, block.strikes), (action, strikes));
@@ -233,8 +237,9 @@ fn a_shared_address_is_slowed_down_before_it_is_shut_out() {
 fn one_who_is_slowed_down_and_goes_on_is_shut_out() {
     let mut table = shared(settings(), S);
     let source: IpAddr = GUESSER.parse().unwrap();
-    assert_eq!(cross_line(&mut table, S).unwrap().action, Action::Throttle);
-    assert_eq!(table.blocked(source, 2 * S), None);
+    let throttle = cross_line(&mut table, S).unwrap();
+    assert_eq!(throttle.action, slowed_down());
+    assert_eq!(table.blocked(source, 2 * S), Some(throttle.source), "the filter has an entry of it");
     assert!(cross_line(&mut table, S + nanos(UNDER_WAY_MAX) - 1).is_none(), "under way");
     let block = cross_line(&mut table, S + nanos(UNDER_WAY_MAX)).unwrap();
     assert_eq!(block.action, Action::Drop);
@@ -245,7 +250,7 @@ fn one_who_is_slowed_down_and_goes_on_is_shut_out() {
 fn whoever_was_known_long_ago_is_a_stranger() {
     let known_for_ns = nanos(settings().known_for);
     let action = |settings, at_ns| cross_line(&mut shared(settings, S), at_ns).unwrap().action;
-    assert_eq!(action(settings(), S + known_for_ns), Action::Throttle);
+    assert_eq!(action(settings(), S + known_for_ns), slowed_down());
     assert_eq!(action(settings(), S + known_for_ns + 1), Action::Drop);
     assert_eq!(action(config::Escalation { throttle: None, ..settings() }, S), Action::Drop);
 }
