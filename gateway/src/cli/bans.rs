@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use portcullis::nic::{self, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError};
+use portcullis::nic::{self, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError};
 
 use super::{CONFIG_DEFAULT, Told, pin_dir};
 
@@ -118,6 +118,7 @@ fn operator_entry(now_ns: u64, lasts: Duration) -> BanEntry {
     BanEntry {
         expires_at_ns: now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)),
         offence_at_ns: now_ns,
+        action: BanAction::Drop,
         strikes: 0,
         kind: BanKind::Manual,
         origin: BanOrigin::Operator,
@@ -131,13 +132,14 @@ fn print_table(records: &[BanRecord]) {
         return;
     }
     println!(
-        "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
-        "SOURCE", "REASON", "BY", "STRIKES", "DROPS", "ENDS IN"
+        "{:<28} {:<8} {:<14} {:<14} {:>7} {:>12} {:>12}",
+        "SOURCE", "ACTION", "REASON", "BY", "STRIKES", "DROPS", "ENDS IN"
     );
     for record in records {
         println!(
-            "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
+            "{:<28} {:<8} {:<14} {:<14} {:>7} {:>12} {:>12}",
             record.prefix.to_string(),
+            record.action.name(),
             record.kind.name(),
             record.origin.name(),
             record.strikes,
@@ -152,13 +154,21 @@ fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
         println!("allowed by {allow}, which wins over every block");
     }
     for record in &explanation.blocked_by {
-        println!("blocked: {}", sentence(record));
+        match record.action {
+            BanAction::Drop => println!("blocked: {}", sentence(record)),
+            BanAction::Throttle { .. } => println!("throttled: {}", sentence(record)),
+        }
     }
-    match (explanation.blocked(), explanation.allowed_by.is_empty()) {
-        (true, _) => println!("packets from {address} are dropped"),
-        (false, false) => println!("packets from {address} pass"),
-        (false, true) => println!("no rule holds {address}: its packets pass, within the limits"),
-    }
+    println!(
+        "{}",
+        match explanation.verdict() {
+            "drop" => format!("packets from {address} are dropped"),
+            "throttle" => format!("packets from {address} pass at the rate of their throttle"),
+            _ if explanation.allowed_by.is_empty() =>
+                format!("no rule holds {address}: its packets pass, within the limits"),
+            _ => format!("packets from {address} pass"),
+        }
+    );
 }
 
 fn sentence(record: &BanRecord) -> String {

@@ -7,6 +7,7 @@
 
 mod bans;
 mod bpffs;
+mod classes;
 mod error;
 mod filter;
 mod json;
@@ -15,9 +16,10 @@ mod maps;
 mod prefix;
 mod settings;
 mod sys;
+mod upkeep;
 mod xdp;
 
-pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
 pub use error::NicError;
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
 pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};
