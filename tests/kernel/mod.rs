@@ -12,6 +12,7 @@ mod agreement;
 mod bans;
 mod classes;
 mod links;
+mod known;
 mod memory;
 mod steering;
 mod upgrade;

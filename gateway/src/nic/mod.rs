@@ -14,6 +14,7 @@ pub mod features;
 mod filter;
 mod heritage;
 mod json;
+mod known;
 mod link;
 mod maps;
 mod memory;
