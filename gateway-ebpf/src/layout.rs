@@ -90,6 +90,8 @@ pub enum BanKind {
     NotFound = 5,
     /// Requests that the filters call an attack.
     Attack = 6,
+    /// A block list that others keep holds it.
+    Listed = 32,
 }
 
 /// Who decided on a block.
@@ -103,11 +105,13 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
+    /// `[prefilter.feeds]`
+    Feed = 3,
 }
 
 impl BanKind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Manual,
         Self::Unauthorized,
         Self::Forbidden,
@@ -115,6 +119,7 @@ impl BanKind {
         Self::Malformed,
         Self::NotFound,
         Self::Attack,
+        Self::Listed,
     ];
 
     /// The kind with this number; a number from a later version reads as `Manual`.
@@ -132,13 +137,14 @@ impl BanKind {
             Self::Malformed => "malformed",
             Self::NotFound => "not_found",
             Self::Attack => "attack",
+            Self::Listed => "listed",
         }
     }
 }
 
 impl BanOrigin {
     /// Every origin, in the order of its numbers.
-    pub const ALL: [Self; 3] = [Self::Operator, Self::Escalation, Self::Configuration];
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Escalation, Self::Configuration, Self::Feed];
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
@@ -151,6 +157,7 @@ impl BanOrigin {
             Self::Operator => "operator",
             Self::Escalation => "escalation",
             Self::Configuration => "configuration",
+            Self::Feed => "feed",
         }
     }
 }

@@ -3,6 +3,8 @@
 //! The program counts every packet at one exit, by reason and verdict. Its own diagnostics go through aya-log and
 //! only from paths that no healthy packet takes.
 
+mod feeds;
+
 use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
@@ -91,8 +93,9 @@ static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
 #[btf_map]
 static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
 
-/// The filter.
+/// The filter. Part of its entry, however long it gets: a call would cost every packet.
 #[xdp(frags)]
+#[inline(always)]
 fn portcullis(context: XdpContext) -> u32 {
     let bank = ACTIVE.get(0).copied().unwrap_or_default();
     // User space writes the other bank before it flips, so a program that still reads this one reads it whole.
@@ -307,6 +310,16 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         find(&BLOCK6, key)
+    }
+
+    #[inline(always)]
+    fn listed4(&self, source: u32) -> bool {
+        feeds::listed4(source)
+    }
+
+    #[inline(always)]
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        feeds::listed6(upper, lower)
     }
 
     #[inline(always)]

@@ -51,6 +51,8 @@ pub enum Reason {
     ByteRate = 15,
     /// More packets, SYNs or bytes than the /24 or the /48 of the source may send.
     NetworkRate = 16,
+    /// A block list that others keep holds the source.
+    BlockedFeed = 17,
 }
 
 /// What the network driver is told.
@@ -75,7 +77,7 @@ impl Verdict {
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -93,6 +95,7 @@ impl Reason {
         Self::Throttled,
         Self::ByteRate,
         Self::NetworkRate,
+        Self::BlockedFeed,
     ];
 
     /// The reason with this number.
@@ -120,6 +123,7 @@ impl Reason {
             Self::Throttled => "throttled",
             Self::ByteRate => "byte_rate",
             Self::NetworkRate => "network_rate",
+            Self::BlockedFeed => "blocked_feed",
         }
     }
 
@@ -186,6 +190,10 @@ pub trait Tables {
     fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban>;
     /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban>;
+    /// Does a feed list the source?
+    fn listed4(&self, source: u32) -> bool;
+    /// As [`Self::listed4`], by the address's halves.
+    fn listed6(&self, upper: u64, lower: u64) -> bool;
     /// Do the limits apply to this destination port?
     fn limited(&self, port: u16) -> bool;
     /// Two different cells of the limiter.

@@ -11,6 +11,7 @@ mod verdicts;
 mod agreement;
 mod bans;
 mod classes;
+mod feeds;
 mod links;
 mod known;
 mod memory;

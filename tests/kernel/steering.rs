@@ -86,9 +86,8 @@ fn check(test: &str, filter: Option<XdpMode>) {
             (landed.iter().sum::<usize>() == CONNECTIONS).then_some(())
         });
         assert!(accepted.is_some(), "{landed:?}");
-        let mut expected = vec![0; cpus];
-        expected[cpu] = CONNECTIONS;
-        assert_eq!(landed, expected, "connections whose packets CPU {cpu} took");
+        // A SYN that is sent again is sent by a timer, wherever that runs. By chance it would be every other connection.
+        assert!(landed[cpu] + 1 >= CONNECTIONS, "{landed:?} of connections whose packets CPU {cpu} took");
         drop(clients);
     }
     if let Some(config) = config {

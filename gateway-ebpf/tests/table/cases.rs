@@ -1,8 +1,8 @@
 //! Packets and what must become of them under [`super::world`], without limits.
 
 use gateway_ebpf::Reason::{
-    self, Allowed, BadFlags, BadLength, BlockedPrefix, BlockedSource, Fragment, Neighbour, NotIp, NotLimited,
-    SameAddress,
+    self, Allowed, BadFlags, BadLength, BlockedFeed, BlockedPrefix, BlockedSource, Fragment, Neighbour,
+    NotIp, NotLimited, SameAddress,
 };
 
 use super::frames::{
@@ -17,7 +17,8 @@ pub(crate) const CLIENT6: &str = "2001:db8:c::7";
 
 /// Each packet with its name and the reason that it must be counted under.
 pub(crate) fn cases() -> Vec<(&'static str, Vec<u8>, Reason)> {
-    [link_layer(), policy(), dhcp(), ipv4_sanity(), ipv6_sanity(), tcp_and_udp(), fragments()].concat()
+    [link_layer(), policy(), feeds(), dhcp(), ipv4_sanity(), ipv6_sanity(), tcp_and_udp(), fragments()]
+        .concat()
 }
 
 type Cases = Vec<(&'static str, Vec<u8>, Reason)>;
@@ -60,9 +61,9 @@ fn policy() -> Cases {
         ("an expired ban", tcp4("198.51.100.67", 443, ACK), NotLimited),
         ("a blocked prefix", tcp4("203.0.113.9", 443, ACK), BlockedPrefix),
         ("the first behind it", tcp4("203.0.114.0", 443, ACK), NotLimited),
-        ("a /24 that is dropped whole", tcp4("100.67.15.1", 443, ACK), BlockedPrefix),
-        ("a /24 that is dropped whole, malformed", tcp4("100.67.15.1", 443, SYN | FIN), BlockedPrefix),
-        ("the first /24 behind it", tcp4("100.67.16.0", 443, ACK), NotLimited),
+        ("a /24 that is dropped whole", tcp4("100.68.15.1", 443, ACK), BlockedPrefix),
+        ("a /24 that is dropped whole, malformed", tcp4("100.68.15.1", 443, SYN | FIN), BlockedPrefix),
+        ("the first /24 behind it", tcp4("100.68.16.0", 443, ACK), NotLimited),
         ("allow beats a blocked prefix", tcp4("203.0.113.77", 443, ACK), Allowed),
         ("allow beats a blocked address", tcp4("198.51.100.200", 443, ACK), Allowed),
         ("allow beats a ban", tcp4("198.51.100.201", 443, ACK), Allowed),
@@ -101,6 +102,27 @@ fn policy() -> Cases {
         ("a link-local source", tcp6("fe80::1", 443, SYN | FIN), Neighbour),
         ("the end of link-local", tcp6("febf::1", 443, ACK), Neighbour),
         ("behind link-local", tcp6("fec0::1", 443, ACK), NotLimited),
+    ]
+}
+
+fn feeds() -> Cases {
+    vec![
+        ("a listed /24", tcp4("100.67.0.1", 443, ACK), BlockedFeed),
+        ("the last of a list's range", tcp4("100.67.1.255", 443, ACK), BlockedFeed),
+        ("behind it", tcp4("100.67.2.0", 443, ACK), NotLimited),
+        ("listed, malformed: the list counts", tcp4("100.67.0.1", 443, SYN | FIN), BlockedFeed),
+        ("the first of a part of a /24", tcp4("100.67.7.64", 22, SYN), BlockedFeed),
+        ("before it", tcp4("100.67.7.63", 443, ACK), NotLimited),
+        ("its last", tcp4("100.67.7.79", 443, ACK), BlockedFeed),
+        ("behind its last", tcp4("100.67.7.80", 443, ACK), NotLimited),
+        ("a listed address", tcp4("100.67.7.200", 443, ACK), BlockedFeed),
+        ("allow beats a list", tcp4("198.51.100.140", 443, ACK), Allowed),
+        ("a listed /48", tcp6("2001:db8:feed:ffff::1", 443, ACK), BlockedFeed),
+        ("the /48 behind it", tcp6("2001:db8:feee::1", 443, ACK), NotLimited),
+        ("IPv6, a part of a /64", tcp6("2001:db8:fee::7", 443, ACK), BlockedFeed),
+        ("IPv6, behind it", tcp6("2001:db8:fee::8", 443, ACK), NotLimited),
+        ("IPv6, before it", tcp6("2001:db8:fee::3", 443, ACK), NotLimited),
+        ("allow beats a listed /64", tcp6("2001:db8:a:fee::1", 443, ACK), Allowed),
     ]
 }
 

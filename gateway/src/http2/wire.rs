@@ -25,6 +25,8 @@ const OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 /// would reset the connection.
 const DRAINED_BYTES_MAX: usize = 1024 * 1024;
 
+const NS_PER_S: u64 = 1_000_000_000;
+
 /// h2's end.
 pub struct Wire(Rc<Queues>);
 
@@ -136,7 +138,10 @@ impl Pumps {
 
     /// False: it is too much.
     fn count(&self, bytes: &[u8]) -> bool {
-        let counted = self.0.tally.borrow_mut().count(bytes);
+        let mut tally = self.0.tally.borrow_mut();
+        tally.pass_time(coarse_ns() / NS_PER_S);
+        let counted = tally.count(bytes);
+        drop(tally);
         self.0.excess.set(self.0.excess.get().or(counted.err()));
         self.0.excess.get().is_none()
     }

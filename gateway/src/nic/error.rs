@@ -71,6 +71,9 @@ pub enum NicError {
     /// A map holds as many entries as it was made for.
     #[error("the filter's block list is full")]
     Full,
+    /// The feeds list more than their tables hold.
+    #[error("the feeds' tables are full: more than 2 097 152 /24s or ranges of IPv6 are listed in part")]
+    FeedsFull,
     /// The prefix is one that `prefilter.block` names: only the configuration can take it away.
     #[error("{0} is blocked by prefilter.block")]
     ByConfiguration(IpNet),

@@ -122,7 +122,7 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 18] = [
+pub(super) const PINNED: [&str; 20] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -139,6 +139,8 @@ pub(super) const PINNED: [&str; 18] = [
     "STATE",
     "EVENTS",
     "NOTES",
+    "FEEDS4",
+    "FEEDS6",
     "STRIKES",
     "KNOWN",
 ];

@@ -226,7 +226,7 @@ pub(super) fn raise_memlock() {
     }
 }
 
-fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
+pub(super) fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
     // SAFETY: the struct is laid out as the kernel's union member of this command, its size is given, and whatever it
     // points to lives in the caller until the call returns.
     let result =
@@ -234,12 +234,12 @@ fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let number = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-fn number(descriptor: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().cast_unsigned()
 }

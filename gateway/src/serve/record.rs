@@ -143,6 +143,7 @@ impl Record {
                 source: self.source,
                 method: str::from_utf8(method).unwrap_or_default(),
                 path: str::from_utf8(path).unwrap_or_default(),
+                protocol: self.version.name(),
                 status: self.status,
                 refusal: self.label,
                 route: route.map(|name| &**name),
