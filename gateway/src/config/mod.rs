@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod types;
 mod escalation;
+mod under_attack;
 mod edits;
 mod cors;
 mod compress;
@@ -36,6 +37,7 @@ pub use escalation::{AdminPorts, Escalation, OFFENCE_COUNT_MAX, Threshold};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};
 pub use types::*;
+pub use under_attack::{Signs, UnderAttack};
 
 pub use units::duration;
 

@@ -11,6 +11,7 @@ use super::{
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
+    under_attack::UnderAttack,
 };
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
@@ -31,6 +32,8 @@ pub struct Config {
     pub prefilter: Prefilter,
     /// `[escalation]`
     pub escalation: Escalation,
+    /// `[under_attack]`
+    pub under_attack: UnderAttack,
     /// `[listeners.*]` that serve requests, in order of their names.
     pub listeners: Vec<Listener>,
     /// The one `[listeners.*]` of kind "admin".
