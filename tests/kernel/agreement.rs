@@ -70,8 +70,8 @@ fn host_and_kernel_agree_on_mutated_packets() {
     let mut sides = Sides::new(Prefilter {
         packets: Some(slow(8)),
         syns: Some(slow(3)),
-        network_packets: Some(slow(30)),
-        network_syns: Some(slow(20)),
+        network_packets: Some(slow(12)),
+        network_syns: Some(slow(5)),
         ..prefilter()
     });
     let mut mutations = Mutations::new(seed);
