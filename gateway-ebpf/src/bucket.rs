@@ -49,7 +49,7 @@ pub fn cells_of(source: u64, seed: u64, cell_mask: u32) -> (u32, u32) {
 
 /// A seeded 64-bit mix (the finalizer of `MurmurHash3`): every bit of the source moves every bit of the result.
 #[inline(always)]
-fn mix(source: u64, seed: u64) -> u64 {
+pub(crate) const fn mix(source: u64, seed: u64) -> u64 {
     let mut hash = source ^ seed;
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod packet;
 pub mod bucket;
 pub mod verdict;
+pub mod syn_cookie;
 
 pub use layout::{Ban, BanKind, BanOrigin};
 pub use packet::Packet;
@@ -25,4 +26,4 @@ pub use verdict::{Reason, Tables, Verdict, classify};
 
 /// Version of the maps' layouts. It names the directory that they are pinned in, so that a program never adopts
 /// maps that it would misread. Raise it with every change in [`layout`] and every change of a map's key.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;

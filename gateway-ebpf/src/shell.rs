@@ -8,7 +8,8 @@ use core::{arch::asm, ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{
         BPF_F_NO_PREALLOC,
-        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len},
@@ -19,11 +20,14 @@ use aya_log_ebpf::{error, warn};
 use gateway_ebpf::{
     Ban, Packet, Reason, Tables, Verdict, bucket, classify,
     layout::{
-        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
-        Settings, port_bit,
+        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX,
+        RECENTS, Recent, Sample, Settings, VERDICTS_MAX, port_bit,
     },
+    syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
     verdict::{Clock, Outcome},
 };
+
+use crate::handshake;
 
 // Sizes that the configuration sets are placeholders here; the loader puts in `entries_max` and `sources_max`.
 
@@ -64,6 +68,12 @@ static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
 /// The limiter's two rows: even and odd indices.
 #[btf_map]
 static CELLS: Array<Cell, 65_536> = Array::new();
+/// Connections that have just begun with a cookie.
+#[btf_map]
+static RECENT: Array<Recent, RECENTS> = Array::new();
+/// The SYN that is being answered.
+#[btf_map]
+static BEGIN: PerCpuArray<Begin, 1> = PerCpuArray::new();
 /// Counters and the sampler's clock.
 #[btf_map]
 static STATE: PerCpuArray<CpuState, 1> = PerCpuArray::new();
@@ -73,6 +83,10 @@ static EVENTS: RingBuf<Sample, EVENTS_BYTES> = RingBuf::new();
 /// What led to a block. Only user space reads and writes it.
 #[btf_map]
 static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
+
+/// 0: this kernel has no helpers for SYN cookies, and the verifier must not see them. The loader sets it.
+#[unsafe(no_mangle)]
+static CAN_COOKIE: u8 = 1;
 
 /// The filter.
 #[xdp(frags)]
@@ -86,23 +100,45 @@ fn portcullis(context: XdpContext) -> u32 {
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let outcome = classify(&frame, settings, &mut Maps, &Kernel);
+    let outcome = classify(&frame, settings, &mut Maps { context: &context }, &Kernel);
     let verdict = outcome.reason.verdict(settings.flags);
     let bytes = frame.counted_bytes();
+    state.syns += u64::from(outcome.is_syn);
+    if verdict == Verdict::Tx {
+        return answer(&context, settings, state, outcome.reason, bytes);
+    }
     count(state, outcome.reason, verdict, bytes);
     if outcome.reason.refuses() {
         sample(&context, settings, state, &outcome, verdict, bytes);
     }
     match verdict {
         Verdict::Drop => XDP_DROP,
-        Verdict::Pass => XDP_PASS,
+        _ => XDP_PASS,
     }
+}
+
+/// Turns the frame into the answer to itself. Where that fails, it is dropped: its sender will send it again.
+#[inline(always)]
+fn answer(
+    context: &XdpContext,
+    settings: &Settings,
+    state: &mut CpuState,
+    reason: Reason,
+    bytes: u64,
+) -> u32 {
+    let begin = BEGIN.get_ptr(0);
+    // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
+    let sent = begin
+        .is_some_and(|begin| handshake::answer(context.ctx, unsafe { &*begin }, &settings.cookies, bytes));
+    let verdict = if sent { Verdict::Tx } else { Verdict::Drop };
+    count(state, reason, verdict, bytes);
+    if sent { XDP_TX } else { XDP_DROP }
 }
 
 #[inline(always)]
 fn count(state: &mut CpuState, reason: Reason, verdict: Verdict, bytes: u64) {
     let row = &mut state.counts[reason as usize & (REASONS_MAX - 1)];
-    let cell = &mut row[verdict as usize & 1];
+    let cell = &mut row[verdict as usize & (VERDICTS_MAX - 1)];
     cell.packets += 1;
     cell.bytes += bytes;
 }
@@ -241,9 +277,48 @@ impl Clock for Kernel {
 }
 
 /// The maps as [`Tables`].
-struct Maps;
+struct Maps<'a> {
+    context: &'a XdpContext,
+}
 
-impl Tables for Maps {
+impl Handshakes for Maps<'_> {
+    #[inline(always)]
+    fn judge<P: Packet>(&mut self, _: &P, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+        // SAFETY: the loader writes it before the program runs, and then nobody.
+        if unsafe { ptr::read_volatile(&raw const CAN_COOKIE) } == 0 {
+            return Judgement::Known;
+        }
+        judge(self.context.ctx, start, settings, now_ns)
+    }
+}
+
+/// A function of its own, so that the verifier walks it once, and what it needs of registers and stack is not taken
+/// from packets that it is not for.
+#[inline(never)]
+fn judge(context: *mut xdp_md, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+    let context = XdpContext::new(context);
+    let Some(begin) = BEGIN.get_ptr_mut(0) else { return Judgement::Known };
+    let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
+    let mut sockets = Maps { context: &context };
+    // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
+    syn_cookie::judge(&frame, start, settings, now_ns, &mut sockets, unsafe { &mut *begin })
+}
+
+impl Sockets for Maps<'_> {
+    #[inline(always)]
+    fn meet(&mut self, segment: &Segment, mss: u16) -> Meeting {
+        handshake::meet(self.context.ctx, segment, mss)
+    }
+
+    #[inline(always)]
+    fn recent(&mut self, index: u32) -> Option<&mut Recent> {
+        let recent = RECENT.get_ptr_mut(index)?;
+        // SAFETY: the map's value lives as long as the program runs.
+        Some(unsafe { &mut *recent })
+    }
+}
+
+impl Tables for Maps<'_> {
     #[inline(always)]
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         find(&ALLOW4, key).is_some()

@@ -84,7 +84,11 @@ fn host_and_kernel_agree_on_mutated_packets() {
     }
     let records = lab.filter.bans().list(nic::monotonic_ns()).expect("list");
     assert_eq!(records.iter().map(|record| record.drops).sum::<u64>(), host.drops());
-    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Off) {
+    // Without cookies there are none to answer with: they have tests of their own.
+    let with_cookies =
+        [Reason::SynCookie, Reason::CookieAccepted, Reason::CookieRefused, Reason::ListenerFull];
+    let seen_here = |reason: &Reason| *reason != Reason::Off && !with_cookies.contains(reason);
+    for reason in Reason::ALL.into_iter().filter(seen_here) {
         assert!(seen[reason as usize] > 0, "{reason:?} never came up: {seen:?}");
     }
 }

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use gateway_ebpf::{
-    Ban, Tables,
+    Ban, Packet, Tables,
     layout::{Cell, PrefixKey4, PrefixKey6, Settings},
+    syn_cookie::{self, Begin, Handshakes, Judgement},
     verdict::Clock,
 };
 use ipnet::IpNet;
+
+use super::sockets::Sockets;
 
 /// Ports with limits.
 pub(crate) const PORTS: [u16; 2] = [443, 53];
@@ -62,6 +65,10 @@ pub(crate) struct Host {
     bans6: HashMap<u64, Ban>,
     cells: Vec<Cell>,
     pub(crate) heartbeat_ns: u64,
+    /// What SYN cookies ask of the kernel.
+    pub(crate) sockets: Sockets,
+    /// The last SYN that was answered.
+    pub(crate) begin: Option<Begin>,
 }
 
 impl Host {
@@ -74,6 +81,8 @@ impl Host {
             bans6: HashMap::new(),
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             heartbeat_ns: NOW_NS,
+            sockets: Sockets::default(),
+            begin: None,
         };
         for text in BLOCK {
             let prefix: IpNet = text.parse().unwrap();
@@ -118,6 +127,15 @@ fn net6(key: &PrefixKey6) -> IpNet {
     let words = key.address.map(u32::from_be);
     let bits = words.into_iter().fold(0, |bits: u128, word| bits << 32 | u128::from(word));
     IpNet::new(std::net::Ipv6Addr::from_bits(bits).into(), key.prefix_bits as u8).unwrap()
+}
+
+impl Handshakes for Host {
+    fn judge<P: Packet>(&mut self, packet: &P, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+        let mut begin = Begin::default();
+        let judgement = syn_cookie::judge(packet, start, settings, now_ns, &mut self.sockets, &mut begin);
+        self.begin = Some(begin);
+        judgement
+    }
 }
 
 impl Tables for Host {

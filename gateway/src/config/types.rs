@@ -109,6 +109,10 @@ pub struct Prefilter {
     pub packets: Option<Rate>,
     /// TCP SYNs per source, or none.
     pub syns: Option<Rate>,
+    /// Whether, and when, the program answers SYNs with cookies.
+    pub syn_cookies: SynCookies,
+    /// SYNs per second that no connection comes of, from which on [`SynCookies::Auto`] takes them for a flood.
+    pub syn_flood_per_s: f64,
     /// Whether impossible packets are dropped.
     pub drop_malformed: bool,
     /// At most so many sampled drops per second and CPU.
@@ -124,6 +128,17 @@ pub enum XdpMode {
     Native,
     /// In the generic hook only.
     Generic,
+}
+
+/// `prefilter.syn_cookies`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SynCookies {
+    /// Never.
+    Off,
+    /// While there is a flood of SYNs.
+    Auto,
+    /// At any time.
+    Always,
 }
 
 /// `prefilter.ports`

@@ -6,7 +6,8 @@ use crate::{
     config::Config,
     decide::Snapshot,
     nic::{
-        BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError, monotonic_ns,
+        BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError, SynAnswers,
+        monotonic_ns,
     },
     respond::{Offence, OffenceKind},
 };
@@ -14,12 +15,14 @@ use crate::{
 use super::{
     escalate::{Block, Escalation, Tally},
     protect::Protected,
+    syn_flood::SynCookies,
 };
 
 /// The filter and what is decided about it.
 pub(super) struct Blocks {
     escalation: Escalation,
     filter: Option<Filter>,
+    syn_cookies: SynCookies,
     /// What the XDP program itself has to say.
     diagnostics: Option<LogSource>,
     listener_ports: Vec<u16>,
@@ -33,6 +36,7 @@ impl Blocks {
         let config = &snapshot.config;
         Self {
             diagnostics: filter.as_mut().and_then(Filter::take_log_source),
+            syn_cookies: SynCookies::new(&config.prefilter, filter.as_mut()),
             escalation: Escalation::new(
                 config.escalation.clone(),
                 Protected::of(config, &snapshot.addresses),
@@ -97,6 +101,7 @@ impl Blocks {
         if let Err(error) = filter.heartbeat(now_ns) {
             log::error!("the filter's heartbeat: {error}");
         }
+        self.syn_cookies.settle(filter);
         if let Err(error) = filter.bans().sweep(now_ns) {
             log::warn!("ended blocks still take room: {error}");
         }
@@ -104,6 +109,26 @@ impl Blocks {
             diagnostics.flush();
         }
         filter.samples(|sample| log::debug!("{sample:?}"));
+    }
+
+    /// Ten times a second: whether there is a flood of SYNs. `accepted` connections have come of them so far.
+    pub(super) fn look(&mut self, accepted: u64, now_ns: u64) {
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.look(filter, accepted, now_ns);
+        }
+    }
+
+    /// Who answers SYNs, how often that began, and how many there have been.
+    pub(super) fn syns(&self) -> (SynAnswers, u64, u64) {
+        let syns = self.filter.as_ref().and_then(|filter| filter.syns().ok()).unwrap_or(0);
+        (self.syn_cookies.answers(), self.syn_cookies.switched_on(), syns)
+    }
+
+    /// The gateway ends.
+    pub(super) fn end(&mut self) {
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.end(filter);
+        }
     }
 
     /// The new configuration's limits, prefixes and thresholds; counts and blocks stay.
@@ -114,6 +139,9 @@ impl Blocks {
             && let Err(error) = filter.apply(&config.prefilter, &self.listener_ports)
         {
             log::error!("the filter keeps its old settings in part: {error}");
+        }
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.reconfigure(&config.prefilter, filter);
         }
     }
 

@@ -143,6 +143,8 @@ pub(super) fn empty() -> config::Config {
             source_prefix_v6: 64,
             packets: None,
             syns: None,
+            syn_cookies: config::SynCookies::Off,
+            syn_flood_per_s: 2_000.0,
             drop_malformed: true,
             samples_per_s: 1,
         },

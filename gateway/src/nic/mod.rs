@@ -7,6 +7,7 @@
 
 mod bans;
 mod bpffs;
+mod cookies;
 mod error;
 mod filter;
 mod json;
@@ -18,6 +19,7 @@ mod sys;
 mod xdp;
 
 pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use cookies::SynAnswers;
 pub use error::NicError;
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
 pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};

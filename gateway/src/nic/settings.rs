@@ -42,6 +42,7 @@ pub(super) fn settings(prefilter: &Prefilter, seed: u64, cells: u32) -> Settings
         packets: pace(prefilter.packets),
         syns: pace(prefilter.syns),
         samples: pace((prefilter.samples_per_s > 0).then_some(samples)),
+        ..Settings::default()
     }
 }
 

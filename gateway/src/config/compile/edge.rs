@@ -17,8 +17,11 @@ use crate::config::{
         Choice::{self, Works},
         Report, Scope,
     },
-    types::{AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, Threshold, Workers, XdpMode},
-    values::{OrOff, Size, TextOr},
+    types::{
+        AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, SynCookies, Threshold, Workers,
+        XdpMode,
+    },
+    values::{OrOff, PerSecond, Size, TextOr},
 };
 
 /// More workers or a higher CPU id than this is a typing error.
@@ -113,7 +116,7 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("bytes", &raw.bytes), ("syn_cookies", &raw.syn_cookies), ("feeds", &raw.feeds)]);
+    report.later(&at, &[("bytes", &raw.bytes), ("feeds", &raw.feeds)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -135,6 +138,11 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
     ];
     let on_failure = [("refuse", Works(true)), ("continue", Works(false))];
     let malformed = [("drop", Works(true)), ("pass", Works(false))];
+    let syn_cookies = [
+        ("off", Works(SynCookies::Off)),
+        ("auto", Works(SynCookies::Auto)),
+        ("always", Works(SynCookies::Always)),
+    ];
     Prefilter {
         interfaces,
         mode: choose_or(report, &at, "mode", raw.mode, &modes, XdpMode::Auto),
@@ -178,6 +186,8 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
         ),
         packets: bucket_or_off(report, &at, "packets", raw.packets, Rate { per_s: 20_000.0, burst: 40_000 }),
         syns: bucket_or_off(report, &at, "syns", raw.syns, Rate { per_s: 200.0, burst: 400 }),
+        syn_cookies: choose_or(report, &at, "syn_cookies", raw.syn_cookies, &syn_cookies, SynCookies::Off),
+        syn_flood_per_s: syn_flood(report, &at, raw.syn_flood.as_ref()),
         drop_malformed: choose_or(report, &at, "malformed", raw.malformed, &malformed, true),
         samples_per_s: match raw.sample.map(Spanned::into_inner) {
             None => 100,
@@ -190,6 +200,16 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             Some(OrOff::On(rate)) => rate.0.ceil() as u32,
         },
     }
+}
+
+fn syn_flood(report: &mut Report, at: &Scope, value: Option<&Spanned<PerSecond>>) -> f64 {
+    let per_s = value.map_or(2_000.0, |rate| rate.get_ref().0);
+    if let Some(value) = value
+        && per_s < 1.0
+    {
+        report.error(at.at(value), format!("`{}.syn_flood` must be at least 1/s", at.path));
+    }
+    per_s
 }
 
 fn interfaces(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<String> {
