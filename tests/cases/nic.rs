@@ -10,3 +10,4 @@ mod spoofed;
 mod list;
 mod limits;
 mod restart;
+mod syn_flood;
