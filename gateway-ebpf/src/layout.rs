@@ -17,6 +17,11 @@ pub const RECENT_NS: u64 = 1_000_000_000;
 
 /// Slots of `RECENTS`; a power of two. A slot that two handshakes share costs one of them a retransmission.
 pub const RECENTS: usize = 16_384;
+/// One interval of a pace of bytes is for so many of them: nanoseconds per byte would be too coarse.
+pub const BYTES_PER_INTERVAL: u64 = 1024;
+
+/// Drops of a /24 as a whole are charged to its entry once in so many times, all of them at once; a power of two.
+pub const WHOLE_DROPS_PER_CHARGE: u64 = 256;
 
 /// Bytes of the ring buffer of samples: some 5 000 of them.
 pub const EVENTS_BYTES: usize = 1 << 18;
@@ -30,7 +35,7 @@ pub const fn port_bit(port: u16) -> (u32, u32) {
     ((port >> 6) as u32, (port & 63) as u32)
 }
 
-/// Why, until when and since when a source or a prefix is blocked. Value of `BANS4`, `BANS6`, `BLOCK4`, `BLOCK6`.
+/// Why, until when and since when a source or a prefix is blocked or throttled. Value of `BANS4`, `BANS6`, `BLOCK4`, `BLOCK6`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ban {
@@ -42,6 +47,10 @@ pub struct Ban {
     pub first_drop_at_ns: u64,
     /// Packets dropped, approximately: CPUs add without a lock. Written by the program.
     pub drops: u64,
+    /// Of a throttle: time that one packet uses up.
+    pub interval_ns: u64,
+    /// Of a throttle: theoretical arrival time of the next packet. Written by the program.
+    pub arrival_ns: u64,
     /// How many blocks this source has earned within the escalation's memory.
     pub strikes: u16,
     /// What it did: a [`BanKind`].
@@ -50,8 +59,24 @@ pub struct Ban {
     pub origin: u8,
     /// The prefix's own length in bits; a look-up that finds an expired prefix goes on above it.
     pub prefix_bits: u8,
-    /// Always zero.
-    pub reserved: [u8; 3],
+    /// [`DROP`] or [`THROTTLE`].
+    pub action: u8,
+    /// Of a throttle: packets that may come at once; at least one.
+    pub burst: u16,
+}
+
+/// [`Ban::action`]: every packet is dropped.
+pub const DROP: u8 = 0;
+/// [`Ban::action`]: packets past the entry's own rate are dropped.
+pub const THROTTLE: u8 = 1;
+
+impl Ban {
+    /// How fast packets may come under a throttle.
+    #[inline(always)]
+    pub const fn pace(&self) -> Pace {
+        let interval_ns = self.interval_ns;
+        Pace { interval_ns, tolerance_ns: interval_ns * (self.burst as u64).saturating_sub(1) }
+    }
 }
 
 /// What a blocked source did.
@@ -73,6 +98,8 @@ pub enum BanKind {
     NotFound = 5,
     /// Requests that the filters call an attack.
     Attack = 6,
+    /// A block list that others keep holds it.
+    Listed = 32,
 }
 
 /// Who decided on a block.
@@ -86,11 +113,13 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
+    /// `[prefilter.feeds]`
+    Feed = 3,
 }
 
 impl BanKind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Manual,
         Self::Unauthorized,
         Self::Forbidden,
@@ -98,6 +127,7 @@ impl BanKind {
         Self::Malformed,
         Self::NotFound,
         Self::Attack,
+        Self::Listed,
     ];
 
     /// The kind with this number; a number from a later version reads as `Manual`.
@@ -115,13 +145,14 @@ impl BanKind {
             Self::Malformed => "malformed",
             Self::NotFound => "not_found",
             Self::Attack => "attack",
+            Self::Listed => "listed",
         }
     }
 }
 
 impl BanOrigin {
     /// Every origin, in the order of its numbers.
-    pub const ALL: [Self; 3] = [Self::Operator, Self::Escalation, Self::Configuration];
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Escalation, Self::Configuration, Self::Feed];
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
@@ -134,6 +165,7 @@ impl BanOrigin {
             Self::Operator => "operator",
             Self::Escalation => "escalation",
             Self::Configuration => "configuration",
+            Self::Feed => "feed",
         }
     }
 }
@@ -190,6 +222,14 @@ pub struct Settings {
     pub packets: Pace,
     /// TCP SYNs per source.
     pub syns: Pace,
+    /// Bytes per source. The interval is for [`BYTES_PER_INTERVAL`] of them, the tolerance for the whole burst.
+    pub bytes: Pace,
+    /// Packets per network.
+    pub network_packets: Pace,
+    /// TCP SYNs per network.
+    pub network_syns: Pace,
+    /// Bytes per network, as for a source.
+    pub network_bytes: Pace,
     /// Samples of dropped packets per CPU; interval 0: none.
     pub samples: Pace,
     /// What answers with SYN cookies say.
@@ -253,12 +293,18 @@ pub struct Recent {
     pub until_ns: u64,
 }
 
-/// One cell of the limiter: until when its sources have used up their rate. Two CPUs may write it at once; one of
+/// Bits of an IPv4 address that make a network.
+pub const NETWORK_MASK_V4: u32 = u32::MAX << 8;
+/// Bits of an IPv6 address's upper half that make a network.
+pub const NETWORK_MASK_V6: u64 = u64::MAX << 16;
+
+/// One cell of the limiter: until when its sources have used up their rate. In cells of bytes the second
+/// is not used. Two CPUs may write it at once; one of
 /// the two packets is then not counted, which is cheaper than a lock and forgives, never punishes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// Theoretical arrival time of the next packet.
+    /// Theoretical arrival time of the next packet, or of the next byte.
     pub packets_ns: u64,
     /// Theoretical arrival time of the next SYN.
     pub syns_ns: u64,
@@ -284,10 +330,10 @@ pub struct CpuState {
     pub samples_ns: u64,
     /// Samples that found the ring buffer full.
     pub samples_lost: u64,
+    /// Drops of whole /24s.
+    pub whole_drops: u64,
     /// SYNs to limited ports, whatever became of them.
     pub syns: u64,
-    /// Always zero.
-    pub reserved: u64,
 }
 
 /// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
@@ -329,7 +375,25 @@ pub struct Note {
     pub reserved: u32,
 }
 
-/// Key of `NOTES`: a prefix as it was blocked.
+/// What the escalation remembers of a source whose block may be long over. The program never reads it; it lies in a map
+/// so that a restart wipes nobody's slate.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strikes {
+    /// When the last block ends or has ended.
+    pub until_ns: u64,
+    /// Blocks within the escalation's memory.
+    pub strikes: u16,
+    /// Those of them that only slowed the source down.
+    pub throttles: u16,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Entries of `STRIKES`.
+pub const STRIKES_MAX: usize = 65_536;
+
+/// Key of `NOTES` and `STRIKES`: a prefix as it was blocked.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NoteKey {
@@ -340,16 +404,17 @@ pub struct NoteKey {
 }
 
 const _: () = {
-    assert!(size_of::<Ban>() == 40 && align_of::<Ban>() == 8);
+    assert!(size_of::<Ban>() == 56 && align_of::<Ban>() == 8);
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
-    assert!(size_of::<Settings>() == 96);
+    assert!(size_of::<Settings>() == 160);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
     assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 32);
     assert!(size_of::<Sample>() == 40);
-    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
+    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two() && VERDICTS_MAX.is_power_of_two());
+    assert!(BYTES_PER_INTERVAL.is_power_of_two() && WHOLE_DROPS_PER_CHARGE.is_power_of_two());
     // A per-CPU value must fit into a per-CPU allocation unit.
     assert!(size_of::<CpuState>() <= 32 << 10);
 };

@@ -3,11 +3,13 @@
 //! The program counts every packet at one exit, by reason and verdict. Its own diagnostics go through aya-log and
 //! only from paths that no healthy packet takes.
 
+mod feeds;
+
 use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC,
+        BPF_F_MMAPABLE, BPF_F_NO_PREALLOC,
         xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
         xdp_md,
     },
@@ -18,10 +20,12 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{error, warn};
 use gateway_ebpf::{
-    Ban, Packet, Reason, Tables, Verdict, bucket, classify,
+    Ban, Packet, Reason, Tables, Verdict, bucket,
+    class::{CLASS_WORDS, Class, GUARD_WORDS},
+    classify,
     layout::{
         Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX,
-        RECENTS, Recent, Sample, Settings, VERDICTS_MAX, port_bit,
+        RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, VERDICTS_MAX, port_bit,
     },
     syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
     verdict::{Clock, Outcome},
@@ -33,6 +37,9 @@ use crate::handshake;
 
 /// Entries take memory when they are written, not when the map is made.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// User space writes single words without asking the kernel each time.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// The two banks of settings.
 #[btf_map]
@@ -46,6 +53,12 @@ static HEARTBEAT: Array<u64, 1> = Array::new();
 /// One bit per destination port: the limits apply.
 #[btf_map]
 static PORTS: Array<u64, PORT_WORDS> = Array::new();
+/// What the tables below hold about each IPv4 /24, in two bits.
+#[btf_map]
+static CLASS24: Array<u64, CLASS_WORDS, MMAPABLE> = Array::new();
+/// Whether the tables below hold anything about an IPv6 /48 or /32, in a hashed bit.
+#[btf_map]
+static GUARD6: Array<u64, GUARD_WORDS, MMAPABLE> = Array::new();
 /// Prefixes that win over every block.
 #[btf_map]
 static ALLOW4: LpmTrie<[u32; 2], u32, 65_536> = LpmTrie::new();
@@ -83,6 +96,9 @@ static EVENTS: RingBuf<Sample, EVENTS_BYTES> = RingBuf::new();
 /// What led to a block. Only user space reads and writes it.
 #[btf_map]
 static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
+/// What the escalation remembers of whom it has blocked. Only user space reads and writes it.
+#[btf_map]
+static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
 
 /// 0: this kernel has no helpers for SYN cookies, and the verifier must not see them. The loader sets it.
 #[unsafe(no_mangle)]
@@ -100,9 +116,10 @@ fn portcullis(context: XdpContext) -> u32 {
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let outcome = classify(&frame, settings, &mut Maps { context: &context }, &Kernel);
+    let mut maps = Maps { context: &context, whole_drops: &mut state.whole_drops };
+    let outcome = classify(&frame, settings, &mut maps, &Kernel);
     let verdict = outcome.reason.verdict(settings.flags);
-    let bytes = frame.counted_bytes();
+    let bytes = frame.bytes();
     state.syns += u64::from(outcome.is_syn);
     if verdict == Verdict::Tx {
         return answer(&context, settings, state, outcome.reason, bytes);
@@ -199,18 +216,9 @@ impl Frame<'_> {
         if at + bytes > self.end { None } else { Some(at) }
     }
 
-    /// As [`Self::bytes`], without asking the kernel about frames whose first buffer is shorter than any driver's that
-    /// splits frames: the question costs 9 ns, and floods are made of short frames.
+    /// Asks the kernel how many bytes the frame has in all its buffers.
     #[inline(always)]
-    fn counted_bytes(&self) -> u64 {
-        const WHOLE_BELOW: usize = 256;
-        let bytes = self.end - self.start;
-        if bytes < WHOLE_BELOW { bytes as u64 } else { self.bytes() }
-    }
-
-    /// All bytes, those in further fragments of the buffer included.
-    #[inline(always)]
-    fn bytes(&self) -> u64 {
+    fn all_bytes(&self) -> u64 {
         // SAFETY: the helper only reads the context that the kernel gave us.
         unsafe { bpf_xdp_get_buff_len(self.context.ctx) }
     }
@@ -255,7 +263,16 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn has(&self, bytes: usize) -> bool {
-        bytes <= self.end - self.start || bytes as u64 <= self.bytes()
+        bytes <= self.end - self.start || bytes as u64 <= self.all_bytes()
+    }
+
+    /// Does not ask the kernel about frames whose first buffer is shorter than any driver's that splits frames: the
+    /// question costs 9 ns, and floods are made of short frames.
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        const WHOLE_BELOW: usize = 256;
+        let bytes = self.end - self.start;
+        if bytes < WHOLE_BELOW { bytes as u64 } else { self.all_bytes() }
     }
 }
 
@@ -276,9 +293,10 @@ impl Clock for Kernel {
     }
 }
 
-/// The maps as [`Tables`].
+/// The maps as [`Tables`], and this CPU's own counter.
 struct Maps<'a> {
     context: &'a XdpContext,
+    whole_drops: &'a mut u64,
 }
 
 impl Handshakes for Maps<'_> {
@@ -299,15 +317,20 @@ fn judge(context: *mut xdp_md, start: usize, settings: &Settings, now_ns: u64) -
     let context = XdpContext::new(context);
     let Some(begin) = BEGIN.get_ptr_mut(0) else { return Judgement::Known };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let mut sockets = Maps { context: &context };
+    let mut sockets = OfKernel { context: context.ctx };
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     syn_cookie::judge(&frame, start, settings, now_ns, &mut sockets, unsafe { &mut *begin })
 }
 
-impl Sockets for Maps<'_> {
+/// The kernel's sockets, and the slots for what has just begun.
+struct OfKernel {
+    context: *mut xdp_md,
+}
+
+impl Sockets for OfKernel {
     #[inline(always)]
     fn meet(&mut self, segment: &Segment, mss: u16) -> Meeting {
-        handshake::meet(self.context.ctx, segment, mss)
+        handshake::meet(self.context, segment, mss)
     }
 
     #[inline(always)]
@@ -319,6 +342,21 @@ impl Sockets for Maps<'_> {
 }
 
 impl Tables for Maps<'_> {
+    #[inline(always)]
+    fn class_word(&self, index: u32) -> u64 {
+        CLASS24.get(index).copied().unwrap_or(Class::Deeper.pattern())
+    }
+
+    #[inline(always)]
+    fn guard_word(&self, index: u32) -> u64 {
+        GUARD6.get(index).copied().unwrap_or(u64::MAX)
+    }
+
+    #[inline(always)]
+    fn whole_drops(&mut self) -> &mut u64 {
+        self.whole_drops
+    }
+
     #[inline(always)]
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         find(&ALLOW4, key).is_some()
@@ -347,6 +385,16 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         find(&BLOCK6, key)
+    }
+
+    #[inline(always)]
+    fn listed4(&self, source: u32) -> bool {
+        feeds::listed4(source)
+    }
+
+    #[inline(always)]
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        feeds::listed6(upper, lower)
     }
 
     #[inline(always)]

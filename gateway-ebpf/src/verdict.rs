@@ -1,20 +1,20 @@
 //! What becomes of a packet, and why.
 //!
 //! Comes in: a [`Packet`], the [`Settings`] and the [`Tables`]. Goes out: an [`Outcome`] whose [`Reason`] is counted
-//! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks →
-//! impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
+//! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks and
+//! throttles → impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
 //! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
 
 use crate::{
-    bucket,
     layout::{
-        Ban, Cell, DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, MODE_OFF,
-        PrefixKey4, PrefixKey6, REASONS_MAX, SYN_COOKIES, Settings, VERDICTS_MAX,
+        Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, SYN_COOKIES, Settings,
+        VERDICTS_MAX,
     },
     packet::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
     },
-    syn_cookie::{Handshakes, Judgement},
+    policy::{Payer, Rules, Unproven},
+    syn_cookie::Handshakes,
 };
 
 /// Why a packet passed or was dropped.
@@ -25,7 +25,7 @@ pub enum Reason {
     Off = 0,
     /// Neither IPv4 nor IPv6: ARP, LLDP, too short to tell.
     NotIp = 1,
-    /// Neighbour discovery, or a link-local source.
+    /// Neighbour discovery, a link-local source, or DHCP where the source is blocked.
     Neighbour = 2,
     /// The source is in an allow prefix.
     Allowed = 3,
@@ -49,14 +49,22 @@ pub enum Reason {
     SynRate = 12,
     /// More packets than the source may send.
     PacketRate = 13,
+    /// More packets than its own entry in the block list lets pass.
+    Throttled = 14,
+    /// More bytes than the source may send.
+    ByteRate = 15,
+    /// More packets, SYNs or bytes than the /24 or the /48 of the source may send.
+    NetworkRate = 16,
+    /// A block list that others keep holds the source.
+    BlockedFeed = 17,
     /// A SYN, answered with a cookie in the listener's stead.
-    SynCookie = 14,
+    SynCookie = 18,
     /// The ACK that a cookie asked for: the source has proven its address.
-    CookieAccepted = 15,
+    CookieAccepted = 19,
     /// While SYN cookies are on: a segment that belongs to no connection, or a SYN that nobody could answer.
-    CookieRefused = 16,
+    CookieRefused = 20,
     /// While SYN cookies are on: a SYN for a listener that can take no connection now.
-    ListenerFull = 17,
+    ListenerFull = 21,
 }
 
 /// What the network driver is told.
@@ -87,7 +95,7 @@ impl Verdict {
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -102,6 +110,10 @@ impl Reason {
         Self::Fragment,
         Self::SynRate,
         Self::PacketRate,
+        Self::Throttled,
+        Self::ByteRate,
+        Self::NetworkRate,
+        Self::BlockedFeed,
         Self::SynCookie,
         Self::CookieAccepted,
         Self::CookieRefused,
@@ -130,6 +142,10 @@ impl Reason {
             Self::Fragment => "fragment",
             Self::SynRate => "syn_rate",
             Self::PacketRate => "packet_rate",
+            Self::Throttled => "throttled",
+            Self::ByteRate => "byte_rate",
+            Self::NetworkRate => "network_rate",
+            Self::BlockedFeed => "blocked_feed",
             Self::SynCookie => "syn_cookie",
             Self::CookieAccepted => "cookie_accepted",
             Self::CookieRefused => "cookie_refused",
@@ -189,6 +205,12 @@ pub struct Outcome {
 /// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
 /// counted, so a value torn between two writers costs at most one packet's verdict.
 pub trait Tables: Handshakes {
+    /// A word of `CLASS24`.
+    fn class_word(&self, index: u32) -> u64;
+    /// A word of `GUARD6`.
+    fn guard_word(&self, index: u32) -> u64;
+    /// How many packets this CPU has dropped by the class of their /24.
+    fn whole_drops(&mut self) -> &mut u64;
     /// Is the source in an allow prefix?
     fn allowed4(&self, key: &PrefixKey4) -> bool;
     /// Is the source in an allow prefix?
@@ -201,6 +223,10 @@ pub trait Tables: Handshakes {
     fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban>;
     /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban>;
+    /// Does a feed list the source?
+    fn listed4(&self, source: u32) -> bool;
+    /// As [`Self::listed4`], by the address's halves.
+    fn listed6(&self, upper: u64, lower: u64) -> bool;
     /// Do the limits apply to this destination port?
     fn limited(&self, port: u16) -> bool;
     /// Two different cells of the limiter.
@@ -216,10 +242,6 @@ pub trait Clock {
     /// To the nanosecond; read at the first drop of a block.
     fn precise_now_ns(&self) -> u64;
 }
-
-/// How many expired prefixes are looked past for a live one that holds them. A janitor frees expired entries, so
-/// deeper nests of them do not last; the bound is the verifier's and the attacker's.
-const EXPIRED_PREFIXES_MAX: u32 = 4;
 
 /// Bytes of an IPv6 header without extensions.
 const IPV6_HEADER_BYTES: usize = 40;
@@ -240,7 +262,7 @@ pub fn classify<P: Packet, T: Tables, C: Clock>(
     if settings.mode == MODE_OFF {
         return outcome;
     }
-    let mut rules = Rules { settings, tables, clock, unproven: Unproven { start: 0, bucket_key: 0 } };
+    let mut rules = Rules { settings, tables, clock, unproven: Unproven::default() };
     outcome.reason = match network_layer(packet) {
         Some((ETHERTYPE_IPV4, start)) => ipv4(packet, start, &mut rules, &mut outcome),
         Some((ETHERTYPE_IPV6, start)) => ipv6(packet, start, &mut rules, &mut outcome),
@@ -251,22 +273,6 @@ pub fn classify<P: Packet, T: Tables, C: Clock>(
         outcome.reason = rules.with_cookies(packet);
     }
     outcome
-}
-
-/// What a packet is judged by.
-struct Rules<'a, T, C> {
-    settings: &'a Settings,
-    tables: &'a mut T,
-    clock: &'a C,
-    unproven: Unproven,
-}
-
-/// A segment to a limited port while SYN cookies are on.
-struct Unproven {
-    /// Where its TCP header is; 0: there is none.
-    start: usize,
-    /// Whose bucket.
-    bucket_key: u64,
 }
 
 /// RFC 791 §3.1. `None`: the packet ends before its header does.
@@ -281,7 +287,7 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     let destination = packet.be32(start + 16)?;
     seen.source = mapped(source);
     if let Some(reason) = rules.source4(source) {
-        return Some(reason);
+        return Some(if reason.refuses() && is_dhcp4(packet, start) { Reason::Neighbour } else { reason });
     }
 
     let version_and_length = packet.be16(start)?;
@@ -302,7 +308,7 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     }
     let transport = Transport {
         protocol: time_and_protocol as u8,
-        bucket_key: u64::from(source & rules.settings.source_mask_v4),
+        payer: rules.payer4(source),
         start: start + header_bytes,
         bytes: total_bytes.saturating_sub(header_bytes),
         first_fragment: fragment & 0x3fff == 0x2000,
@@ -337,7 +343,8 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
         return Some(Reason::Neighbour);
     }
     if let Some(reason) = rules.source6(upper, lower) {
-        return Some(reason);
+        let passes = reason.refuses() && next == PROTOCOL_UDP && is_dhcp6(packet, start);
+        return Some(if passes { Reason::Neighbour } else { reason });
     }
 
     if packet.be16(start)? >> 12 != 6 {
@@ -388,7 +395,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     }
     let transport = Transport {
         protocol: next,
-        bucket_key: upper & rules.settings.source_mask_v6,
+        payer: rules.payer6(upper),
         start: start + offset,
         bytes: if jumbogram {
             usize::MAX
@@ -401,11 +408,41 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     transport_layer(packet, &transport, rules, seen)
 }
 
+/// Whether a packet is DHCP's (RFC 2131 §4.1): without it a host loses its address, and whoever blocks a prefix may not
+/// know that its DHCP server is in there. Asked only of packets that are to be dropped.
+#[inline(always)]
+fn is_dhcp4<P: Packet>(packet: &P, start: usize) -> bool {
+    const PORTS: [u16; 2] = [67, 68];
+    let (Some(version_and_length), Some(fragment), Some(protocol)) =
+        (packet.be16(start), packet.be16(start + 6), packet.be16(start + 8))
+    else {
+        return false;
+    };
+    let transport = start + usize::from(version_and_length >> 8 & 0xf) * 4;
+    protocol as u8 == PROTOCOL_UDP && matches!(fragment & 0x3fff, 0) && ports_are(packet, transport, PORTS)
+}
+
+/// As [`is_dhcp4`], RFC 8415 §7.2; a UDP header is known to follow the fixed one.
+#[inline(always)]
+fn is_dhcp6<P: Packet>(packet: &P, start: usize) -> bool {
+    const PORTS: [u16; 2] = [546, 547];
+    ports_are(packet, start + IPV6_HEADER_BYTES, PORTS)
+}
+
+/// Whether source and destination port are both among these two. One load for both: of two, the compiler makes a mixture
+/// of packet pointer and value that the verifier refuses.
+#[inline(always)]
+fn ports_are<P: Packet>(packet: &P, transport: usize, [one, other]: [u16; 2]) -> bool {
+    let Some(ports) = packet.be32(transport) else { return false };
+    let (source, destination) = ((ports >> 16) as u16, ports as u16);
+    (source == one || source == other) && (destination == one || destination == other)
+}
+
 /// The transport header, as the network layer announces it.
 struct Transport {
     protocol: u8,
-    /// Whose bucket: the masked address.
-    bucket_key: u64,
+    /// Whose buckets.
+    payer: Payer,
     /// Offset from the start of the packet.
     start: usize,
     /// Header and payload, in this fragment.
@@ -463,10 +500,10 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     seen.is_syn = offset_and_flags & (SYN | ACK) == SYN;
     if rules.settings.flags & SYN_COOKIES != 0 {
         // Both families meet again in `classify`, so that the verifier walks what follows once.
-        rules.unproven = Unproven { start: transport.start, bucket_key: transport.bucket_key };
+        rules.unproven = Unproven { start: transport.start, payer: transport.payer };
         return Some(if transport.first_fragment { Reason::CookieRefused } else { Reason::WithinLimits });
     }
-    Some(rules.limits(transport.bucket_key, seen.is_syn))
+    Some(rules.limits(packet, transport.payer, seen.is_syn))
 }
 
 /// RFC 768. `None`: the packet ends before its header does.
@@ -489,7 +526,7 @@ fn udp<P: Packet, T: Tables, C: Clock>(
     if !rules.tables.limited(port) {
         return Some(Reason::NotLimited);
     }
-    Some(rules.limits(transport.bucket_key, false))
+    Some(rules.limits(packet, transport.payer, false))
 }
 
 pub(crate) const FIN: u16 = 0x01;
@@ -507,124 +544,4 @@ fn impossible_flags(flags: u16) -> bool {
         || flags & (SYN | RST) == SYN | RST
         || flags & (FIN | RST) == FIN | RST
         || flags & (FIN | ACK) == FIN
-}
-
-impl<T: Tables, C: Clock> Rules<'_, T, C> {
-    /// Allow wins over every block; the exact block is looked up before the prefixes.
-    #[inline(always)]
-    fn source4(&mut self, source: u32) -> Option<Reason> {
-        let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
-        if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
-            return Some(Reason::Allowed);
-        }
-        if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
-            && blocks(ban, self.clock)
-        {
-            return Some(Reason::BlockedSource);
-        }
-        for _ in 0..=EXPIRED_PREFIXES_MAX {
-            let ban = self.tables.block4(&key)?;
-            if blocks(ban, self.clock) {
-                return Some(Reason::BlockedPrefix);
-            }
-            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
-        }
-        None
-    }
-
-    /// As [`Self::source4`].
-    #[inline(always)]
-    fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
-        let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
-        let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
-        let mut key = PrefixKey6 { prefix_bits: 128, address };
-        if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
-            return Some(Reason::Allowed);
-        }
-        if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
-            && blocks(ban, self.clock)
-        {
-            return Some(Reason::BlockedSource);
-        }
-        for _ in 0..=EXPIRED_PREFIXES_MAX {
-            let ban = self.tables.block6(&key)?;
-            if blocks(ban, self.clock) {
-                return Some(Reason::BlockedPrefix);
-            }
-            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
-        }
-        None
-    }
-
-    /// The limits of one packet to a limited port. They need living user space: it alone can tell when they are
-    /// wrong.
-    #[inline(always)]
-    fn limits(&mut self, bucket_key: u64, syn: bool) -> Reason {
-        let (packets, syns) = (self.settings.packets, self.settings.syns);
-        let (count_syn, count_packet) = (syn && syns.interval_ns != 0, packets.interval_ns != 0);
-        if !count_syn && !count_packet {
-            return Reason::NotLimited;
-        }
-        let now_ns = self.clock.now_ns();
-        if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
-            return Reason::NotLimited;
-        }
-        let (even, odd) = bucket::cells_of(bucket_key, self.settings.seed, self.settings.cell_mask);
-        let Some((first, second)) = self.tables.cells(even, odd) else {
-            return Reason::NotLimited;
-        };
-        if count_syn && !bucket::admit(&mut first.syns_ns, &mut second.syns_ns, now_ns, syns) {
-            return Reason::SynRate;
-        }
-        if count_packet && !bucket::admit(&mut first.packets_ns, &mut second.packets_ns, now_ns, packets) {
-            return Reason::PacketRate;
-        }
-        Reason::WithinLimits
-    }
-
-    /// While SYN cookies are on, only who has proven its address uses up a source's SYNs: the address of a SYN can be
-    /// forged, and the limit would shut out its owner.
-    #[inline(always)]
-    fn with_cookies(&mut self, packet: &impl Packet) -> Reason {
-        let Unproven { start, bucket_key } = self.unproven;
-        let now_ns = self.clock.now_ns();
-        let judgement = if now_ns.saturating_sub(self.tables.heartbeat_ns()) <= HEARTBEAT_TIMEOUT_NS {
-            self.tables.judge(packet, start, self.settings, now_ns)
-        } else {
-            Judgement::Known
-        };
-        match judgement {
-            Judgement::Answer => return Reason::SynCookie,
-            Judgement::Refuse => return Reason::CookieRefused,
-            Judgement::Full => return Reason::ListenerFull,
-            Judgement::Known | Judgement::Accept => {}
-        }
-        let is_proven = judgement as u32 == Judgement::Accept as u32;
-        let reason = self.limits(bucket_key, is_proven);
-        if is_proven && !reason.refuses() { Reason::CookieAccepted } else { reason }
-    }
-
-    #[inline(always)]
-    fn drop_malformed(&self) -> bool {
-        self.settings.flags & DROP_MALFORMED != 0
-    }
-
-    /// A packet that can't be read: refused, or passed as not understood where the configuration says so.
-    #[inline(always)]
-    fn too_short(&self) -> Reason {
-        if self.drop_malformed() { Reason::BadLength } else { Reason::NotLimited }
-    }
-}
-
-/// Whether the block still holds; if so, the drop is noted in it.
-#[inline(always)]
-fn blocks(ban: &mut Ban, clock: &impl Clock) -> bool {
-    if ban.expires_at_ns != 0 && ban.expires_at_ns <= clock.now_ns() {
-        return false;
-    }
-    ban.drops = ban.drops.wrapping_add(1);
-    if ban.first_drop_at_ns == 0 {
-        ban.first_drop_at_ns = clock.precise_now_ns();
-    }
-    true
 }

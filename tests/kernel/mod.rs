@@ -8,9 +8,15 @@
 mod table;
 
 mod verdicts;
+mod agreement;
 mod bans;
+mod classes;
+mod feeds;
 mod links;
+mod memory;
+mod steering;
 mod syn_cookies;
+mod upgrade;
 
 use std::{
     path::Path,
@@ -21,7 +27,7 @@ use std::{
 use aya::{TestRunOptions, programs::TestRun};
 use portcullis::{
     config::{FilterPorts, Prefilter, SynCookies, XdpMode},
-    nic::{self, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
+    nic::{self, BanAction, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
 };
 
 /// `enum xdp_action`
@@ -68,6 +74,10 @@ fn prefilter() -> Prefilter {
         source_prefix_v6: 64,
         packets: None,
         syns: None,
+        bytes: None,
+        network_packets: None,
+        network_syns: None,
+        network_bytes: None,
         syn_cookies: SynCookies::Off,
         syn_flood_per_s: 2_000.0,
         drop_malformed: true,
@@ -80,6 +90,7 @@ fn ban(expires_at_ns: u64) -> BanEntry {
     BanEntry {
         expires_at_ns,
         offence_at_ns: nic::monotonic_ns(),
+        action: BanAction::Drop,
         strikes: 1,
         kind: BanKind::Unauthorized,
         origin: BanOrigin::Escalation,

@@ -69,7 +69,10 @@ pub(super) struct RawPrefilter {
     pub(super) source_prefix_v6: Field<u64>,
     pub(super) packets: Field<OrOff<RawBucket>>,
     pub(super) syns: Field<OrOff<RawBucket>>,
-    pub(super) bytes: Field<Later>,
+    pub(super) bytes: Field<OrOff<RawByteBucket>>,
+    pub(super) network_packets: Field<OrOff<RawBucket>>,
+    pub(super) network_syns: Field<OrOff<RawBucket>>,
+    pub(super) network_bytes: Field<OrOff<RawByteBucket>>,
     pub(super) syn_cookies: Field<String>,
     pub(super) syn_flood: Field<PerSecond>,
     pub(super) malformed: Field<String>,
@@ -85,6 +88,14 @@ pub(super) struct RawBucket {
     pub(super) burst: Field<u64>,
 }
 
+/// A token bucket of bytes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { rate, burst }")]
+pub(super) struct RawByteBucket {
+    pub(super) rate: Field<ByteRate>,
+    pub(super) burst: Field<Size>,
+}
+
 /// `[escalation]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -94,11 +105,14 @@ pub(super) struct RawEscalation {
     pub(super) block_max: Field<Span>,
     pub(super) memory: Field<Span>,
     pub(super) exempt: Field<Vec<Spanned<String>>>,
+    pub(super) admin_ports: Field<RawAdminPorts>,
+    pub(super) known_for: Field<Span>,
+    pub(super) throttle: Field<OrOff<RawBucket>>,
     pub(super) unauthorized: Field<OrOff<RawThreshold>>,
     pub(super) forbidden: Field<OrOff<RawThreshold>>,
     pub(super) limited: Field<OrOff<RawThreshold>>,
     pub(super) malformed: Field<OrOff<RawThreshold>>,
-    pub(super) attack: Field<Later>,
+    pub(super) attack: Field<OrOff<RawThreshold>>,
     pub(super) not_found: Field<OrOff<RawThreshold>>,
 }
 
@@ -493,6 +507,21 @@ pub(super) enum RawPorts {
 #[serde(rename_all = "snake_case")]
 pub(super) enum OfListeners {
     Listeners,
+}
+
+/// `escalation.admin_ports`
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is \"unlimited\" or a list of port numbers")]
+pub(super) enum RawAdminPorts {
+    Word(Unlimited),
+    Ports(Vec<u16>),
+}
+
+/// "unlimited"
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Unlimited {
+    Unlimited,
 }
 
 /// `keys.ID.expires`: a TOML date and time, or the same in quotes.

@@ -1,4 +1,4 @@
-//! `[runtime]`, `[prefilter]`, `[escalation]` and `[log]`: the sections that stand once.
+//! `[runtime]`, `[prefilter]` and `[log]`: sections that stand once.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,17 +10,14 @@ use toml::Spanned;
 
 use crate::config::{
     raw::{
-        Field, RawAccessFile, RawBucket, RawEscalation, RawLog, RawPorts, RawPrefilter, RawRuntime,
-        RawThreshold, RawWorkers,
+        Field, RawAccessFile, RawBucket, RawByteBucket, RawLog, RawPorts, RawPrefilter, RawRuntime,
+        RawWorkers,
     },
     report::{
         Choice::{self, Works},
         Report, Scope,
     },
-    types::{
-        AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, SynCookies, Threshold, Workers,
-        XdpMode,
-    },
+    types::{AccessLog, FilterPorts, Log, Prefilter, Rate, Runtime, SynCookies, Workers, XdpMode},
     values::{OrOff, PerSecond, Size, TextOr},
 };
 
@@ -32,6 +29,10 @@ const ENTRIES_MAX: u32 = 1 << 24;
 
 /// Tokens that a bucket may hold.
 const BURST_MAX: u64 = 1 << 32;
+/// Bytes that a bucket must hold: two of the largest frames.
+const BURST_BYTES_MIN: u64 = 128 << 10;
+/// Bytes that a bucket may hold.
+const BURST_BYTES_MAX: u64 = 1 << 40;
 
 /// The longest name of a network interface, without its NUL (linux/if.h, IFNAMSIZ).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
@@ -116,7 +117,7 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("bytes", &raw.bytes), ("feeds", &raw.feeds)]);
+    report.later(&at, &[("feeds", &raw.feeds)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -184,8 +185,18 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             64,
             16..=64,
         ),
-        packets: bucket_or_off(report, &at, "packets", raw.packets, Rate { per_s: 20_000.0, burst: 40_000 }),
-        syns: bucket_or_off(report, &at, "syns", raw.syns, Rate { per_s: 200.0, burst: 400 }),
+        packets: bucket_or_off(
+            report,
+            &at,
+            "packets",
+            raw.packets,
+            Some(Rate { per_s: 20_000.0, burst: 40_000 }),
+        ),
+        syns: bucket_or_off(report, &at, "syns", raw.syns, Some(Rate { per_s: 200.0, burst: 400 })),
+        bytes: byte_bucket_or_off(report, &at, "bytes", raw.bytes),
+        network_packets: bucket_or_off(report, &at, "network_packets", raw.network_packets, None),
+        network_syns: bucket_or_off(report, &at, "network_syns", raw.network_syns, None),
+        network_bytes: byte_bucket_or_off(report, &at, "network_bytes", raw.network_bytes),
         syn_cookies: choose_or(report, &at, "syn_cookies", raw.syn_cookies, &syn_cookies, SynCookies::Off),
         syn_flood_per_s: syn_flood(report, &at, raw.syn_flood.as_ref()),
         drop_malformed: choose_or(report, &at, "malformed", raw.malformed, &malformed, true),
@@ -263,14 +274,14 @@ fn prefix_len(
     u8::try_from(length).unwrap_or(u8::MAX)
 }
 
-fn bucket_or_off(
+pub(super) fn bucket_or_off(
     report: &mut Report,
     at: &Scope,
     key: &str,
     value: Field<OrOff<RawBucket>>,
-    default: Rate,
+    default: Option<Rate>,
 ) -> Option<Rate> {
-    let Some(value) = value else { return Some(default) };
+    let Some(value) = value else { return default };
     let inner = at.inner(key, &value);
     match value.into_inner() {
         OrOff::Off => None,
@@ -281,6 +292,32 @@ fn bucket_or_off(
             bucket.burst.as_ref(),
         ),
     }
+}
+
+/// As [`bucket_or_off`], of bytes and off by default. A burst holds the largest frame, or that would never pass.
+fn byte_bucket_or_off(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    value: Field<OrOff<RawByteBucket>>,
+) -> Option<Rate> {
+    let value = value?;
+    let inner = at.inner(key, &value);
+    let OrOff::On(bucket) = value.into_inner() else { return None };
+    let Some(rate) = bucket.rate else {
+        report.missing(&inner, "rate", "\"100MiB/s\"");
+        return None;
+    };
+    let bytes_per_s = rate.get_ref().0.get();
+    let burst = bucket.burst.as_ref().map_or(bytes_per_s.max(BURST_BYTES_MIN), |burst| burst.get_ref().0);
+    if let Some(value) = &bucket.burst
+        && !(BURST_BYTES_MIN..=BURST_BYTES_MAX).contains(&burst)
+    {
+        let message = format!("`{}.burst` must be 128 KiB to 1 TiB: a frame may have 64 KiB", inner.path);
+        report.error(inner.at(value), message);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate past 2^53 bytes a second is none")]
+    Some(Rate { per_s: bytes_per_s as f64, burst })
 }
 
 /// A bucket of `rate` and `burst`; without a burst, what the rate gives in one second, and at least one.
@@ -302,49 +339,6 @@ pub(super) fn bucket_of(
     let one_second = (per_s.ceil() as u64).max(1);
     let burst = report.number(at, "burst", burst, one_second, 1..=BURST_MAX);
     Some(Rate { per_s, burst })
-}
-
-pub(super) fn escalation(report: &mut Report, section: Option<(Scope, RawEscalation)>) -> Escalation {
-    let (at, raw) = section.unwrap_or_else(|| absent("escalation"));
-    report.later(&at, &[("attack", &raw.attack)]);
-    let block_for = report.duration(&at, "block_for", raw.block_for.as_ref(), Duration::from_mins(1));
-    let block_max = report.duration(&at, "block_max", raw.block_max.as_ref(), Duration::from_hours(24));
-    if block_for > block_max {
-        let place =
-            raw.block_max.as_ref().or(raw.block_for.as_ref()).map_or_else(|| at.here(), |value| at.at(value));
-        report.error(place, "`escalation.block_max` is shorter than `escalation.block_for`");
-    }
-    Escalation {
-        dry_run: raw.dry_run.is_some_and(Spanned::into_inner),
-        block_for,
-        block_max,
-        memory: report.duration(&at, "memory", raw.memory.as_ref(), Duration::from_hours(24)),
-        exempt: report.prefixes(&at, "exempt", raw.exempt),
-        unauthorized: threshold(report, &at, "unauthorized", raw.unauthorized, (20, 10)),
-        forbidden: threshold(report, &at, "forbidden", raw.forbidden, (50, 10)),
-        limited: threshold(report, &at, "limited", raw.limited, (100, 10)),
-        malformed: threshold(report, &at, "malformed", raw.malformed, (5, 10)),
-        not_found: threshold(report, &at, "not_found", raw.not_found, (100, 60)),
-    }
-}
-
-fn threshold(
-    report: &mut Report,
-    at: &Scope,
-    key: &str,
-    value: Field<OrOff<RawThreshold>>,
-    (count, within_s): (u32, u64),
-) -> Option<Threshold> {
-    let within = Duration::from_secs(within_s);
-    let Some(value) = value else { return Some(Threshold { count, within }) };
-    let inner = at.inner(key, &value);
-    match value.into_inner() {
-        OrOff::Off => None,
-        OrOff::On(raw) => Some(Threshold {
-            count: report.number_u32(&inner, "count", raw.count.as_ref(), count, 1..=1_000_000),
-            within: report.duration(&inner, "within", raw.within.as_ref(), within),
-        }),
-    }
 }
 
 pub(super) fn log(report: &mut Report, section: Option<(Scope, RawLog)>) -> Log {
@@ -408,6 +402,6 @@ pub(super) fn choose_or<T: Copy>(
 }
 
 /// A section that nobody wrote: all of it is default, so that its place is never shown.
-fn absent<T: Default>(section: &str) -> (Scope, T) {
+pub(super) fn absent<T: Default>(section: &str) -> (Scope, T) {
     (Scope { source: 0, span: 0..0, path: section.to_owned() }, T::default())
 }
