@@ -6,9 +6,17 @@
 /// Entries of [`CpuState::counts`]; a power of two, so that an index can be masked instead of checked.
 pub const REASONS_MAX: usize = 32;
 
+/// Columns of [`CpuState::counts`], of which each [`crate::Verdict`] has one; a power of two.
+pub const VERDICTS_MAX: usize = 4;
+
 /// User space that has not stamped the clock for so long is taken for dead: the limits go off, blocks stay.
 pub const HEARTBEAT_TIMEOUT_NS: u64 = 5_000_000_000;
 
+/// Handshakes that SYN cookies have completed are kept in mind for so long: until the kernel has seen the ACK as well.
+pub const RECENT_NS: u64 = 1_000_000_000;
+
+/// Slots of `RECENTS`; a power of two. A slot that two handshakes share costs one of them a retransmission.
+pub const RECENTS: usize = 16_384;
 /// One interval of a pace of bytes is for so many of them: nanoseconds per byte would be too coarse.
 pub const BYTES_PER_INTERVAL: u64 = 1024;
 
@@ -224,7 +232,37 @@ pub struct Settings {
     pub network_bytes: Pace,
     /// Samples of dropped packets per CPU; interval 0: none.
     pub samples: Pace,
+    /// What answers with SYN cookies say.
+    pub cookies: CookieTerms,
+    /// What `net.ipv4.tcp_syncookies` was before user space changed it, plus one; 0: it has not. The program does not
+    /// read it; it stands here so that it outlives the process that has to put it back.
+    pub syncookies_before: u32,
+    /// Zero, which the verifier does not know.
+    pub zero: u32,
 }
+
+/// What a SYN-ACK says of this host: it has to be what the kernel will go by once the handshake is complete.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CookieTerms {
+    /// Maximum segment size over IPv4.
+    pub mss_v4: u16,
+    /// Maximum segment size over IPv6.
+    pub mss_v6: u16,
+    /// The first window.
+    pub window: u16,
+    /// By how many bits later windows are shifted.
+    pub window_scale: u8,
+    /// [`TERMS_TIMESTAMPS`] | [`TERMS_SACK`] | [`TERMS_SCALING`].
+    pub options: u8,
+}
+
+/// [`CookieTerms::options`]: timestamps, and what they can remember.
+pub const TERMS_TIMESTAMPS: u8 = 1;
+/// [`CookieTerms::options`]: selective acknowledgements.
+pub const TERMS_SACK: u8 = 2;
+/// [`CookieTerms::options`]: window scaling.
+pub const TERMS_SCALING: u8 = 4;
 
 /// [`Settings::mode`]: everything passes, nothing is looked at.
 pub const MODE_OFF: u32 = 0;
@@ -245,6 +283,21 @@ pub const USE_KNOWN: u32 = 1 << 8;
 
 /// Entries of `KNOWN`.
 pub const KNOWN_MAX: usize = 65_536;
+
+/// [`Settings::flags`]: SYNs to limited ports are answered with cookies.
+pub const SYN_COOKIES: u32 = 1 << 16;
+/// [`Settings::flags`]: the kernel has a cookie for every SYN that its listener has room for.
+pub const SYN_COOKIES_STRICT: u32 = 1 << 17;
+
+/// A connection whose handshake a cookie has completed. Value of `RECENTS`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recent {
+    /// Which: a seeded hash of addresses and ports.
+    pub flow: u64,
+    /// Until when the kernel may not know it yet.
+    pub until_ns: u64,
+}
 
 /// Bits of an IPv4 address that make a network.
 pub const NETWORK_MASK_V4: u32 = u32::MAX << 8;
@@ -277,16 +330,16 @@ pub struct Count {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuState {
-    /// By reason, then by verdict (0 passed, 1 dropped). A dry run counts what it would drop as passed.
-    pub counts: [[Count; 2]; REASONS_MAX],
+    /// By reason, then by verdict. A dry run counts what it would drop or answer as passed.
+    pub counts: [[Count; VERDICTS_MAX]; REASONS_MAX],
     /// Theoretical arrival time of the next sample.
     pub samples_ns: u64,
     /// Samples that found the ring buffer full.
     pub samples_lost: u64,
     /// Drops of whole /24s.
     pub whole_drops: u64,
-    /// Always zero.
-    pub reserved: u64,
+    /// SYNs to limited ports, whatever became of them.
+    pub syns: u64,
 }
 
 /// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
@@ -360,12 +413,13 @@ const _: () = {
     assert!(size_of::<Ban>() == 56 && align_of::<Ban>() == 8);
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
-    assert!(size_of::<Settings>() == 144);
+    assert!(size_of::<Settings>() == 160);
+    assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 32);
+    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 32);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
-    assert!(REASONS_MAX.is_power_of_two());
+    assert!(REASONS_MAX.is_power_of_two() && VERDICTS_MAX.is_power_of_two());
     assert!(BYTES_PER_INTERVAL.is_power_of_two() && WHOLE_DROPS_PER_CHARGE.is_power_of_two());
     // A per-CPU value must fit into a per-CPU allocation unit.
     assert!(size_of::<CpuState>() <= 32 << 10);

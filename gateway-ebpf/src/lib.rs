@@ -20,6 +20,7 @@ pub mod bucket;
 pub mod class;
 pub mod feeds;
 pub mod verdict;
+pub mod syn_cookie;
 mod policy;
 
 pub use class::Class;

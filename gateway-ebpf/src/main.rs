@@ -9,3 +9,5 @@ fn main() {}
 
 #[cfg(target_arch = "bpf")]
 mod shell;
+#[cfg(target_arch = "bpf")]
+mod handshake;

@@ -11,6 +11,7 @@ use crate::{
         Pace, PrefixKey4, PrefixKey6, Settings, THROTTLE, USE_KNOWN, WHOLE_DROPS_PER_CHARGE,
     },
     packet::Packet,
+    syn_cookie::Judgement,
     verdict::{Clock, Reason, Tables},
 };
 
@@ -23,10 +24,20 @@ pub(crate) struct Rules<'a, T, C> {
     pub(crate) settings: &'a Settings,
     pub(crate) tables: &'a mut T,
     pub(crate) clock: &'a C,
+    pub(crate) unproven: Unproven,
+}
+
+/// A segment to a limited port while SYN cookies are on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unproven {
+    /// Where its TCP header is; 0: there is none.
+    pub(crate) start: usize,
+    /// Whose buckets.
+    pub(crate) payer: Payer,
 }
 
 /// Whose buckets a packet is charged to.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Payer {
     /// The masked address.
     source: u64,
@@ -225,6 +236,28 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             }
         }
         Some(Reason::WithinLimits)
+    }
+
+    /// While SYN cookies are on, only who has proven its address uses up a source's SYNs: the address of a SYN can be
+    /// forged, and the limit would shut out its owner.
+    #[inline(always)]
+    pub(crate) fn with_cookies<P: Packet>(&mut self, packet: &P) -> Reason {
+        let Unproven { start, payer } = self.unproven;
+        let now_ns = self.clock.now_ns();
+        let judgement = if now_ns.saturating_sub(self.tables.heartbeat_ns()) <= HEARTBEAT_TIMEOUT_NS {
+            self.tables.judge(packet, start, self.settings, now_ns)
+        } else {
+            Judgement::Known
+        };
+        match judgement {
+            Judgement::Answer => return Reason::SynCookie,
+            Judgement::Refuse => return Reason::CookieRefused,
+            Judgement::Full => return Reason::ListenerFull,
+            Judgement::Known | Judgement::Accept => {}
+        }
+        let is_proven = judgement as u32 == Judgement::Accept as u32;
+        let reason = self.limits(packet, payer, is_proven);
+        if is_proven && !reason.refuses() { Reason::CookieAccepted } else { reason }
     }
 
     #[inline(always)]

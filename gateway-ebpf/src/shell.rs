@@ -10,7 +10,8 @@ use core::{arch::asm, ffi::c_void, ptr};
 use aya_ebpf::{
     bindings::{
         BPF_F_MMAPABLE, BPF_F_NO_PREALLOC,
-        xdp_action::{XDP_DROP, XDP_PASS},
+        xdp_action::{XDP_DROP, XDP_PASS, XDP_TX},
+        xdp_md,
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len},
@@ -24,10 +25,13 @@ use gateway_ebpf::{
     classify,
     layout::{
         Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6,
-        REASONS_MAX, STRIKES_MAX, Sample, Settings, Strikes, port_bit,
+        REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, VERDICTS_MAX, port_bit,
     },
+    syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
     verdict::{Clock, Outcome},
 };
+
+use crate::handshake;
 
 // Sizes that the configuration sets are placeholders here; the loader puts in `entries_max` and `sources_max`.
 
@@ -80,6 +84,12 @@ static KNOWN: HashMap<u64, Cell, KNOWN_MAX, NO_PREALLOC> = HashMap::new();
 /// The limiter's two rows: even and odd indices.
 #[btf_map]
 static CELLS: Array<Cell, 65_536> = Array::new();
+/// Connections that have just begun with a cookie.
+#[btf_map]
+static RECENT: Array<Recent, RECENTS> = Array::new();
+/// The SYN that is being answered.
+#[btf_map]
+static BEGIN: PerCpuArray<Begin, 1> = PerCpuArray::new();
 /// Counters and the sampler's clock.
 #[btf_map]
 static STATE: PerCpuArray<CpuState, 1> = PerCpuArray::new();
@@ -92,6 +102,10 @@ static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
 /// What the escalation remembers of whom it has blocked. Only user space reads and writes it.
 #[btf_map]
 static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
+
+/// 0: this kernel has no helpers for SYN cookies, and the verifier must not see them. The loader sets it.
+#[unsafe(no_mangle)]
+static CAN_COOKIE: u8 = 1;
 
 /// The filter. Part of its entry, however long it gets: a call would cost every packet.
 #[xdp(frags)]
@@ -106,24 +120,46 @@ fn portcullis(context: XdpContext) -> u32 {
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let mut maps = Maps { whole_drops: &mut state.whole_drops };
+    let mut maps = Maps { context: &context, whole_drops: &mut state.whole_drops };
     let outcome = classify(&frame, settings, &mut maps, &Kernel);
     let verdict = outcome.reason.verdict(settings.flags);
     let bytes = frame.bytes();
+    state.syns += u64::from(outcome.is_syn);
+    if verdict == Verdict::Tx {
+        return answer(&context, settings, state, outcome.reason, bytes);
+    }
     count(state, outcome.reason, verdict, bytes);
     if outcome.reason.refuses() {
         sample(&context, settings, state, &outcome, verdict, bytes);
     }
     match verdict {
         Verdict::Drop => XDP_DROP,
-        Verdict::Pass => XDP_PASS,
+        _ => XDP_PASS,
     }
+}
+
+/// Turns the frame into the answer to itself. Where that fails, it is dropped: its sender will send it again.
+#[inline(always)]
+fn answer(
+    context: &XdpContext,
+    settings: &Settings,
+    state: &mut CpuState,
+    reason: Reason,
+    bytes: u64,
+) -> u32 {
+    let begin = BEGIN.get_ptr(0);
+    // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
+    let sent = begin
+        .is_some_and(|begin| handshake::answer(context.ctx, unsafe { &*begin }, &settings.cookies, bytes));
+    let verdict = if sent { Verdict::Tx } else { Verdict::Drop };
+    count(state, reason, verdict, bytes);
+    if sent { XDP_TX } else { XDP_DROP }
 }
 
 #[inline(always)]
 fn count(state: &mut CpuState, reason: Reason, verdict: Verdict, bytes: u64) {
     let row = &mut state.counts[reason as usize & (REASONS_MAX - 1)];
-    let cell = &mut row[verdict as usize & 1];
+    let cell = &mut row[verdict as usize & (VERDICTS_MAX - 1)];
     cell.packets += 1;
     cell.bytes += bytes;
 }
@@ -263,7 +299,50 @@ impl Clock for Kernel {
 
 /// The maps as [`Tables`], and this CPU's own counter.
 struct Maps<'a> {
+    context: &'a XdpContext,
     whole_drops: &'a mut u64,
+}
+
+impl Handshakes for Maps<'_> {
+    #[inline(always)]
+    fn judge<P: Packet>(&mut self, _: &P, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+        // SAFETY: the loader writes it before the program runs, and then nobody.
+        if unsafe { ptr::read_volatile(&raw const CAN_COOKIE) } == 0 {
+            return Judgement::Known;
+        }
+        judge(self.context.ctx, start, settings, now_ns)
+    }
+}
+
+/// A function of its own, so that the verifier walks it once, and what it needs of registers and stack is not taken
+/// from packets that it is not for.
+#[inline(never)]
+fn judge(context: *mut xdp_md, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+    let context = XdpContext::new(context);
+    let Some(begin) = BEGIN.get_ptr_mut(0) else { return Judgement::Known };
+    let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
+    let mut sockets = OfKernel { context: context.ctx };
+    // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
+    syn_cookie::judge(&frame, start, settings, now_ns, &mut sockets, unsafe { &mut *begin })
+}
+
+/// The kernel's sockets, and the slots for what has just begun.
+struct OfKernel {
+    context: *mut xdp_md,
+}
+
+impl Sockets for OfKernel {
+    #[inline(always)]
+    fn meet(&mut self, segment: &Segment, mss: u16) -> Meeting {
+        handshake::meet(self.context, segment, mss)
+    }
+
+    #[inline(always)]
+    fn recent(&mut self, index: u32) -> Option<&mut Recent> {
+        let recent = RECENT.get_ptr_mut(index)?;
+        // SAFETY: the map's value lives as long as the program runs.
+        Some(unsafe { &mut *recent })
+    }
 }
 
 impl Tables for Maps<'_> {

@@ -6,11 +6,15 @@
 //! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
 
 use crate::{
-    layout::{Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, Settings},
+    layout::{
+        Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, SYN_COOKIES, Settings,
+        VERDICTS_MAX,
+    },
     packet::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
     },
-    policy::{Payer, Rules},
+    policy::{Payer, Rules, Unproven},
+    syn_cookie::Handshakes,
 };
 
 /// Why a packet passed or was dropped.
@@ -53,6 +57,14 @@ pub enum Reason {
     NetworkRate = 16,
     /// A block list that others keep holds the source.
     BlockedFeed = 17,
+    /// A SYN, answered with a cookie in the listener's stead.
+    SynCookie = 18,
+    /// The ACK that a cookie asked for: the source has proven its address.
+    CookieAccepted = 19,
+    /// While SYN cookies are on: a segment that belongs to no connection, or a SYN that nobody could answer.
+    CookieRefused = 20,
+    /// While SYN cookies are on: a SYN for a listener that can take no connection now.
+    ListenerFull = 21,
 }
 
 /// What the network driver is told.
@@ -63,21 +75,27 @@ pub enum Verdict {
     Pass = 0,
     /// Gone.
     Drop = 1,
+    /// Answered: back to where it came from.
+    Tx = 2,
 }
 
 impl Verdict {
+    /// Every verdict, in the order of its numbers.
+    pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::Tx];
+
     /// Its stable name in metrics and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pass => "pass",
             Self::Drop => "drop",
+            Self::Tx => "tx",
         }
     }
 }
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 22] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -96,6 +114,10 @@ impl Reason {
         Self::ByteRate,
         Self::NetworkRate,
         Self::BlockedFeed,
+        Self::SynCookie,
+        Self::CookieAccepted,
+        Self::CookieRefused,
+        Self::ListenerFull,
     ];
 
     /// The reason with this number.
@@ -124,23 +146,32 @@ impl Reason {
             Self::ByteRate => "byte_rate",
             Self::NetworkRate => "network_rate",
             Self::BlockedFeed => "blocked_feed",
+            Self::SynCookie => "syn_cookie",
+            Self::CookieAccepted => "cookie_accepted",
+            Self::CookieRefused => "cookie_refused",
+            Self::ListenerFull => "listener_full",
         }
     }
 
     /// Whether the packet is one that should not arrive: dropped, or in a dry run counted and passed.
     #[inline(always)]
     pub const fn refuses(self) -> bool {
-        self as u8 >= Self::BlockedSource as u8
+        self as u8 >= Self::BlockedSource as u8 && !matches!(self, Self::SynCookie | Self::CookieAccepted)
     }
 
     /// What the driver is told under these [`Settings::flags`].
     #[inline(always)]
     pub const fn verdict(self, flags: u32) -> Verdict {
-        if self.refuses() && flags & DRY_RUN == 0 { Verdict::Drop } else { Verdict::Pass }
+        match self {
+            _ if flags & DRY_RUN != 0 => Verdict::Pass,
+            Self::SynCookie => Verdict::Tx,
+            _ if self.refuses() => Verdict::Drop,
+            _ => Verdict::Pass,
+        }
     }
 }
 
-const _: () = assert!(Reason::ALL.len() <= REASONS_MAX);
+const _: () = assert!(Reason::ALL.len() <= REASONS_MAX && Verdict::ALL.len() <= VERDICTS_MAX);
 
 /// Where a packet says it comes from: the upper and the lower half, host byte order. IPv4 is `::ffff:a.b.c.d`; the
 /// unspecified address stands for "not read". Not an enum: what a variant leaves unset the compiler leaves undefined
@@ -165,13 +196,15 @@ pub struct Outcome {
     pub source: Source,
     /// Destination port; 0 when the packet was not read that far.
     pub port: u16,
+    /// It would begin a connection to a limited port.
+    pub is_syn: bool,
 }
 
 /// The maps, as the verdict sees them.
 ///
 /// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
 /// counted, so a value torn between two writers costs at most one packet's verdict.
-pub trait Tables {
+pub trait Tables: Handshakes {
     /// A word of `CLASS24`.
     fn class_word(&self, index: u32) -> u64;
     /// A word of `GUARD6`.
@@ -227,17 +260,20 @@ pub fn classify<P: Packet, T: Tables, C: Clock>(
     tables: &mut T,
     clock: &C,
 ) -> Outcome {
-    let mut outcome = Outcome { reason: Reason::Off, source: UNREAD, port: 0 };
+    let mut outcome = Outcome { reason: Reason::Off, source: UNREAD, port: 0, is_syn: false };
     if settings.mode == MODE_OFF {
         return outcome;
     }
-    let mut rules = Rules { settings, tables, clock };
+    let mut rules = Rules { settings, tables, clock, unproven: Unproven::default() };
     outcome.reason = match network_layer(packet) {
         Some((ETHERTYPE_IPV4, start)) => ipv4(packet, start, &mut rules, &mut outcome),
         Some((ETHERTYPE_IPV6, start)) => ipv6(packet, start, &mut rules, &mut outcome),
         _ => Some(Reason::NotIp),
     }
     .unwrap_or(rules.too_short());
+    if rules.unproven.start != 0 && !outcome.reason.refuses() {
+        outcome.reason = rules.with_cookies(packet);
+    }
     outcome
 }
 
@@ -353,8 +389,11 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
             break;
         }
     }
-    if offset > EXTENSION_BYTES_MAX {
-        return Some(Reason::NotLimited);
+    let not_understood = offset > EXTENSION_BYTES_MAX || !later_fragment && matches!(next, 0 | 43 | 44 | 60);
+    if not_understood {
+        // The kernel may understand it, and find a SYN in it.
+        let cookies = rules.settings.flags & SYN_COOKIES != 0;
+        return Some(if cookies { Reason::CookieRefused } else { Reason::NotLimited });
     }
     let transport = Transport {
         protocol: next,
@@ -460,7 +499,13 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     if !limited {
         return Some(Reason::NotLimited);
     }
-    Some(rules.limits(packet, transport.payer, offset_and_flags & (SYN | ACK) == SYN))
+    seen.is_syn = offset_and_flags & (SYN | ACK) == SYN;
+    if rules.settings.flags & SYN_COOKIES != 0 {
+        // Both families meet again in `classify`, so that the verifier walks what follows once.
+        rules.unproven = Unproven { start: transport.start, payer: transport.payer };
+        return Some(if transport.first_fragment { Reason::CookieRefused } else { Reason::WithinLimits });
+    }
+    Some(rules.limits(packet, transport.payer, seen.is_syn))
 }
 
 /// RFC 768. `None`: the packet ends before its header does.
@@ -486,10 +531,10 @@ fn udp<P: Packet, T: Tables, C: Clock>(
     Some(rules.limits(packet, transport.payer, false))
 }
 
-const FIN: u16 = 0x01;
-const SYN: u16 = 0x02;
-const RST: u16 = 0x04;
-const ACK: u16 = 0x10;
+pub(crate) const FIN: u16 = 0x01;
+pub(crate) const SYN: u16 = 0x02;
+pub(crate) const RST: u16 = 0x04;
+pub(crate) const ACK: u16 = 0x10;
 /// All but the two of ECN (RFC 3168).
 const FLAGS: u16 = 0x3f;
 

@@ -81,8 +81,14 @@ fn impossible_packets_pass_where_the_configuration_says_so() {
 fn a_dry_run_passes_what_it_counts() {
     for reason in Reason::ALL {
         assert_eq!(reason.verdict(DRY_RUN), Verdict::Pass);
-        let dropped = reason as u8 >= Reason::BlockedSource as u8;
-        assert_eq!(reason.verdict(0), if dropped { Verdict::Drop } else { Verdict::Pass });
+        let expected = match reason {
+            Reason::SynCookie => Verdict::Tx,
+            Reason::CookieAccepted => Verdict::Pass,
+            _ if reason as u8 >= Reason::BlockedSource as u8 => Verdict::Drop,
+            _ => Verdict::Pass,
+        };
+        assert_eq!(reason.verdict(0), expected);
+        assert_eq!(reason.refuses(), expected == Verdict::Drop);
     }
 }
 

@@ -12,3 +12,4 @@ mod list;
 mod lockout;
 mod limits;
 mod restart;
+mod syn_flood;

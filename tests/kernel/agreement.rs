@@ -89,7 +89,12 @@ fn host_and_kernel_agree_on_mutated_packets() {
     assert_eq!(records.iter().map(|record| record.drops).sum::<u64>(), host.drops());
     assert!(host.dropped_whole() > 0);
     for reason in Reason::ALL {
-        if !matches!(reason, Reason::Off | Reason::ByteRate) {
+        // Without cookies there are none to answer with: they have tests of their own.
+        let with_cookies = matches!(
+            reason,
+            Reason::SynCookie | Reason::CookieAccepted | Reason::CookieRefused | Reason::ListenerFull
+        );
+        if !with_cookies && !matches!(reason, Reason::Off | Reason::ByteRate) {
             assert!(seen[reason as usize] > 0, "{reason:?} never came up: {seen:?}");
         }
     }

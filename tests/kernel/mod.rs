@@ -16,6 +16,7 @@ mod links;
 mod known;
 mod memory;
 mod steering;
+mod syn_cookies;
 mod upgrade;
 
 use std::{
@@ -26,7 +27,7 @@ use std::{
 
 use aya::{TestRunOptions, programs::TestRun};
 use portcullis::{
-    config::{FilterPorts, Prefilter, XdpMode},
+    config::{FilterPorts, Prefilter, SynCookies, XdpMode},
     nic::{self, BanAction, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
 };
 
@@ -78,6 +79,8 @@ fn prefilter() -> Prefilter {
         network_packets: None,
         network_syns: None,
         network_bytes: None,
+        syn_cookies: SynCookies::Off,
+        syn_flood_per_s: 2_000.0,
         drop_malformed: true,
         samples_per_s: 100,
     }
@@ -118,6 +121,14 @@ impl Lab {
     fn run(&mut self, packet: &[u8]) -> (Reason, Verdict) {
         let options = TestRunOptions { data_in: Some(packet), repeat: 1, ..TestRunOptions::default() };
         let result = self.filter.program().expect("program").test_run(options).expect("test run");
+        let (reason, verdict) = self.counted(packet);
+        assert_eq!(verdict == Verdict::Drop, result.return_value == XDP_DROP);
+        (reason, verdict)
+    }
+
+    /// What the counters say about the one packet that has been run since they were looked at.
+    #[track_caller]
+    fn counted(&mut self, packet: &[u8]) -> (Reason, Verdict) {
         let before = std::mem::replace(&mut self.counters, self.filter.counters().expect("counters"));
         let mut changed = self.counters.iter().filter(|counter| !before.contains(counter));
         let (Some(counted), None) = (changed.next(), changed.next()) else {
@@ -127,7 +138,6 @@ impl Lab {
             before.iter().find(|old| (old.reason, old.verdict) == (counted.reason, counted.verdict));
         let (packets, bytes) = earlier.map_or((0, 0), |old| (old.packets, old.bytes));
         assert_eq!((counted.packets - packets, counted.bytes - bytes), (1, packet.len() as u64));
-        assert_eq!(counted.verdict == Verdict::Drop, result.return_value == XDP_DROP);
         (counted.reason, counted.verdict)
     }
 

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod frames;
+pub(crate) mod sockets;
 pub(crate) mod world;
 pub(crate) mod cases;
 pub(crate) mod mutate;

@@ -6,12 +6,15 @@ use std::{
 };
 
 use gateway_ebpf::{
-    Ban, Class, Tables,
+    Ban, Class, Packet, Tables,
     class::{CLASS_WORDS, Effect, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of},
     layout::{Cell, PrefixKey4, PrefixKey6, Settings, THROTTLE},
+    syn_cookie::{self, Begin, Handshakes, Judgement},
     verdict::Clock,
 };
 use ipnet::IpNet;
+
+use super::sockets::Sockets;
 
 /// Ports with limits.
 pub(crate) const PORTS: [u16; 2] = [443, 53];
@@ -96,6 +99,10 @@ pub(crate) struct Host {
     /// Buckets of known sources, by what the limiter calls them.
     pub(crate) known: HashMap<u64, Cell>,
     pub(crate) heartbeat_ns: u64,
+    /// What SYN cookies ask of the kernel.
+    pub(crate) sockets: Sockets,
+    /// The last SYN that was answered.
+    pub(crate) begin: Option<Begin>,
     feed: Vec<IpNet>,
 }
 
@@ -136,6 +143,8 @@ impl Host {
             known: HashMap::new(),
             heartbeat_ns: NOW_NS,
             feed: Vec::new(),
+            sockets: Sockets::default(),
+            begin: None,
         };
         for (prefix, ban) in bans {
             host.add(prefix, ban);
@@ -218,6 +227,15 @@ fn net6(key: &PrefixKey6) -> IpNet {
     let words = key.address.map(u32::from_be);
     let bits = words.into_iter().fold(0, |bits: u128, word| bits << 32 | u128::from(word));
     IpNet::new(Ipv6Addr::from_bits(bits).into(), key.prefix_bits as u8).unwrap()
+}
+
+impl Handshakes for Host {
+    fn judge<P: Packet>(&mut self, packet: &P, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+        let mut begin = Begin::default();
+        let judgement = syn_cookie::judge(packet, start, settings, now_ns, &mut self.sockets, &mut begin);
+        self.begin = Some(begin);
+        judgement
+    }
 }
 
 impl Tables for Host {

@@ -121,6 +121,10 @@ pub struct Prefilter {
     pub network_syns: Option<Rate>,
     /// Bytes per IPv4 /24 or IPv6 /48, or no limit.
     pub network_bytes: Option<Rate>,
+    /// Whether, and when, the program answers SYNs with cookies.
+    pub syn_cookies: SynCookies,
+    /// SYNs per second that no connection comes of, from which on [`SynCookies::Auto`] takes them for a flood.
+    pub syn_flood_per_s: f64,
     /// Whether impossible packets are dropped.
     pub drop_malformed: bool,
     /// At most so many sampled drops per second and CPU.
@@ -136,6 +140,17 @@ pub enum XdpMode {
     Native,
     /// In the generic hook only.
     Generic,
+}
+
+/// `prefilter.syn_cookies`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SynCookies {
+    /// Never.
+    Off,
+    /// While there is a flood of SYNs.
+    Auto,
+    /// At any time.
+    Always,
 }
 
 /// `prefilter.ports`

@@ -12,7 +12,7 @@ use crate::{
     decide::{Snapshot, known::Known},
     nic::{
         BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
-        Reason, Strikes, monotonic_ns, peers,
+        Reason, Strikes, SynAnswers, monotonic_ns, peers,
     },
     respond::{Offence, OffenceKind},
 };
@@ -22,6 +22,7 @@ use super::{
     escalate::{Action, Block, Escalation, Remembered, Tally},
     pressure::{Pressure, Rates, State, Totals},
     protect::Protected,
+    syn_flood::SynCookies,
 };
 
 /// Beats, one a second, between two looks at who administers this host.
@@ -33,6 +34,7 @@ const BEATS_PER_MEMORY_SWEEP: u64 = 60;
 pub(super) struct Blocks {
     escalation: Escalation,
     filter: Option<Filter>,
+    syn_cookies: SynCookies,
     /// What the XDP program itself has to say.
     diagnostics: Option<LogSource>,
     listener_ports: Vec<u16>,
@@ -57,6 +59,7 @@ impl Blocks {
         let protected = Protected::of(config, &snapshot.addresses, []);
         let mut blocks = Self {
             diagnostics: filter.as_mut().and_then(Filter::take_log_source),
+            syn_cookies: SynCookies::new(&config.prefilter, filter.as_mut()),
             escalation: Escalation::new(config.escalation.clone(), protected, Arc::clone(&known)),
             filter,
             listener_ports: listener_ports(config),
@@ -220,6 +223,7 @@ impl Blocks {
         if let Err(error) = filter.heartbeat(now_ns) {
             log::error!("the filter's heartbeat: {error}");
         }
+        self.syn_cookies.settle(filter);
         if let Err(error) = filter.bans().sweep(now_ns) {
             log::warn!("ended blocks still take room: {error}");
         }
@@ -268,6 +272,26 @@ impl Blocks {
         self.known_at_nic
     }
 
+    /// Ten times a second: whether there is a flood of SYNs. `accepted` connections have come of them so far.
+    pub(super) fn look(&mut self, accepted: u64, now_ns: u64) {
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.look(filter, accepted, now_ns);
+        }
+    }
+
+    /// Who answers SYNs, how often that began, and how many there have been.
+    pub(super) fn syns(&self) -> (SynAnswers, u64, u64) {
+        let syns = self.filter.as_ref().and_then(|filter| filter.syns().ok()).unwrap_or(0);
+        (self.syn_cookies.answers(), self.syn_cookies.switched_on(), syns)
+    }
+
+    /// The gateway ends.
+    pub(super) fn end(&mut self) {
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.end(filter);
+        }
+    }
+
     /// The new configuration's limits, prefixes and thresholds; counts and blocks stay.
     pub(super) fn reconfigure(&mut self, snapshot: &Snapshot) {
         self.protect(snapshot);
@@ -276,6 +300,9 @@ impl Blocks {
             && let Err(error) = filter.apply(&config.prefilter, &self.listener_ports)
         {
             log::error!("the filter keeps its old settings in part: {error}");
+        }
+        if let Some(filter) = &mut self.filter {
+            self.syn_cookies.reconfigure(&config.prefilter, filter);
         }
     }
 

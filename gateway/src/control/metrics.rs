@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use super::{blocks::Blocks, certificates::Certificates, names::Names, policy::Publisher};
 use crate::{
     decide::{Snapshot as Policy, limit},
+    nic::SynAnswers,
     respond::{LABELS, OffenceKind},
     telemetry::{AccessWriter, Cells, LATENCY_BOUNDS_US, Snapshot},
 };
@@ -169,6 +170,13 @@ fn fold_filter(blocks: &mut Blocks) {
         counter!("portcullis_nic_bytes_total", "reason" => reason, "verdict" => verdict)
             .absolute(count.bytes);
     }
+    let (answers, switched_on, syns) = blocks.syns();
+    for state in SynAnswers::ALL {
+        gauge!("portcullis_nic_syn_cookies", "state" => state.name())
+            .set(f64::from(u8::from(state == answers)));
+    }
+    counter!("portcullis_nic_syn_cookies_on_total").absolute(switched_on);
+    counter!("portcullis_nic_syns_total").absolute(syns);
     for (kind, count) in blocks.written() {
         counter!("portcullis_bans_total", "reason" => kind.label()).absolute(count);
     }
@@ -226,6 +234,13 @@ fn describe() {
     describe_gauge!("portcullis_config_generation", "Configurations taken since the start");
     describe_counter!("portcullis_nic_packets_total", "Packets at the NIC by reason and verdict");
     describe_counter!("portcullis_nic_bytes_total", "Bytes at the NIC by reason and verdict");
+    describe_gauge!(
+        "portcullis_nic_syn_cookies",
+        "1 for who answers SYNs: the listener alone (off), the filter, the filter once a queue is full, or the kernel \
+         though the filter should"
+    );
+    describe_counter!("portcullis_nic_syn_cookies_on_total", "How often SYN cookies have been switched on");
+    describe_counter!("portcullis_nic_syns_total", "SYNs to limited ports, whatever became of them");
     describe_counter!("portcullis_offences_total", "Offences seen, by kind");
     describe_counter!(
         "portcullis_offences_ignored_total",

@@ -11,6 +11,7 @@ mod pressure;
 pub mod protect;
 pub mod escalate;
 pub mod health;
+pub mod syn_flood;
 mod names;
 mod blocks;
 mod certificates;
@@ -62,6 +63,8 @@ pub const OFFENCES_MAX: usize = 65_536;
 const OFFENCES_PER_TURN: usize = 1024;
 /// The XDP program takes user space for dead after five seconds without this.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How often floods of SYNs are looked for.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the control thread is given.
 pub struct Equipment {
@@ -183,6 +186,8 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut beat = interval(HEARTBEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut batch = Vec::with_capacity(OFFENCES_PER_TURN);
     let [terminate, interrupt] = &mut end;
     loop {
@@ -200,6 +205,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             read = control.reading.done() => control.reload(read).await,
             () = control.names.moved() => control.blocks.protect(&control.publisher.current()),
             _ = beat.tick() => control.beat()?,
+            _ = look.tick() => control.look(),
             Some(question) = asked.recv() => control.answer(question),
         }
     }
@@ -212,7 +218,9 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         log::warn!("second signal: ending now");
         std::process::exit(1);
     });
-    control.serve_while_draining(&mut asked, &mut beat).await
+    let drained = control.serve_while_draining(&mut asked, &mut beat).await;
+    control.blocks.end();
+    drained
 }
 
 impl Control {
@@ -282,6 +290,11 @@ impl Control {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
             None => self.look_after_workers(),
         }
+    }
+
+    fn look(&mut self) {
+        let accepted = self.cells.iter().map(|cells| cells.opened()).sum();
+        self.blocks.look(accepted, monotonic_ns());
     }
 
     /// One that is stuck is as good as ended.

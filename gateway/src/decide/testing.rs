@@ -147,6 +147,8 @@ pub(super) fn empty() -> config::Config {
             network_packets: None,
             network_syns: None,
             network_bytes: None,
+            syn_cookies: config::SynCookies::Off,
+            syn_flood_per_s: 2_000.0,
             drop_malformed: true,
             samples_per_s: 1,
         },

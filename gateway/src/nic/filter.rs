@@ -11,14 +11,19 @@ use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::Xdp};
 use aya_log::EbpfLogger;
 use gateway_ebpf::{
     ABI, Ban, BanOrigin, Reason, Verdict,
-    layout::{HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, Sample, Settings, USE_KNOWN},
+    layout::{
+        DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, SYN_COOKIES, SYN_COOKIES_STRICT, Sample, Settings,
+        USE_KNOWN,
+    },
 };
 use ipnet::IpNet;
 
 use super::{
     NicError,
     bans::{Bans, ignore_missing},
-    bpffs, heritage,
+    bpffs,
+    cookies::{SynAnswers, Tcp, set_syncookies},
+    heritage,
     known::Known,
     link::{self, Standing},
     maps::{PINNED, Plain, Runtime, of_version, versioned},
@@ -47,6 +52,8 @@ pub struct Filter {
     /// The mode that the configuration wants.
     mode: XdpMode,
     pub(super) known: Known,
+    /// The kernel has the helpers for SYN cookies.
+    can_cookie: bool,
 }
 
 /// Packets and bytes of one reason and verdict, over all CPUs, since the maps were made.
@@ -126,8 +133,7 @@ impl Filter {
         prefilter: &Prefilter,
         listener_ports: &[u16],
     ) -> Result<Self, NicError> {
-        let mut object = load(object, dir, prefilter)?;
-        program(&mut object)?.load()?;
+        let (object, can_cookie) = load_program(object, dir, prefilter)?;
         let mut filter = Self {
             dir: dir.to_owned(),
             object,
@@ -136,6 +142,7 @@ impl Filter {
             attached: Vec::new(),
             mode: prefilter.mode,
             known: Known::default(),
+            can_cookie,
         };
         filter.heartbeat(sys::monotonic_ns())?;
         filter.apply_policy(prefilter, listener_ports)?;
@@ -227,7 +234,7 @@ impl Filter {
         let cpus = self.runtime.state.get(&0, 0)?;
         let mut counters = Vec::new();
         for reason in Reason::ALL {
-            for verdict in [Verdict::Pass, Verdict::Drop] {
+            for verdict in Verdict::ALL {
                 let mut sum = Counter { reason, verdict, packets: 0, bytes: 0 };
                 for Plain(cpu) in cpus.iter() {
                     let row = cpu.counts.get(reason as usize).copied().unwrap_or_default();
@@ -241,6 +248,69 @@ impl Filter {
             }
         }
         Ok(counters)
+    }
+
+    /// SYNs to limited ports, whatever became of them, since the maps were made.
+    pub fn syns(&self) -> Result<u64, NicError> {
+        Ok(self.runtime.state.get(&0, 0)?.iter().map(|Plain(cpu)| cpu.syns).sum())
+    }
+
+    /// Whether the program answers SYNs with cookies now.
+    pub fn has_syn_cookies(&self) -> Result<bool, NicError> {
+        Ok(self.settings()?.flags & SYN_COOKIES != 0)
+    }
+
+    /// Has the program answer SYNs with cookies, or no longer. Says how far that goes; call it again now and then, since
+    /// the host's settings may change.
+    pub fn set_syn_cookies(&mut self, on: bool) -> Result<SynAnswers, NicError> {
+        let old = self.settings()?;
+        let mut new = old;
+        new.flags &= !(SYN_COOKIES | SYN_COOKIES_STRICT);
+        if !on {
+            self.publish(&old, new)?;
+            self.restore_syncookies()?;
+            return Ok(SynAnswers::Off);
+        }
+        let tcp = Tcp::read().map_err(NicError::io("read the host's TCP settings"))?;
+        if tcp.syncookies == 0 || !self.can_cookie {
+            self.publish(&old, new)?;
+            return Ok(SynAnswers::Kernel);
+        }
+        new.flags |= SYN_COOKIES;
+        new.cookies = tcp.terms(self.mtu_bytes());
+        // A dry run changes nothing on this host.
+        let raised = tcp.syncookies == 1 && old.flags & DRY_RUN == 0 && set_syncookies(2).is_ok();
+        if raised {
+            new.syncookies_before = tcp.syncookies + 1;
+        }
+        let strict = raised || tcp.syncookies == 2;
+        if strict {
+            new.flags |= SYN_COOKIES_STRICT;
+        }
+        self.publish(&old, new)?;
+        Ok(if strict { SynAnswers::Filter } else { SynAnswers::FilterWhenFull })
+    }
+
+    /// Puts `net.ipv4.tcp_syncookies` back to what it was, unless somebody else has changed it meanwhile.
+    fn restore_syncookies(&mut self) -> Result<(), NicError> {
+        let old = self.settings()?;
+        let Some(before) = old.syncookies_before.checked_sub(1) else { return Ok(()) };
+        let now = Tcp::read().map_err(NicError::io("read the host's TCP settings"))?.syncookies;
+        if now == 2 {
+            set_syncookies(before).map_err(NicError::io("restore net.ipv4.tcp_syncookies"))?;
+        }
+        self.publish(&old, Settings { syncookies_before: 0, ..old })
+    }
+
+    fn publish(&mut self, old: &Settings, new: Settings) -> Result<(), NicError> {
+        if new == *old { Ok(()) } else { self.bans.policy.set_settings(new) }
+    }
+
+    /// Of all interfaces, the least.
+    fn mtu_bytes(&self) -> u32 {
+        const ETHERNET: u32 = 1500;
+        let mtus = self.attached.iter().filter_map(|(interface, _)| sys::mtu_bytes(interface));
+        mtus.min().unwrap_or(ETHERNET)
     }
 
     /// Samples that were lost because nobody read them in time.
@@ -288,7 +358,10 @@ impl Filter {
         let (old, _) = policy.settings()?;
         let seed = if old.seed == 0 { random()? } else { old.seed };
         let mut new = settings::settings(prefilter, seed, self.runtime.cells);
-        new.flags |= flags | if self.known.is_used { USE_KNOWN } else { 0 };
+        let known = if self.known.is_used { USE_KNOWN } else { 0 };
+        // Whoever turns these on and off does so beside the configuration.
+        new.flags |= flags | known | old.flags & (SYN_COOKIES | SYN_COOKIES_STRICT);
+        (new.cookies, new.syncookies_before) = (old.cookies, old.syncookies_before);
         if new == old {
             return Ok(());
         }
@@ -403,7 +476,17 @@ pub fn detach(pin_dir: &Path) -> Result<(), NicError> {
     dirs.iter().try_for_each(|dir| heritage::retire(dir))
 }
 
-fn load(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<Ebpf, NicError> {
+/// Loads the program, on a kernel without the helpers for SYN cookies without these; whether it has them.
+fn load_program(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<(Ebpf, bool), NicError> {
+    let mut whole = load(object, dir, prefilter, true)?;
+    let Err(error) = program(&mut whole)?.load() else { return Ok((whole, true)) };
+    let mut without = load(object, dir, prefilter, false)?;
+    // What else is wrong is told as it was at first.
+    program(&mut without)?.load().map_err(|_| error)?;
+    Ok((without, false))
+}
+
+fn load(object: &[u8], dir: &Path, prefilter: &Prefilter, can_cookie: bool) -> Result<Ebpf, NicError> {
     let sizes = [
         ("BANS4", prefilter.entries_max.max(1)),
         ("BANS6", prefilter.entries_max.max(1)),
@@ -415,6 +498,8 @@ fn load(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<Ebpf, NicErr
     let log_level = u8::try_from(log::max_level() as usize).unwrap_or_default();
     let mut loader = EbpfLoader::new();
     loader.override_global("AYA_LOG_LEVEL", &log_level, false);
+    let can_cookie = u8::from(can_cookie);
+    loader.override_global("CAN_COOKIE", &can_cookie, true);
     for (name, path) in &paths {
         loader.map_pin_path(name, path.as_path());
     }

@@ -10,6 +10,7 @@ mod allowed;
 mod bans;
 mod bpffs;
 mod classes;
+mod cookies;
 mod error;
 mod feeds;
 pub mod features;
@@ -32,6 +33,7 @@ mod xdp;
 
 pub use allowed::Allowed;
 pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use cookies::SynAnswers;
 pub use error::{NicError, way_out};
 pub use feeds::{Feeds, List, Listing, NAME_BYTES_MAX, Published, Ranges};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};

@@ -51,6 +51,7 @@ pub(super) fn settings(prefilter: &Prefilter, seed: u64, cells: u32) -> Settings
         network_syns: pace(prefilter.network_syns),
         network_bytes: pace_of_bytes(prefilter.network_bytes),
         samples: pace((prefilter.samples_per_s > 0).then_some(samples)),
+        ..Settings::default()
     }
 }
 

@@ -209,6 +209,30 @@ pub(super) fn ifindex(name: &str) -> Option<u32> {
     }
 }
 
+/// The largest packet that an interface takes.
+pub(super) fn mtu_bytes(interface: &str) -> Option<u32> {
+    // SAFETY: `ifreq` is plain data, for which zero is a value of every field.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero, and ends the name.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name.iter_mut().take(room).zip(interface.bytes()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: a new descriptor or an error; nothing else is touched.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: the kernel reads the name and writes the number, both within the struct.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFMTU, &raw mut request) } != 0 {
+        return None;
+    }
+    // SAFETY: the call has succeeded, so this is the member that the kernel has written.
+    u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+}
+
 /// `CLOCK_MONOTONIC`, the filter's own clock.
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -306,6 +306,11 @@ impl Cells {
         self.opened.add(1);
     }
 
+    /// How many have been.
+    pub fn opened(&self) -> u64 {
+        self.opened.get()
+    }
+
     /// A connection ended.
     pub fn connection_closed(&self) {
         self.closed.add(1);

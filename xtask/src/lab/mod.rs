@@ -11,6 +11,7 @@
 
 pub mod place;
 pub mod netns;
+mod xdp;
 pub mod frames;
 pub mod flood;
 pub mod client;
@@ -73,46 +74,7 @@ fn try_privileges() -> Result<(), String> {
     if !veth.status.success() {
         return Err(format!("no veth pairs: {}", String::from_utf8_lossy(&veth.stderr).trim()));
     }
-    load_empty_xdp().map_err(|error| format!("no XDP programs: {error}"))
-}
-
-/// Loads `return XDP_PASS` and throws it away.
-fn load_empty_xdp() -> io::Result<()> {
-    /// The start of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is left out as zero.
-    #[repr(C)]
-    #[derive(Default)]
-    struct ProgramLoad {
-        program_type: u32,
-        instructions_count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log_buffer: u64,
-        kernel_version: u32,
-        program_flags: u32,
-    }
-    const BPF_PROG_LOAD: libc::c_long = 5;
-    const BPF_PROG_TYPE_XDP: u32 = 6;
-    /// `r0 = XDP_PASS; exit`, as `struct bpf_insn` of a little-endian machine.
-    static PASS: [u64; 2] = [0xb7 | (2 << 32), 0x95];
-
-    let load = ProgramLoad {
-        program_type: BPF_PROG_TYPE_XDP,
-        instructions_count: 2,
-        instructions: PASS.as_ptr() as u64,
-        license: c"MIT".as_ptr() as u64,
-        ..ProgramLoad::default()
-    };
-    // SAFETY: `load` and the two statics it points to outlive the call, and the size given is its own.
-    let descriptor =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const load, size_of_val(&load)) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor and nobody else knows it.
-    unsafe { libc::close(i32::try_from(descriptor).unwrap_or(-1)) };
-    Ok(())
+    xdp::load().map(drop).map_err(|error| format!("no XDP programs: {error}"))
 }
 
 #[cfg(test)]

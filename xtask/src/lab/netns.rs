@@ -13,6 +13,7 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::OwnedFd,
     path::Path,
     process::{Command, Stdio},
 };
@@ -22,6 +23,7 @@ use anyhow::{Context, bail};
 use super::{
     place::Place,
     scratch::{self, unique},
+    xdp,
 };
 
 /// The edge's end of the veth pair: where the filter is attached.
@@ -98,6 +100,13 @@ impl Lab {
         lab.address()?;
         lab.route()?;
         Ok(lab)
+    }
+
+    /// Lets the world take what an XDP program at the edge sends back, while the guard lives: a veth without a program
+    /// of its own never looks at it.
+    pub fn take_what_xdp_sends(&self) -> anyhow::Result<OwnedFd> {
+        let link = self.world.enter(|| xdp::attach(WORLD_INTERFACE))?;
+        link.with_context(|| format!("XDP on {WORLD_INTERFACE}"))
     }
 
     fn address(&self) -> anyhow::Result<()> {

@@ -17,8 +17,8 @@ use crate::config::{
         Choice::{self, Works},
         Report, Scope,
     },
-    types::{AccessLog, FilterPorts, Log, Prefilter, Rate, Runtime, Workers, XdpMode},
-    values::{OrOff, Size, TextOr},
+    types::{AccessLog, FilterPorts, Log, Prefilter, Rate, Runtime, SynCookies, Workers, XdpMode},
+    values::{OrOff, PerSecond, Size, TextOr},
 };
 
 /// More workers or a higher CPU id than this is a typing error.
@@ -117,7 +117,7 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("syn_cookies", &raw.syn_cookies), ("feeds", &raw.feeds)]);
+    report.later(&at, &[("feeds", &raw.feeds)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -139,6 +139,11 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
     ];
     let on_failure = [("refuse", Works(true)), ("continue", Works(false))];
     let malformed = [("drop", Works(true)), ("pass", Works(false))];
+    let syn_cookies = [
+        ("off", Works(SynCookies::Off)),
+        ("auto", Works(SynCookies::Auto)),
+        ("always", Works(SynCookies::Always)),
+    ];
     Prefilter {
         interfaces,
         mode: choose_or(report, &at, "mode", raw.mode, &modes, XdpMode::Auto),
@@ -192,6 +197,8 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
         network_packets: bucket_or_off(report, &at, "network_packets", raw.network_packets, None),
         network_syns: bucket_or_off(report, &at, "network_syns", raw.network_syns, None),
         network_bytes: byte_bucket_or_off(report, &at, "network_bytes", raw.network_bytes),
+        syn_cookies: choose_or(report, &at, "syn_cookies", raw.syn_cookies, &syn_cookies, SynCookies::Off),
+        syn_flood_per_s: syn_flood(report, &at, raw.syn_flood.as_ref()),
         drop_malformed: choose_or(report, &at, "malformed", raw.malformed, &malformed, true),
         samples_per_s: match raw.sample.map(Spanned::into_inner) {
             None => 100,
@@ -204,6 +211,16 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             Some(OrOff::On(rate)) => rate.0.ceil() as u32,
         },
     }
+}
+
+fn syn_flood(report: &mut Report, at: &Scope, value: Option<&Spanned<PerSecond>>) -> f64 {
+    let per_s = value.map_or(2_000.0, |rate| rate.get_ref().0);
+    if let Some(value) = value
+        && per_s < 1.0
+    {
+        report.error(at.at(value), format!("`{}.syn_flood` must be at least 1/s", at.path));
+    }
+    per_s
 }
 
 fn interfaces(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<String> {

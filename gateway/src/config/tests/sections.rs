@@ -4,8 +4,8 @@ use std::{fs, num::NonZeroU64, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
 use crate::config::{
-    AccessLog, AdminPorts, Balance, Protocols, ProxyProtocol, ServerAddress, Threshold, UpstreamProtocol,
-    Workers,
+    AccessLog, AdminPorts, Balance, Protocols, ProxyProtocol, ServerAddress, SynCookies, Threshold,
+    UpstreamProtocol, Workers,
 };
 
 #[test]
@@ -36,7 +36,14 @@ fn prefilter_and_escalation() {
         "[prefilter]\nnetwork_bytes = { rate = \"1MiB/s\", burst = \"64KiB\" }\n",
         &["2:44: `prefilter.network_bytes.burst` must be 128 KiB to 1 TiB"],
     );
-    refuse("[prefilter]\nsyn_cookies = \"auto\"\n", &["2:15: `prefilter.syn_cookies` is not supported yet"]);
+    for (word, expected) in
+        [("off", SynCookies::Off), ("auto", SynCookies::Auto), ("always", SynCookies::Always)]
+    {
+        let config = accept(&format!("[prefilter]\nsyn_cookies = \"{word}\"\nsyn_flood = \"5000/s\"\n"));
+        assert_eq!((config.prefilter.syn_cookies, config.prefilter.syn_flood_per_s), (expected, 5_000.0));
+    }
+    refuse("[prefilter]\nsyn_cookies = \"on\"\n", &["2:15: `prefilter.syn_cookies` cannot be \"on\""]);
+    refuse("[prefilter]\nsyn_flood = \"30/m\"\n", &["2:13: `prefilter.syn_flood` must be at least 1/s"]);
     refuse("[prefilter.feeds]\na = { file = \"x\" }\n", &["1:1: `prefilter.feeds` is not supported yet"]);
     accept("[prefilter]\nbytes = \"off\"\nsyn_cookies = \"off\"\n[prefilter.feeds]\n");
     refuse(
