@@ -10,3 +10,5 @@ mod spoofed;
 mod list;
 mod limits;
 mod restart;
+mod feeds;
+mod crowdsec;

@@ -70,6 +70,7 @@ fn prefilter() -> Prefilter {
         syns: None,
         drop_malformed: true,
         samples_per_s: 100,
+        feeds: Vec::new(),
     }
 }
 

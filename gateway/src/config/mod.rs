@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod types;
 mod edits;
+mod feeds;
 mod cors;
 mod compress;
 mod template;
@@ -31,6 +32,7 @@ mod manual_tests;
 pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
+pub use feeds::{CrowdSec, FEEDS_MAX, Feed, FeedSource};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};
 pub use types::*;

@@ -10,6 +10,7 @@ use super::{
     compress::Coding,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
+    feeds::Feed,
 };
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
@@ -113,6 +114,8 @@ pub struct Prefilter {
     pub drop_malformed: bool,
     /// At most so many sampled drops per second and CPU.
     pub samples_per_s: u32,
+    /// Block lists that others keep, in order of their names.
+    pub feeds: Vec<Feed>,
 }
 
 /// `prefilter.mode`

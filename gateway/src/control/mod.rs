@@ -12,6 +12,7 @@ pub mod health;
 mod names;
 mod blocks;
 mod certificates;
+pub mod feeds;
 mod policy;
 mod metrics;
 mod admin;
@@ -47,6 +48,7 @@ use admin::{Attached, Health, QUESTIONS_MAX, Question};
 use blocks::Blocks;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
+use feeds::Feeds;
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
@@ -90,6 +92,8 @@ struct Control {
     config_file: PathBuf,
     publisher: Publisher,
     blocks: Blocks,
+    /// Where there is a filter.
+    feeds: Option<Feeds>,
     metrics: Metrics,
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
@@ -157,12 +161,14 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
         });
     }
+    let feeds = filter.is_some().then(|| Feeds::start(&snapshot)).transpose()?;
     let blocks = Blocks::new(&snapshot, filter);
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),
         publisher,
         blocks,
+        feeds,
         metrics: Metrics::new(),
         cells,
         limiter,
@@ -192,7 +198,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => control.read_again(),
             read = control.reading.done() => control.reload(read).await,
-            () = control.names.moved() => control.blocks.protect(&control.publisher.current()),
+            () = control.names.moved() => control.protect(),
             _ = beat.tick() => control.beat()?,
             Some(question) = asked.recv() => control.answer(question),
         }
@@ -231,10 +237,22 @@ impl Control {
                 self.publisher.publish(&snapshot);
                 self.certificates.publish(certificates);
                 self.blocks.reconfigure(&snapshot);
+                if let Some(feeds) = &mut self.feeds {
+                    feeds.reconfigure(&snapshot);
+                }
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
             Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+        }
+    }
+
+    /// Servers have moved: who is never blocked.
+    fn protect(&mut self) {
+        let snapshot = self.publisher.current();
+        self.blocks.protect(&snapshot);
+        if let Some(feeds) = &mut self.feeds {
+            feeds.protect(&snapshot);
         }
     }
 
@@ -252,6 +270,7 @@ impl Control {
                     names: &self.names,
                     certificates: &self.certificates,
                     blocks: &mut self.blocks,
+                    feeds: self.feeds.as_ref(),
                 };
                 answer.send(self.metrics.render(&mut sources)).is_ok()
             }
@@ -269,6 +288,9 @@ impl Control {
     /// be started again than to serve a part of the clients.
     fn beat(&mut self) -> io::Result<()> {
         self.blocks.beat(monotonic_ns());
+        if let Some(feeds) = &mut self.feeds {
+            feeds.beat();
+        }
         self.certificates.beat();
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {

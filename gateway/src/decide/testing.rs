@@ -145,6 +145,7 @@ pub(super) fn empty() -> config::Config {
             syns: None,
             drop_malformed: true,
             samples_per_s: 1,
+            feeds: Vec::new(),
         },
         escalation: config::Escalation {
             dry_run: false,

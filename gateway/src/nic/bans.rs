@@ -4,7 +4,7 @@
 //! the next packet on, and records of them for people. It works while the gateway is down, since the maps outlive it.
 //! It never decides whom to block, and every block that it writes ends, except the configuration's own.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use aya::maps::MapError;
 use gateway_ebpf::{
@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::{
     NicError,
+    feeds::{Feeds, Listing},
     maps::{Plain, Policy},
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
 };
@@ -22,6 +23,7 @@ use super::{
 /// A handle on the block list.
 pub struct Bans {
     pub(super) policy: Policy,
+    pub(super) feeds: Feeds,
 }
 
 /// A block to be written.
@@ -63,6 +65,8 @@ pub struct BanRecord {
     pub kind: BanKind,
     /// Who decided.
     pub origin: BanOrigin,
+    /// The feed that decided, where one did.
+    pub feed: Option<Arc<str>>,
     /// Which block within the escalation's memory this is.
     pub strikes: u16,
     /// Packets dropped so far, approximately.
@@ -80,6 +84,10 @@ pub struct BanRecord {
 pub struct Explanation {
     /// Allow prefixes that hold it, longest first. Any of them wins over every block.
     pub allowed_by: Vec<IpNet>,
+    /// Feeds that list it.
+    pub listed_by: Vec<Listing>,
+    /// Whether they take effect: nobody is listed whom the configuration protects.
+    pub listed: bool,
     /// Live blocks that hold it, in the order in which the program looks: the first one drops the packet.
     pub blocked_by: Vec<BanRecord>,
 }
@@ -87,14 +95,14 @@ pub struct Explanation {
 impl Explanation {
     /// Whether packets of this address are dropped before the limits are asked.
     pub fn blocked(&self) -> bool {
-        self.allowed_by.is_empty() && !self.blocked_by.is_empty()
+        self.allowed_by.is_empty() && (self.listed || !self.blocked_by.is_empty())
     }
 }
 
 impl Bans {
     /// Opens the maps that a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        Ok(Self { policy: Policy::open(pin_dir)? })
+        Ok(Self { policy: Policy::open(pin_dir)?, feeds: Feeds::open_pinned(pin_dir)? })
     }
 
     /// Blocks a prefix, or replaces its block. [`NicError::Full`]: nothing was written, and nothing was evicted.
@@ -145,8 +153,9 @@ impl Bans {
 
     /// Every live block. `now_ns` is `CLOCK_MONOTONIC`.
     pub fn list(&self, now_ns: u64) -> Result<Vec<BanRecord>, NicError> {
+        let names = self.feeds.names()?;
         let live = self.entries()?.into_iter().filter(|(_, ban)| !expired(ban, now_ns));
-        live.map(|(prefix, ban)| self.record(prefix, &ban, now_ns)).collect()
+        live.map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns)).collect()
     }
 
     /// Every rule that holds this address.
@@ -162,10 +171,13 @@ impl Bans {
         blocked.extend(matches(whole, |key| self.longest_block(key), |ban| ban.prefix_bits)?);
         let allowed_by = matches(whole, |key| self.longest_allow(key), |bits| bits.to_le_bytes()[0])?;
         let live = blocked.into_iter().filter(|(_, ban)| !expired(ban, now_ns));
+        let names = self.feeds.names()?;
         Ok(Explanation {
+            listed_by: self.feeds.listings(address)?,
+            listed: self.feeds.is_listed(address)?,
             allowed_by: allowed_by.into_iter().map(|(prefix, _)| prefix).collect(),
             blocked_by: live
-                .map(|(prefix, ban)| self.record(prefix, &ban, now_ns))
+                .map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -227,7 +239,7 @@ impl Bans {
 
 impl Bans {
     /// The block of exactly this prefix, live or not.
-    fn find(&self, prefix: IpNet) -> Result<Option<Ban>, NicError> {
+    pub(super) fn find(&self, prefix: IpNet) -> Result<Option<Ban>, NicError> {
         let (settings, _) = self.policy.settings()?;
         match self.find_source(prefix, &settings)? {
             Some(ban) => Ok(Some(ban)),
@@ -277,7 +289,7 @@ impl Bans {
         Ok(())
     }
 
-    fn erase(&mut self, prefix: IpNet) -> Result<bool, NicError> {
+    pub(super) fn erase(&mut self, prefix: IpNet) -> Result<bool, NicError> {
         let (settings, _) = self.policy.settings()?;
         let policy = &mut self.policy;
         let from_hash = match place(prefix, &settings) {
@@ -304,13 +316,20 @@ impl Bans {
         }
     }
 
-    fn record(&self, prefix: IpNet, ban: &Ban, now_ns: u64) -> Result<BanRecord, NicError> {
+    fn record(
+        &self,
+        prefix: IpNet,
+        ban: &Ban,
+        feeds: &[(u8, Arc<str>)],
+        now_ns: u64,
+    ) -> Result<BanRecord, NicError> {
         let note = found(self.policy.notes.get(&Plain(note_key(prefix)), 0))?;
         let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
         Ok(BanRecord {
             prefix,
             kind: BanKind::from_u8(ban.kind),
             origin: BanOrigin::from_u8(ban.origin),
+            feed: feeds.iter().find(|(number, _)| *number == ban.feed).map(|(_, name)| Arc::clone(name)),
             strikes: ban.strikes,
             drops: ban.drops,
             expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
@@ -346,7 +365,7 @@ fn trie(prefix: IpNet) -> Place {
     }
 }
 
-fn expired(ban: &Ban, now_ns: u64) -> bool {
+pub(super) fn expired(ban: &Ban, now_ns: u64) -> bool {
     ban.expires_at_ns != 0 && ban.expires_at_ns <= now_ns
 }
 

@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::bans::{BanRecord, Explanation};
+use super::{
+    bans::{BanRecord, Explanation},
+    feeds::Listing,
+};
 
 impl BanRecord {
     /// What `portcullis bans list --json` shows of a block. Durations are in milliseconds.
@@ -14,6 +17,7 @@ impl BanRecord {
             "source": self.prefix.to_string(),
             "reason": self.kind.name(),
             "origin": self.origin.name(),
+            "feed": self.feed.as_deref(),
             "strikes": self.strikes,
             "drops": self.drops,
             "expires_in_ms": self.expires_in.map(millis),
@@ -33,8 +37,15 @@ impl Explanation {
             "address": address.to_string(),
             "verdict": if self.blocked() { "drop" } else { "pass" },
             "allowed_by": self.allowed_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listed_by": self.listed_by.iter().map(Listing::to_json).collect::<Vec<_>>(),
             "blocked_by": self.blocked_by.iter().map(BanRecord::to_json).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Listing {
+    fn to_json(&self) -> Value {
+        json!({ "feed": &*self.feed, "prefix": self.prefix.to_string() })
     }
 }
 

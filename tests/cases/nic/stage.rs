@@ -191,6 +191,18 @@ limits = ["one"]
         Ok(self.connect(source, time_max)?.request(&Request::get("/open"))?.status)
     }
 
+    /// Puts a file beside the configuration.
+    pub(super) fn write(&self, name: &str, content: &str) -> PathBuf {
+        self.directory.write(name, content).unwrap()
+    }
+
+    #[track_caller]
+    pub(super) fn await_dropped(&self, source: IpAddr) {
+        let is_dropped = || matches!(self.ask(source, SILENCE), Err(ClientError::TimedOut));
+        let dropped = wait::until(TIME_MAX, || is_dropped().then_some(()));
+        assert!(dropped.is_some(), "{source} is never dropped");
+    }
+
     #[track_caller]
     pub(super) fn check_served(&self, source: IpAddr) {
         let answer = self.ask(source, TIME_MAX);

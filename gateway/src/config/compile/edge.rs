@@ -8,6 +8,7 @@ use std::{
 
 use toml::Spanned;
 
+use super::feeds;
 use crate::config::{
     raw::{
         Field, RawAccessFile, RawBucket, RawEscalation, RawLog, RawPorts, RawPrefilter, RawRuntime,
@@ -113,7 +114,7 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("bytes", &raw.bytes), ("syn_cookies", &raw.syn_cookies), ("feeds", &raw.feeds)]);
+    report.later(&at, &[("bytes", &raw.bytes), ("syn_cookies", &raw.syn_cookies)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -189,6 +190,7 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             )]
             Some(OrOff::On(rate)) => rate.0.ceil() as u32,
         },
+        feeds: feeds::feeds(report, &at, raw.feeds),
     }
 }
 

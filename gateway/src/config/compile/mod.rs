@@ -20,6 +20,7 @@ use super::{
 };
 
 mod edge;
+mod feeds;
 mod pem;
 mod listener;
 mod listener_tls;

@@ -29,7 +29,6 @@ fn prefilter_and_escalation() {
     refuse("[prefilter]\nmode = \"fast\"\n", &["2:8: `prefilter.mode` cannot be \"fast\""]);
     refuse("[prefilter]\nbytes = { rate = \"1/s\" }\n", &["2:9: `prefilter.bytes` is not supported yet"]);
     refuse("[prefilter]\nsyn_cookies = \"auto\"\n", &["2:15: `prefilter.syn_cookies` is not supported yet"]);
-    refuse("[prefilter.feeds]\na = { file = \"x\" }\n", &["1:1: `prefilter.feeds` is not supported yet"]);
     accept("[prefilter]\nbytes = \"off\"\nsyn_cookies = \"off\"\n[prefilter.feeds]\n");
     refuse(
         "[prefilter]\nsource_prefix_v6 = 65\n",

@@ -89,11 +89,26 @@ impl Feeds {
 
     /// What was published last, by whichever process.
     pub fn lists(&self) -> Result<Vec<List>, NicError> {
+        Ok(self.unpack(catalogue::unpack)?.unwrap_or_default())
+    }
+
+    /// The feeds' numbers and names, without what they list.
+    pub fn names(&self) -> Result<Vec<(u8, Arc<str>)>, NicError> {
+        Ok(self.unpack(catalogue::names)?.unwrap_or_default())
+    }
+
+    /// The feeds that list this address, whether or not it is protected.
+    pub fn listings(&self, address: IpAddr) -> Result<Vec<Listing>, NicError> {
+        let listing = |list: List| Some(Listing { prefix: list.ranges.prefix_of(address)?, feed: list.name });
+        Ok(self.lists()?.into_iter().filter_map(listing).collect())
+    }
+
+    fn unpack<T>(&self, unpack: fn(&[Line]) -> Option<T>) -> Result<Option<T>, NicError> {
         let area =
             Area::pinned(&self.dir.join(CATALOGUE)).map_err(NicError::io("open the feeds' catalogue"))?;
-        let Some(area) = area else { return Ok(Vec::new()) };
+        let Some(area) = area else { return Ok(None) };
         let mapped = area.read().map_err(NicError::io("read the feeds' catalogue"))?;
-        Ok(catalogue::unpack(mapped.lines()).unwrap_or_default())
+        Ok(unpack(mapped.lines()))
     }
 
     /// From the next packet on the program goes by these lists, less what is `protected`. An error changes nothing
