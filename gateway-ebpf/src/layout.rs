@@ -4,10 +4,16 @@
 //! a key is the address's own octets. Nothing here is logic; the sizes are checked when this file compiles.
 
 /// Entries of [`CpuState::counts`]; a power of two, so that an index can be masked instead of checked.
-pub const REASONS_MAX: usize = 16;
+pub const REASONS_MAX: usize = 32;
 
 /// User space that has not stamped the clock for so long is taken for dead: the limits go off, blocks stay.
 pub const HEARTBEAT_TIMEOUT_NS: u64 = 5_000_000_000;
+
+/// One interval of a pace of bytes is for so many of them: nanoseconds per byte would be too coarse.
+pub const BYTES_PER_INTERVAL: u64 = 1024;
+
+/// Drops of a /24 as a whole are charged to its entry once in so many times, all of them at once; a power of two.
+pub const WHOLE_DROPS_PER_CHARGE: u64 = 256;
 
 /// Bytes of the ring buffer of samples: some 5 000 of them.
 pub const EVENTS_BYTES: usize = 1 << 18;
@@ -21,7 +27,7 @@ pub const fn port_bit(port: u16) -> (u32, u32) {
     ((port >> 6) as u32, (port & 63) as u32)
 }
 
-/// Why, until when and since when a source or a prefix is blocked. Value of `BANS4`, `BANS6`, `BLOCK4`, `BLOCK6`.
+/// Why, until when and since when a source or a prefix is blocked or throttled. Value of `BANS4`, `BANS6`, `BLOCK4`, `BLOCK6`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ban {
@@ -33,18 +39,41 @@ pub struct Ban {
     pub first_drop_at_ns: u64,
     /// Packets dropped, approximately: CPUs add without a lock. Written by the program.
     pub drops: u64,
+    /// Of a throttle: time that one packet uses up.
+    pub interval_ns: u64,
+    /// Of a throttle: theoretical arrival time of the next packet. Written by the program.
+    pub arrival_ns: u64,
     /// How many blocks this source has earned within the escalation's memory.
     pub strikes: u16,
     /// What it did: a [`BanKind`].
     pub kind: u8,
-    /// Who decided: a [`BanOrigin`].
+    /// Who decided: a [`BanOrigin`], with a feed's number in its lower bits.
     pub origin: u8,
     /// The prefix's own length in bits; a look-up that finds an expired prefix goes on above it.
     pub prefix_bits: u8,
-    /// Which feed, where the origin is one; else zero.
-    pub feed: u8,
-    /// Always zero.
-    pub reserved: [u8; 2],
+    /// [`DROP`] or [`THROTTLE`].
+    pub action: u8,
+    /// Of a throttle: packets that may come at once; at least one.
+    pub burst: u16,
+}
+
+/// [`Ban::action`]: every packet is dropped.
+pub const DROP: u8 = 0;
+/// [`Ban::action`]: packets past the entry's own rate are dropped.
+pub const THROTTLE: u8 = 1;
+
+impl Ban {
+    /// The feed that decided, by its number.
+    pub const fn feed(&self) -> Option<u8> {
+        if self.origin & FEED_ORIGIN == 0 { None } else { Some(self.origin & !FEED_ORIGIN) }
+    }
+
+    /// How fast packets may come under a throttle.
+    #[inline(always)]
+    pub const fn pace(&self) -> Pace {
+        let interval_ns = self.interval_ns;
+        Pace { interval_ns, tolerance_ns: interval_ns * (self.burst as u64).saturating_sub(1) }
+    }
 }
 
 /// What a blocked source did.
@@ -70,6 +99,9 @@ pub enum BanKind {
     Listed = 32,
 }
 
+/// [`BanOrigin::Feed`]: this bit, and the feed's number below it.
+pub const FEED_ORIGIN: u8 = 0x80;
+
 /// Who decided on a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -81,8 +113,8 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
-    /// `[prefilter.feeds]`
-    Feed = 3,
+    /// `[prefilter.feeds]`; which one stands in the lower bits.
+    Feed = FEED_ORIGIN,
 }
 
 impl BanKind {
@@ -124,6 +156,7 @@ impl BanOrigin {
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
+        let number = if number & FEED_ORIGIN == 0 { number } else { FEED_ORIGIN };
         Self::ALL.into_iter().find(|origin| *origin as u8 == number).unwrap_or_default()
     }
 
@@ -190,6 +223,14 @@ pub struct Settings {
     pub packets: Pace,
     /// TCP SYNs per source.
     pub syns: Pace,
+    /// Bytes per source. The interval is for [`BYTES_PER_INTERVAL`] of them, the tolerance for the whole burst.
+    pub bytes: Pace,
+    /// Packets per network.
+    pub network_packets: Pace,
+    /// TCP SYNs per network.
+    pub network_syns: Pace,
+    /// Bytes per network, as for a source.
+    pub network_bytes: Pace,
     /// Samples of dropped packets per CPU; interval 0: none.
     pub samples: Pace,
 }
@@ -208,12 +249,18 @@ pub const HAS_ALLOW4: u32 = 4;
 /// [`Settings::flags`]: `ALLOW6` has entries; without it the look-up is spared.
 pub const HAS_ALLOW6: u32 = 8;
 
-/// One cell of the limiter: until when its sources have used up their rate. Two CPUs may write it at once; one of
+/// Bits of an IPv4 address that make a network.
+pub const NETWORK_MASK_V4: u32 = u32::MAX << 8;
+/// Bits of an IPv6 address's upper half that make a network.
+pub const NETWORK_MASK_V6: u64 = u64::MAX << 16;
+
+/// One cell of the limiter: until when its sources have used up their rate. In cells of bytes the second
+/// is not used. Two CPUs may write it at once; one of
 /// the two packets is then not counted, which is cheaper than a lock and forgives, never punishes.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// Theoretical arrival time of the next packet.
+    /// Theoretical arrival time of the next packet, or of the next byte.
     pub packets_ns: u64,
     /// Theoretical arrival time of the next SYN.
     pub syns_ns: u64,
@@ -239,6 +286,10 @@ pub struct CpuState {
     pub samples_ns: u64,
     /// Samples that found the ring buffer full.
     pub samples_lost: u64,
+    /// Drops of whole /24s.
+    pub whole_drops: u64,
+    /// Always zero.
+    pub reserved: u64,
 }
 
 /// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
@@ -291,15 +342,16 @@ pub struct NoteKey {
 }
 
 const _: () = {
-    assert!(size_of::<Ban>() == 40 && align_of::<Ban>() == 8);
+    assert!(size_of::<Ban>() == 56 && align_of::<Ban>() == 8);
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
-    assert!(size_of::<Settings>() == 80);
+    assert!(size_of::<Settings>() == 144);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 16);
+    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 32);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
     assert!(REASONS_MAX.is_power_of_two());
+    assert!(BYTES_PER_INTERVAL.is_power_of_two() && WHOLE_DROPS_PER_CHARGE.is_power_of_two());
     // A per-CPU value must fit into a per-CPU allocation unit.
     assert!(size_of::<CpuState>() <= 32 << 10);
 };

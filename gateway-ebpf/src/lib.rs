@@ -17,9 +17,12 @@
 pub mod layout;
 pub mod packet;
 pub mod bucket;
+pub mod class;
 pub mod feeds;
 pub mod verdict;
+mod policy;
 
+pub use class::Class;
 pub use layout::{Ban, BanKind, BanOrigin};
 pub use packet::Packet;
 pub use verdict::{Reason, Tables, Verdict, classify};

@@ -14,6 +14,8 @@ pub trait Packet {
     fn be64(&self, offset: usize) -> Option<u64>;
     /// Whether the packet has at least `bytes` bytes, those in further fragments of its buffer included.
     fn has(&self, bytes: usize) -> bool;
+    /// All of its bytes, those in further fragments of its buffer included.
+    fn bytes(&self) -> u64;
 }
 
 impl Packet for &[u8] {
@@ -31,6 +33,10 @@ impl Packet for &[u8] {
 
     fn has(&self, bytes: usize) -> bool {
         self.len() >= bytes
+    }
+
+    fn bytes(&self) -> u64 {
+        self.len() as u64
     }
 }
 

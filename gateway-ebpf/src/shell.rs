@@ -9,7 +9,7 @@ use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{
-        BPF_F_NO_PREALLOC,
+        BPF_F_MMAPABLE, BPF_F_NO_PREALLOC,
         xdp_action::{XDP_DROP, XDP_PASS},
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
@@ -19,7 +19,9 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{error, warn};
 use gateway_ebpf::{
-    Ban, Packet, Reason, Tables, Verdict, bucket, classify,
+    Ban, Packet, Reason, Tables, Verdict, bucket,
+    class::{CLASS_WORDS, Class, GUARD_WORDS},
+    classify,
     layout::{
         Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
         Settings, port_bit,
@@ -31,6 +33,9 @@ use gateway_ebpf::{
 
 /// Entries take memory when they are written, not when the map is made.
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// User space writes single words without asking the kernel each time.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
 /// The two banks of settings.
 #[btf_map]
@@ -44,6 +49,12 @@ static HEARTBEAT: Array<u64, 1> = Array::new();
 /// One bit per destination port: the limits apply.
 #[btf_map]
 static PORTS: Array<u64, PORT_WORDS> = Array::new();
+/// What the tables below hold about each IPv4 /24, in two bits.
+#[btf_map]
+static CLASS24: Array<u64, CLASS_WORDS, MMAPABLE> = Array::new();
+/// Whether the tables below hold anything about an IPv6 /48 or /32, in a hashed bit.
+#[btf_map]
+static GUARD6: Array<u64, GUARD_WORDS, MMAPABLE> = Array::new();
 /// Prefixes that win over every block.
 #[btf_map]
 static ALLOW4: LpmTrie<[u32; 2], u32, 65_536> = LpmTrie::new();
@@ -88,9 +99,10 @@ fn portcullis(context: XdpContext) -> u32 {
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let outcome = classify(&frame, settings, &mut Maps, &Kernel);
+    let mut maps = Maps { whole_drops: &mut state.whole_drops };
+    let outcome = classify(&frame, settings, &mut maps, &Kernel);
     let verdict = outcome.reason.verdict(settings.flags);
-    let bytes = frame.counted_bytes();
+    let bytes = frame.bytes();
     count(state, outcome.reason, verdict, bytes);
     if outcome.reason.refuses() {
         sample(&context, settings, state, &outcome, verdict, bytes);
@@ -165,18 +177,9 @@ impl Frame<'_> {
         if at + bytes > self.end { None } else { Some(at) }
     }
 
-    /// As [`Self::bytes`], without asking the kernel about frames whose first buffer is shorter than any driver's that
-    /// splits frames: the question costs 9 ns, and floods are made of short frames.
+    /// Asks the kernel how many bytes the frame has in all its buffers.
     #[inline(always)]
-    fn counted_bytes(&self) -> u64 {
-        const WHOLE_BELOW: usize = 256;
-        let bytes = self.end - self.start;
-        if bytes < WHOLE_BELOW { bytes as u64 } else { self.bytes() }
-    }
-
-    /// All bytes, those in further fragments of the buffer included.
-    #[inline(always)]
-    fn bytes(&self) -> u64 {
+    fn all_bytes(&self) -> u64 {
         // SAFETY: the helper only reads the context that the kernel gave us.
         unsafe { bpf_xdp_get_buff_len(self.context.ctx) }
     }
@@ -221,7 +224,16 @@ impl Packet for Frame<'_> {
 
     #[inline(always)]
     fn has(&self, bytes: usize) -> bool {
-        bytes <= self.end - self.start || bytes as u64 <= self.bytes()
+        bytes <= self.end - self.start || bytes as u64 <= self.all_bytes()
+    }
+
+    /// Does not ask the kernel about frames whose first buffer is shorter than any driver's that splits frames: the
+    /// question costs 9 ns, and floods are made of short frames.
+    #[inline(always)]
+    fn bytes(&self) -> u64 {
+        const WHOLE_BELOW: usize = 256;
+        let bytes = self.end - self.start;
+        if bytes < WHOLE_BELOW { bytes as u64 } else { self.all_bytes() }
     }
 }
 
@@ -242,10 +254,27 @@ impl Clock for Kernel {
     }
 }
 
-/// The maps as [`Tables`].
-struct Maps;
+/// The maps as [`Tables`], and this CPU's own counter.
+struct Maps<'a> {
+    whole_drops: &'a mut u64,
+}
 
-impl Tables for Maps {
+impl Tables for Maps<'_> {
+    #[inline(always)]
+    fn class_word(&self, index: u32) -> u64 {
+        CLASS24.get(index).copied().unwrap_or(Class::Deeper.pattern())
+    }
+
+    #[inline(always)]
+    fn guard_word(&self, index: u32) -> u64 {
+        GUARD6.get(index).copied().unwrap_or(u64::MAX)
+    }
+
+    #[inline(always)]
+    fn whole_drops(&mut self) -> &mut u64 {
+        self.whole_drops
+    }
+
     #[inline(always)]
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         find(&ALLOW4, key).is_some()

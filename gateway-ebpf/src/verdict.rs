@@ -1,19 +1,16 @@
 //! What becomes of a packet, and why.
 //!
 //! Comes in: a [`Packet`], the [`Settings`] and the [`Tables`]. Goes out: an [`Outcome`] whose [`Reason`] is counted
-//! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks →
-//! impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
+//! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks and
+//! throttles → impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
 //! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
 
 use crate::{
-    bucket,
-    layout::{
-        Ban, Cell, DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, MODE_OFF,
-        PrefixKey4, PrefixKey6, REASONS_MAX, Settings,
-    },
+    layout::{Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, Settings},
     packet::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
     },
+    policy::{Payer, Rules},
 };
 
 /// Why a packet passed or was dropped.
@@ -48,8 +45,14 @@ pub enum Reason {
     SynRate = 12,
     /// More packets than the source may send.
     PacketRate = 13,
+    /// More packets than its own entry in the block list lets pass.
+    Throttled = 14,
+    /// More bytes than the source may send.
+    ByteRate = 15,
+    /// More packets, SYNs or bytes than the /24 or the /48 of the source may send.
+    NetworkRate = 16,
     /// A block list that others keep holds the source.
-    BlockedFeed = 14,
+    BlockedFeed = 17,
 }
 
 /// What the network driver is told.
@@ -74,7 +77,7 @@ impl Verdict {
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -89,6 +92,9 @@ impl Reason {
         Self::Fragment,
         Self::SynRate,
         Self::PacketRate,
+        Self::Throttled,
+        Self::ByteRate,
+        Self::NetworkRate,
         Self::BlockedFeed,
     ];
 
@@ -114,6 +120,9 @@ impl Reason {
             Self::Fragment => "fragment",
             Self::SynRate => "syn_rate",
             Self::PacketRate => "packet_rate",
+            Self::Throttled => "throttled",
+            Self::ByteRate => "byte_rate",
+            Self::NetworkRate => "network_rate",
             Self::BlockedFeed => "blocked_feed",
         }
     }
@@ -163,6 +172,12 @@ pub struct Outcome {
 /// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
 /// counted, so a value torn between two writers costs at most one packet's verdict.
 pub trait Tables {
+    /// A word of `CLASS24`.
+    fn class_word(&self, index: u32) -> u64;
+    /// A word of `GUARD6`.
+    fn guard_word(&self, index: u32) -> u64;
+    /// How many packets this CPU has dropped by the class of their /24.
+    fn whole_drops(&mut self) -> &mut u64;
     /// Is the source in an allow prefix?
     fn allowed4(&self, key: &PrefixKey4) -> bool;
     /// Is the source in an allow prefix?
@@ -195,10 +210,6 @@ pub trait Clock {
     fn precise_now_ns(&self) -> u64;
 }
 
-/// How many expired prefixes are looked past for a live one that holds them. A janitor frees expired entries, so
-/// deeper nests of them do not last; the bound is the verifier's and the attacker's.
-const EXPIRED_PREFIXES_MAX: u32 = 4;
-
 /// Bytes of an IPv6 header without extensions.
 const IPV6_HEADER_BYTES: usize = 40;
 /// IPv6 extension headers that are read before a packet counts as not understood.
@@ -226,13 +237,6 @@ pub fn classify<P: Packet, T: Tables, C: Clock>(
     }
     .unwrap_or(rules.too_short());
     outcome
-}
-
-/// What a packet is judged by.
-struct Rules<'a, T, C> {
-    settings: &'a Settings,
-    tables: &'a mut T,
-    clock: &'a C,
 }
 
 /// RFC 791 §3.1. `None`: the packet ends before its header does.
@@ -268,7 +272,7 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     }
     let transport = Transport {
         protocol: time_and_protocol as u8,
-        bucket_key: u64::from(source & rules.settings.source_mask_v4),
+        payer: rules.payer4(source),
         start: start + header_bytes,
         bytes: total_bytes.saturating_sub(header_bytes),
         first_fragment: fragment & 0x3fff == 0x2000,
@@ -351,7 +355,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     }
     let transport = Transport {
         protocol: next,
-        bucket_key: upper & rules.settings.source_mask_v6,
+        payer: rules.payer6(upper),
         start: start + offset,
         bytes: if jumbogram {
             usize::MAX
@@ -367,8 +371,8 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
 /// The transport header, as the network layer announces it.
 struct Transport {
     protocol: u8,
-    /// Whose bucket: the masked address.
-    bucket_key: u64,
+    /// Whose buckets.
+    payer: Payer,
     /// Offset from the start of the packet.
     start: usize,
     /// Header and payload, in this fragment.
@@ -423,7 +427,7 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     if !limited {
         return Some(Reason::NotLimited);
     }
-    Some(rules.limits(transport.bucket_key, offset_and_flags & (SYN | ACK) == SYN))
+    Some(rules.limits(packet, transport.payer, offset_and_flags & (SYN | ACK) == SYN))
 }
 
 /// RFC 768. `None`: the packet ends before its header does.
@@ -446,7 +450,7 @@ fn udp<P: Packet, T: Tables, C: Clock>(
     if !rules.tables.limited(port) {
         return Some(Reason::NotLimited);
     }
-    Some(rules.limits(transport.bucket_key, false))
+    Some(rules.limits(packet, transport.payer, false))
 }
 
 const FIN: u16 = 0x01;
@@ -464,108 +468,4 @@ fn impossible_flags(flags: u16) -> bool {
         || flags & (SYN | RST) == SYN | RST
         || flags & (FIN | RST) == FIN | RST
         || flags & (FIN | ACK) == FIN
-}
-
-impl<T: Tables, C: Clock> Rules<'_, T, C> {
-    /// Allow wins over every block; the exact block is looked up before the prefixes.
-    #[inline(always)]
-    fn source4(&mut self, source: u32) -> Option<Reason> {
-        let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
-        if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
-            return Some(Reason::Allowed);
-        }
-        if self.tables.listed4(source) {
-            return Some(Reason::BlockedFeed);
-        }
-        if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
-            && blocks(ban, self.clock)
-        {
-            return Some(Reason::BlockedSource);
-        }
-        for _ in 0..=EXPIRED_PREFIXES_MAX {
-            let ban = self.tables.block4(&key)?;
-            if blocks(ban, self.clock) {
-                return Some(Reason::BlockedPrefix);
-            }
-            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
-        }
-        None
-    }
-
-    /// As [`Self::source4`].
-    #[inline(always)]
-    fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
-        let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
-        let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
-        let mut key = PrefixKey6 { prefix_bits: 128, address };
-        if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
-            return Some(Reason::Allowed);
-        }
-        if self.tables.listed6(upper, lower) {
-            return Some(Reason::BlockedFeed);
-        }
-        if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
-            && blocks(ban, self.clock)
-        {
-            return Some(Reason::BlockedSource);
-        }
-        for _ in 0..=EXPIRED_PREFIXES_MAX {
-            let ban = self.tables.block6(&key)?;
-            if blocks(ban, self.clock) {
-                return Some(Reason::BlockedPrefix);
-            }
-            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
-        }
-        None
-    }
-
-    /// The limits of one packet to a limited port. They need living user space: it alone can tell when they are
-    /// wrong.
-    #[inline(always)]
-    fn limits(&mut self, bucket_key: u64, syn: bool) -> Reason {
-        let (packets, syns) = (self.settings.packets, self.settings.syns);
-        let (count_syn, count_packet) = (syn && syns.interval_ns != 0, packets.interval_ns != 0);
-        if !count_syn && !count_packet {
-            return Reason::NotLimited;
-        }
-        let now_ns = self.clock.now_ns();
-        if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
-            return Reason::NotLimited;
-        }
-        let (even, odd) = bucket::cells_of(bucket_key, self.settings.seed, self.settings.cell_mask);
-        let Some((first, second)) = self.tables.cells(even, odd) else {
-            return Reason::NotLimited;
-        };
-        if count_syn && !bucket::admit(&mut first.syns_ns, &mut second.syns_ns, now_ns, syns) {
-            return Reason::SynRate;
-        }
-        if count_packet && !bucket::admit(&mut first.packets_ns, &mut second.packets_ns, now_ns, packets) {
-            return Reason::PacketRate;
-        }
-        Reason::WithinLimits
-    }
-
-    #[inline(always)]
-    fn drop_malformed(&self) -> bool {
-        self.settings.flags & DROP_MALFORMED != 0
-    }
-
-    /// A packet that can't be read: refused, or passed as not understood where the configuration says so.
-    #[inline(always)]
-    fn too_short(&self) -> Reason {
-        if self.drop_malformed() { Reason::BadLength } else { Reason::NotLimited }
-    }
-}
-
-/// Whether the block still holds; if so, the drop is noted in it.
-#[inline(always)]
-fn blocks(ban: &mut Ban, clock: &impl Clock) -> bool {
-    if ban.expires_at_ns != 0 && ban.expires_at_ns <= clock.now_ns() {
-        return false;
-    }
-    ban.drops = ban.drops.wrapping_add(1);
-    if ban.first_drop_at_ns == 0 {
-        ban.first_drop_at_ns = clock.precise_now_ns();
-    }
-    true
 }

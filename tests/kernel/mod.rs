@@ -8,7 +8,9 @@
 mod table;
 
 mod verdicts;
+mod agreement;
 mod bans;
+mod classes;
 mod feeds;
 mod links;
 
@@ -21,7 +23,7 @@ use std::{
 use aya::{TestRunOptions, programs::TestRun};
 use portcullis::{
     config::{FilterPorts, Prefilter, XdpMode},
-    nic::{self, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
+    nic::{self, BanAction, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
 };
 
 /// `enum xdp_action`
@@ -68,6 +70,10 @@ fn prefilter() -> Prefilter {
         source_prefix_v6: 64,
         packets: None,
         syns: None,
+        bytes: None,
+        network_packets: None,
+        network_syns: None,
+        network_bytes: None,
         drop_malformed: true,
         samples_per_s: 100,
         feeds: Vec::new(),
@@ -79,6 +85,7 @@ fn ban(expires_at_ns: u64) -> BanEntry {
     BanEntry {
         expires_at_ns,
         offence_at_ns: nic::monotonic_ns(),
+        action: BanAction::Drop,
         strikes: 1,
         kind: BanKind::Unauthorized,
         origin: BanOrigin::Escalation,

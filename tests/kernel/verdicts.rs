@@ -6,13 +6,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use gateway_ebpf::{
-    classify,
-    layout::{EVENTS_BYTES, HEARTBEAT_TIMEOUT_NS},
-};
+use gateway_ebpf::layout::{EVENTS_BYTES, HEARTBEAT_TIMEOUT_NS};
 use portcullis::{
     config::{FilterPorts, Prefilter, Rate},
-    nic::{self, Feeds, Ranges, Reason, Verdict},
+    nic::{self, BanAction, BanEntry, Feeds, Ranges, Reason, Verdict},
 };
 
 use super::{
@@ -22,18 +19,17 @@ use super::{
     table::{
         cases::{CLIENT4, cases},
         frames::{ACK, SYN, cut, ipv4, tcp, tcp4, tcp6, udp4},
-        mutate::Mutations,
-        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, FEED, Host, LIVE_NS, NOW_NS, Standing},
+        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, FEED, LIVE_NS, THROTTLE_NS, THROTTLES},
     },
 };
 
 /// One packet a day after the burst: no clock of this test changes a verdict.
-fn slow(burst: u64) -> Rate {
+pub(super) fn slow(burst: u64) -> Rate {
     Rate { per_s: 1.0 / 86_400.0, burst }
 }
 
 /// A filter under the table's policy.
-fn world(config: Prefilter) -> Lab {
+pub(super) fn world(config: Prefilter) -> Lab {
     let parse = |text: &str| text.parse().expect("a prefix");
     let config = Prefilter { allow: ALLOW.map(parse).to_vec(), block: BLOCK.map(parse).to_vec(), ..config };
     let mut lab = Lab::open(config);
@@ -43,6 +39,11 @@ fn world(config: Prefilter) -> Lab {
     }
     let mut feeds = Feeds::open_pinned(&lab.config.pin_dir).expect("pinned");
     feeds.publish(&[list("feed", 1, of(&FEED))], &Ranges::default()).expect("room for a list");
+    for (prefix, burst) in THROTTLES {
+        let action = BanAction::Throttle { interval_ns: THROTTLE_NS, burst };
+        lab.filter.bans().add(parse(prefix), &BanEntry { action, ..ban(LIVE_NS) }).expect("room");
+    }
+    lab.filter.bans().settle().expect("claims");
     lab
 }
 
@@ -55,41 +56,6 @@ fn every_packet_of_the_table_has_its_reason() {
     for (name, packet, expected) in cases() {
         let verdict = if expected.refuses() { Verdict::Drop } else { Verdict::Pass };
         assert_eq!(lab.run(&packet), (expected, verdict), "{name}");
-    }
-}
-
-/// Packets of the differential test; `FUZZ_PACKETS` asks for more, `FUZZ_SEED` for a row seen before.
-const FUZZ_PACKETS: u64 = 50_000;
-
-#[test]
-fn host_and_kernel_agree_on_mutated_packets() {
-    if skipped("kernel::verdicts::host_and_kernel_agree_on_mutated_packets") {
-        return;
-    }
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("FUZZ_SEED").unwrap_or_else(nic::monotonic_ns);
-    let packets = number("FUZZ_PACKETS").unwrap_or(FUZZ_PACKETS);
-    println!("FUZZ_SEED={seed} FUZZ_PACKETS={packets} replays this row");
-    let mut lab = world(Prefilter { packets: Some(slow(8)), syns: Some(slow(3)), ..prefilter() });
-    let settings = lab.filter.settings().expect("settings");
-    let mut host = Host::new(&settings);
-    let mut seen = [0_u64; Reason::ALL.len()];
-    let mut mutations = Mutations::new(seed);
-    for number in 0..packets {
-        // Test runs are quick, but a slow machine must not let the limits go off.
-        if number % 1_000 == 0 {
-            lab.filter.heartbeat(nic::monotonic_ns()).expect("heartbeat");
-        }
-        let packet = mutations.next();
-        let expected = classify(&packet.as_slice(), &settings, &mut host, &Standing(NOW_NS)).reason;
-        let (found, _) = lab.run(&packet);
-        assert_eq!(found, expected, "seed {seed}, packet {number}: {packet:02x?}");
-        seen[expected as usize] += 1;
-    }
-    let records = lab.filter.bans().list(nic::monotonic_ns()).expect("list");
-    assert_eq!(records.iter().map(|record| record.drops).sum::<u64>(), host.drops());
-    for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::Off) {
-        assert!(seen[reason as usize] > 0, "{reason:?} never came up: {seen:?}");
     }
 }
 
@@ -117,6 +83,42 @@ fn settings_change_under_the_running_program() {
     lab.check(&flags, Reason::NotLimited);
     lab.apply(|config| (config.packets, config.syns) = (None, None));
     lab.check(&tcp4(CLIENT4, 80, SYN), Reason::NotLimited);
+}
+
+#[test]
+fn limits_of_bytes_and_networks_change_under_the_running_program() {
+    if skipped("kernel::verdicts::limits_of_bytes_and_networks_change_under_the_running_program") {
+        return;
+    }
+    let mut lab = Lab::open(prefilter());
+    let from = |host: u8| tcp4(&format!("198.51.100.{host}"), 443, SYN);
+    lab.check(&from(1), Reason::NotLimited);
+    lab.apply(|config| config.network_syns = Some(slow(2)));
+    for (host, expected) in [(1, Reason::WithinLimits), (2, Reason::WithinLimits), (3, Reason::NetworkRate)] {
+        lab.check(&from(host), expected);
+    }
+    lab.check(&tcp4("198.51.101.1", 443, SYN), Reason::WithinLimits);
+    lab.apply(|config| (config.network_syns, config.network_packets) = (None, Some(slow(1))));
+    lab.check(&tcp6("2001:db8:1:1::1", 443, ACK), Reason::WithinLimits);
+    lab.check(&tcp6("2001:db8:1:2::1", 443, ACK), Reason::NetworkRate);
+    // A byte a second, and a burst that a jumbo frame uses up by and by.
+    let bytes = Some(Rate { per_s: 1.0, burst: 128 << 10 });
+    let jumbo =
+        |host: u8| ipv4(&format!("203.0.113.{host}"), 6, &[], &[tcp(443, ACK), vec![0; 8_900]].concat());
+    lab.apply(|config| (config.network_packets, config.bytes) = (None, bytes));
+    let fitting = (128 << 10) / jumbo(1).len();
+    for _ in 0..fitting {
+        lab.check(&jumbo(1), Reason::WithinLimits);
+    }
+    lab.check(&jumbo(1), Reason::ByteRate);
+    lab.check(&jumbo(2), Reason::WithinLimits);
+    lab.apply(|config| (config.bytes, config.network_bytes) = (None, bytes));
+    for host in 1..=u8::try_from(fitting).expect("few") {
+        lab.check(&jumbo(host), Reason::WithinLimits);
+    }
+    lab.check(&jumbo(100), Reason::NetworkRate);
+    lab.apply(|config| config.network_bytes = None);
+    lab.check(&jumbo(100), Reason::NotLimited);
 }
 
 #[test]

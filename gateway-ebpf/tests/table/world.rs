@@ -1,10 +1,14 @@
 //! One policy for both sides: the host's tables here, the kernel's maps through the gateway's handle.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use gateway_ebpf::{
-    Ban, Tables,
-    layout::{Cell, PrefixKey4, PrefixKey6, Settings},
+    Ban, Class, Tables,
+    class::{CLASS_WORDS, Effect, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of},
+    layout::{Cell, PrefixKey4, PrefixKey6, Settings, THROTTLE},
     verdict::Clock,
 };
 use ipnet::IpNet;
@@ -17,7 +21,8 @@ pub(crate) const ALLOW: [&str; 4] =
     ["198.51.100.128/25", "203.0.113.77/32", "2001:db8:a::/48", "2001:db8:bad::7/128"];
 
 /// Blocks of the configuration: no end.
-pub(crate) const BLOCK: [&str; 3] = ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48"];
+pub(crate) const BLOCK: [&str; 4] =
+    ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48", "100.67.0.0/20"];
 
 /// Blocks with an end: still live?
 pub(crate) const BANS: [(&str, bool); 22] = [
@@ -49,14 +54,27 @@ pub(crate) const BANS: [(&str, bool); 22] = [
 
 /// What the feeds list; two of them are allowed.
 pub(crate) const FEED: [&str; 7] = [
-    "100.67.0.0/23",
-    "100.67.7.64/28",
-    "100.67.7.200/32",
+    "100.90.0.0/23",
+    "100.90.7.64/28",
+    "100.90.7.200/32",
     "198.51.100.140/32",
     "2001:db8:feed::/48",
     "2001:db8:fee::4/126",
     "2001:db8:a:fee::/64",
 ];
+
+/// Throttles with their bursts; after that, a packet a day. The last two lie within blocks.
+pub(crate) const THROTTLES: [(&str, u16); 6] = [
+    ("198.51.100.90/32", 4),
+    ("192.0.2.160/27", 4),
+    ("2001:db8:90::/64", 4),
+    ("2001:db8:91::/56", 4),
+    ("100.65.0.32/27", 4),
+    ("2001:db8:bad:90::/64", 4),
+];
+
+/// Time that a packet of a throttle uses up.
+pub(crate) const THROTTLE_NS: u64 = 86_400_000_000_000;
 
 /// What time it is on the host; live blocks end far behind it, expired ones have ended at 1.
 pub(crate) const NOW_NS: u64 = 1 << 50;
@@ -71,6 +89,9 @@ pub(crate) struct Host {
     blocks: Vec<(IpNet, Ban)>,
     bans4: HashMap<u32, Ban>,
     bans6: HashMap<u64, Ban>,
+    classes: Vec<u64>,
+    guard: Vec<u64>,
+    whole_drops: u64,
     cells: Vec<Cell>,
     pub(crate) heartbeat_ns: u64,
     feed: Vec<IpNet>,
@@ -79,39 +100,102 @@ pub(crate) struct Host {
 impl Host {
     /// The policy above, as the gateway's handle spreads it over the maps.
     pub(crate) fn new(settings: &Settings) -> Self {
-        let mut host = Self {
-            allow: ALLOW.iter().map(|text| text.parse().unwrap()).collect(),
-            blocks: Vec::new(),
-            bans4: HashMap::new(),
-            bans6: HashMap::new(),
-            cells: vec![Cell::default(); settings.cell_mask as usize + 1],
-            heartbeat_ns: NOW_NS,
-            feed: FEED.iter().map(|text| text.parse().unwrap()).collect(),
-        };
-        for text in BLOCK {
-            let prefix: IpNet = text.parse().unwrap();
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let allow = ALLOW.map(net).to_vec();
+        let mut host = Self::with(settings, allow, Vec::new());
+        for prefix in BLOCK.map(net) {
+            // The configuration's own blocks lie in the trie, however long they are.
             host.blocks.push((prefix, Ban { prefix_bits: prefix.prefix_len(), ..Ban::default() }));
         }
         for (text, live) in BANS {
-            let prefix: IpNet = text.parse().unwrap();
             let expires_at_ns = if live { LIVE_NS } else { EXPIRED_NS };
-            let ban = Ban { expires_at_ns, prefix_bits: prefix.prefix_len(), ..Ban::default() };
-            match prefix {
-                IpNet::V4(net) if net.prefix_len() == 32 => {
-                    host.bans4.insert(net.addr().to_bits().to_be(), ban);
-                }
-                IpNet::V6(net) if net.prefix_len() == 64 => {
-                    host.bans6.insert(((net.addr().to_bits() >> 64) as u64).to_be(), ban);
-                }
-                _ => host.blocks.push((prefix, ban)),
-            }
+            host.add(net(text), Ban { expires_at_ns, ..Ban::default() });
+        }
+        for (text, burst) in THROTTLES {
+            let throttle = Ban { action: THROTTLE, interval_ns: THROTTLE_NS, burst, ..Ban::default() };
+            host.add(net(text), Ban { expires_at_ns: LIVE_NS, ..throttle });
+        }
+        host.feed = FEED.map(net).to_vec();
+        host.settle();
+        host
+    }
+
+    /// A policy of its own; classes and guard claim nothing yet.
+    pub(crate) fn with(settings: &Settings, allow: Vec<IpNet>, bans: Vec<(IpNet, Ban)>) -> Self {
+        let mut host = Self {
+            allow,
+            blocks: Vec::new(),
+            bans4: HashMap::new(),
+            bans6: HashMap::new(),
+            classes: vec![Class::Deeper.pattern(); CLASS_WORDS],
+            guard: vec![u64::MAX; GUARD_WORDS],
+            whole_drops: 0,
+            cells: vec![Cell::default(); settings.cell_mask as usize + 1],
+            heartbeat_ns: NOW_NS,
+            feed: Vec::new(),
+        };
+        for (prefix, ban) in bans {
+            host.add(prefix, ban);
         }
         host
+    }
+
+    fn add(&mut self, prefix: IpNet, ban: Ban) {
+        let ban = Ban { prefix_bits: prefix.prefix_len(), ..ban };
+        match prefix {
+            IpNet::V4(net) if net.prefix_len() == 32 => {
+                self.bans4.insert(net.addr().to_bits().to_be(), ban);
+            }
+            IpNet::V6(net) if net.prefix_len() == 64 => {
+                self.bans6.insert(((net.addr().to_bits() >> 64) as u64).to_be(), ban);
+            }
+            _ => self.blocks.push((prefix, ban)),
+        }
+    }
+
+    /// Claims by classes and guard what the tables allow to claim.
+    pub(crate) fn settle(&mut self) {
+        let bans4 = self.bans4.iter().map(|(key, ban)| (Ipv4Addr::from_bits(u32::from_be(*key)).into(), ban));
+        let bans6 = self
+            .bans6
+            .iter()
+            .map(|(key, ban)| (Ipv6Addr::from_bits(u128::from(u64::from_be(*key)) << 64).into(), ban));
+        let exact = bans4
+            .chain(bans6)
+            .map(|(address, ban): (IpAddr, _)| (IpNet::new(address, ban.prefix_bits).unwrap(), ban));
+        let blocks =
+            exact.chain(self.blocks.iter().map(|(prefix, ban)| (*prefix, ban))).map(|(prefix, ban)| {
+                let for_good = ban.expires_at_ns == 0 && ban.action != THROTTLE;
+                (prefix, if for_good { Effect::DropForGood } else { Effect::Look })
+            });
+        let (mut rules4, mut guard) = (Vec::new(), vec![0; GUARD_WORDS]);
+        for (prefix, effect) in blocks.chain(self.allow.iter().map(|prefix| (*prefix, Effect::Allow))) {
+            match prefix {
+                IpNet::V4(net) => {
+                    let address = net.network().to_bits();
+                    rules4.push(Rule4 { address, prefix_bits: net.prefix_len(), effect });
+                }
+                IpNet::V6(net) => {
+                    match guard_bits_of((net.network().to_bits() >> 64) as u64, net.prefix_len()) {
+                        Some(bits) => bits.for_each(|bit| guard[bit as usize / 64] |= 1 << (bit % 64)),
+                        None => guard[GUARD_WIDE as usize] = 1,
+                    }
+                }
+            }
+        }
+        let mut classes = vec![0; CLASS_WORDS];
+        classify24(&mut classes, &rules4);
+        (self.classes, self.guard) = (classes, guard);
     }
 
     fn longest(&mut self, address: IpNet) -> Option<&mut Ban> {
         let holding = self.blocks.iter_mut().filter(|(prefix, _)| prefix.contains(&address));
         holding.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, ban)| ban)
+    }
+
+    /// Drops by the class of a /24, charged to their entries or not.
+    pub(crate) fn dropped_whole(&self) -> u64 {
+        self.whole_drops
     }
 
     /// Drops counted in all blocks.
@@ -123,17 +207,29 @@ impl Host {
 }
 
 fn net4(key: &PrefixKey4) -> IpNet {
-    let address = std::net::Ipv4Addr::from_bits(u32::from_be(key.address[0]));
+    let address = Ipv4Addr::from_bits(u32::from_be(key.address[0]));
     IpNet::new(address.into(), key.prefix_bits as u8).unwrap()
 }
 
 fn net6(key: &PrefixKey6) -> IpNet {
     let words = key.address.map(u32::from_be);
     let bits = words.into_iter().fold(0, |bits: u128, word| bits << 32 | u128::from(word));
-    IpNet::new(std::net::Ipv6Addr::from_bits(bits).into(), key.prefix_bits as u8).unwrap()
+    IpNet::new(Ipv6Addr::from_bits(bits).into(), key.prefix_bits as u8).unwrap()
 }
 
 impl Tables for Host {
+    fn class_word(&self, index: u32) -> u64 {
+        self.classes[index as usize]
+    }
+
+    fn guard_word(&self, index: u32) -> u64 {
+        self.guard[index as usize]
+    }
+
+    fn whole_drops(&mut self) -> &mut u64 {
+        &mut self.whole_drops
+    }
+
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         self.allow.iter().any(|prefix| prefix.contains(&net4(key)))
     }
@@ -159,12 +255,12 @@ impl Tables for Host {
     }
 
     fn listed4(&self, source: u32) -> bool {
-        let address = std::net::IpAddr::V4(source.into());
+        let address = IpAddr::V4(source.into());
         self.feed.iter().any(|prefix| prefix.contains(&address))
     }
 
     fn listed6(&self, upper: u64, lower: u64) -> bool {
-        let address = std::net::IpAddr::V6((u128::from(upper) << 64 | u128::from(lower)).into());
+        let address = IpAddr::V6((u128::from(upper) << 64 | u128::from(lower)).into());
         self.feed.iter().any(|prefix| prefix.contains(&address))
     }
 

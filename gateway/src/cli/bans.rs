@@ -9,7 +9,9 @@ use std::{
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use portcullis::nic::{self, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, List, Listing, NicError};
+use portcullis::nic::{
+    self, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, List, Listing, NicError,
+};
 
 use super::{CONFIG_DEFAULT, Told, pin_dir};
 
@@ -143,6 +145,7 @@ fn operator_entry(now_ns: u64, lasts: Duration) -> BanEntry {
     BanEntry {
         expires_at_ns: now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)),
         offence_at_ns: now_ns,
+        action: BanAction::Drop,
         strikes: 0,
         kind: BanKind::Manual,
         origin: BanOrigin::Operator,
@@ -156,13 +159,14 @@ fn print_table(records: &[BanRecord]) {
         return;
     }
     println!(
-        "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
-        "SOURCE", "REASON", "BY", "STRIKES", "DROPS", "ENDS IN"
+        "{:<28} {:<8} {:<14} {:<14} {:>7} {:>12} {:>12}",
+        "SOURCE", "ACTION", "REASON", "BY", "STRIKES", "DROPS", "ENDS IN"
     );
     for record in records {
         println!(
-            "{:<28} {:<14} {:<14} {:>7} {:>12} {:>12}",
+            "{:<28} {:<8} {:<14} {:<14} {:>7} {:>12} {:>12}",
             record.prefix.to_string(),
+            record.action.name(),
             record.kind.name(),
             record.feed.as_deref().unwrap_or(record.origin.name()),
             record.strikes,
@@ -209,14 +213,21 @@ fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
         println!("listed by feed {feed} in {prefix}{effect}");
     }
     for record in &explanation.blocked_by {
-        println!("blocked: {}", sentence(record));
+        match record.action {
+            BanAction::Drop => println!("blocked: {}", sentence(record)),
+            BanAction::Throttle { .. } => println!("throttled: {}", sentence(record)),
+        }
     }
-    let is_held = !explanation.allowed_by.is_empty() || !explanation.listed_by.is_empty();
-    match (explanation.blocked(), !is_held) {
-        (true, _) => println!("packets from {address} are dropped"),
-        (false, false) => println!("packets from {address} pass"),
-        (false, true) => println!("no rule holds {address}: its packets pass, within the limits"),
-    }
+    println!(
+        "{}",
+        match explanation.verdict() {
+            "drop" => format!("packets from {address} are dropped"),
+            "throttle" => format!("packets from {address} pass at the rate of their throttle"),
+            _ if explanation.allowed_by.is_empty() && explanation.listed_by.is_empty() =>
+                format!("no rule holds {address}: its packets pass, within the limits"),
+            _ => format!("packets from {address} pass"),
+        }
+    );
 }
 
 fn sentence(record: &BanRecord) -> String {

@@ -9,8 +9,8 @@ use serde::{
 use super::{
     load,
     raw::{
-        RawAccessFile, RawAuth, RawBucket, RawCertificate, RawConnections, RawConsumer, RawCors,
-        RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
+        RawAccessFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections, RawConsumer,
+        RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
         RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond,
         RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawThreshold,
         RawTls, RawTrace, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls, RawWebSocket,
@@ -69,6 +69,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("prefilter", keys_of::<RawPrefilter>()),
         ("prefilter", keys_of::<RawBucket>()),
         ("prefilter.feeds", keys_of::<RawFeed>()),
+        ("prefilter", keys_of::<RawByteBucket>()),
         ("escalation", keys_of::<RawEscalation>()),
         ("escalation", keys_of::<RawThreshold>()),
         ("listeners", keys_of::<RawListener>()),

@@ -69,7 +69,10 @@ pub(super) struct RawPrefilter {
     pub(super) source_prefix_v6: Field<u64>,
     pub(super) packets: Field<OrOff<RawBucket>>,
     pub(super) syns: Field<OrOff<RawBucket>>,
-    pub(super) bytes: Field<Later>,
+    pub(super) bytes: Field<OrOff<RawByteBucket>>,
+    pub(super) network_packets: Field<OrOff<RawBucket>>,
+    pub(super) network_syns: Field<OrOff<RawBucket>>,
+    pub(super) network_bytes: Field<OrOff<RawByteBucket>>,
     pub(super) syn_cookies: Field<Later>,
     pub(super) malformed: Field<String>,
     pub(super) sample: Field<OrOff<PerSecond>>,
@@ -92,6 +95,14 @@ pub(super) struct RawFeed {
 pub(super) struct RawBucket {
     pub(super) rate: Field<PerSecond>,
     pub(super) burst: Field<u64>,
+}
+
+/// A token bucket of bytes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { rate, burst }")]
+pub(super) struct RawByteBucket {
+    pub(super) rate: Field<ByteRate>,
+    pub(super) burst: Field<Size>,
 }
 
 /// `[escalation]`

@@ -110,6 +110,14 @@ pub struct Prefilter {
     pub packets: Option<Rate>,
     /// TCP SYNs per source, or none.
     pub syns: Option<Rate>,
+    /// Bytes per source, or no limit.
+    pub bytes: Option<Rate>,
+    /// Packets per IPv4 /24 or IPv6 /48, or no limit.
+    pub network_packets: Option<Rate>,
+    /// TCP SYNs per IPv4 /24 or IPv6 /48, or no limit.
+    pub network_syns: Option<Rate>,
+    /// Bytes per IPv4 /24 or IPv6 /48, or no limit.
+    pub network_bytes: Option<Rate>,
     /// Whether impossible packets are dropped.
     pub drop_malformed: bool,
     /// At most so many sampled drops per second and CPU.

@@ -6,7 +6,8 @@ use crate::{
     config::Config,
     decide::Snapshot,
     nic::{
-        BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError, monotonic_ns,
+        BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
+        monotonic_ns,
     },
     respond::{Offence, OffenceKind},
 };
@@ -173,6 +174,7 @@ fn entry(block: &Block) -> BanEntry {
     BanEntry {
         expires_at_ns: block.until_ns,
         offence_at_ns: block.offence_at_ns,
+        action: BanAction::Drop,
         strikes: u16::try_from(block.strikes).unwrap_or(u16::MAX),
         kind: ban_kind(block.kind),
         origin: BanOrigin::Escalation,

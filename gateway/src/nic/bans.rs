@@ -9,7 +9,7 @@ use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 use aya::maps::MapError;
 use gateway_ebpf::{
     Ban, BanKind, BanOrigin,
-    layout::{Note, Settings},
+    layout::{self, Note, Pace, Settings},
 };
 use ipnet::IpNet;
 
@@ -18,12 +18,73 @@ use super::{
     feeds::{Feeds, Listing},
     maps::{Plain, Policy},
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
+    settings::pace,
+    upkeep::Upkeep,
 };
+use crate::config::Rate;
 
 /// A handle on the block list.
 pub struct Bans {
     pub(super) policy: Policy,
     pub(super) feeds: Feeds,
+    pub(super) upkeep: Upkeep,
+}
+
+/// What becomes of the packets of a source that is in the block list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BanAction {
+    /// All of them are dropped.
+    #[default]
+    Drop,
+    /// Those past a rate of the entry's own are dropped, whatever their port; the rest go on to the other checks.
+    Throttle {
+        /// Time that one packet uses up.
+        interval_ns: u64,
+        /// Packets that may come at once.
+        burst: u16,
+    },
+}
+
+impl BanAction {
+    /// A throttle to this rate, in packets.
+    pub fn throttle(rate: Rate) -> Self {
+        let Pace { interval_ns, .. } = pace(Some(rate));
+        Self::Throttle { interval_ns, burst: u16::try_from(rate.burst).unwrap_or(u16::MAX) }
+    }
+
+    /// Its stable name in JSON and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Drop => "drop",
+            Self::Throttle { .. } => "throttle",
+        }
+    }
+
+    /// Of a throttle: its rate.
+    pub fn packets_per_s(self) -> Option<f64> {
+        match self {
+            Self::Drop => None,
+            #[expect(clippy::cast_precision_loss, reason = "for people")]
+            Self::Throttle { interval_ns, .. } => Some(1e9 / interval_ns.max(1) as f64),
+        }
+    }
+
+    fn of(ban: &Ban) -> Self {
+        match ban.action {
+            layout::THROTTLE => Self::Throttle { interval_ns: ban.interval_ns, burst: ban.burst },
+            _ => Self::Drop,
+        }
+    }
+
+    /// The entry with this action.
+    fn on(self, ban: Ban) -> Ban {
+        match self {
+            Self::Drop => ban,
+            Self::Throttle { interval_ns, burst } => {
+                Ban { action: layout::THROTTLE, interval_ns, burst: burst.max(1), ..ban }
+            }
+        }
+    }
 }
 
 /// A block to be written.
@@ -33,6 +94,8 @@ pub struct BanEntry {
     pub expires_at_ns: u64,
     /// `CLOCK_MONOTONIC` when the offence was seen.
     pub offence_at_ns: u64,
+    /// Whether it is a block or a throttle.
+    pub action: BanAction,
     /// How many blocks this makes within the escalation's memory.
     pub strikes: u16,
     /// What the source did.
@@ -61,6 +124,8 @@ pub struct BanNote {
 pub struct BanRecord {
     /// Who is blocked.
     pub prefix: IpNet,
+    /// Blocked, or only throttled.
+    pub action: BanAction,
     /// What they did.
     pub kind: BanKind,
     /// Who decided.
@@ -69,7 +134,7 @@ pub struct BanRecord {
     pub feed: Option<Arc<str>>,
     /// Which block within the escalation's memory this is.
     pub strikes: u16,
-    /// Packets dropped so far, approximately.
+    /// Packets dropped so far, approximately; of a /24 or more that has no end, in steps of 256.
     pub drops: u64,
     /// How long it still holds; `None`: until the configuration says otherwise.
     pub expires_in: Option<Duration>,
@@ -95,30 +160,47 @@ pub struct Explanation {
 impl Explanation {
     /// Whether packets of this address are dropped before the limits are asked.
     pub fn blocked(&self) -> bool {
-        self.allowed_by.is_empty() && (self.listed || !self.blocked_by.is_empty())
+        self.verdict() == "drop"
+    }
+
+    /// "drop", "throttle" or "pass", the limits apart.
+    pub fn verdict(&self) -> &'static str {
+        if !self.allowed_by.is_empty() {
+            "pass"
+        } else if self.listed {
+            "drop"
+        } else {
+            let drops = |record: &BanRecord| record.action == BanAction::Drop;
+            let strictest = self.blocked_by.iter().find(|record| drops(record)).or(self.blocked_by.first());
+            strictest.map_or("pass", |record| record.action.name())
+        }
     }
 }
 
 impl Bans {
     /// Opens the maps that a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        Ok(Self { policy: Policy::open(pin_dir)?, feeds: Feeds::open_pinned(pin_dir)? })
+        Ok(Self {
+            policy: Policy::open(pin_dir)?,
+            upkeep: Upkeep::default(),
+            feeds: Feeds::open_pinned(pin_dir)?,
+        })
     }
 
-    /// Blocks a prefix, or replaces its block. [`NicError::Full`]: nothing was written, and nothing was evicted.
+    /// Blocks or throttles a prefix, or replaces what was said about it. [`NicError::Full`]: nothing was written, and nothing was evicted.
     pub fn add(&mut self, prefix: IpNet, entry: &BanEntry) -> Result<(), NicError> {
         let prefix = canonical(prefix);
         if self.find(prefix)?.is_some_and(|ban| ban.origin == BanOrigin::Configuration as u8) {
             return Err(NicError::ByConfiguration(prefix));
         }
-        let ban = Ban {
+        let ban = entry.action.on(Ban {
             expires_at_ns: entry.expires_at_ns.max(1),
             offence_at_ns: entry.offence_at_ns,
             strikes: entry.strikes,
             kind: entry.kind as u8,
             origin: entry.origin as u8,
             ..Ban::default()
-        };
+        });
         self.write(prefix, ban)?;
         // The note is for people; a block must not fail for want of one.
         let noted = match &entry.note {
@@ -182,18 +264,6 @@ impl Bans {
         })
     }
 
-    /// Frees the room of blocks that have ended; how many. The program needs no sweep, only the map's capacity does.
-    pub fn sweep(&mut self, now_ns: u64) -> Result<usize, NicError> {
-        let mut freed = 0;
-        for (prefix, ban) in self.entries()? {
-            if expired(&ban, now_ns) {
-                freed += usize::from(self.erase(prefix)?);
-                ignore_missing(self.policy.notes.remove(&Plain(note_key(prefix))))?;
-            }
-        }
-        Ok(freed)
-    }
-
     /// Writes a block as it is, its own length apart.
     pub(super) fn write(&mut self, prefix: IpNet, ban: Ban) -> Result<(), NicError> {
         let (settings, _) = self.policy.settings()?;
@@ -204,36 +274,51 @@ impl Bans {
             place(prefix, &settings)
         };
         let policy = &mut self.policy;
+        let took_back = policy.classes.unclaim(prefix);
         let written = match place {
             Place::Source4(key) => policy.bans4.insert(key, value, 0),
             Place::Source6(key) => policy.bans6.insert(key, value, 0),
             Place::Prefix4(net) => policy.block4.insert(&key4(net), value, 0),
             Place::Prefix6(net) => policy.block6.insert(&key6(net), value, 0),
         };
+        // Once more: the gateway may have claimed something that it had looked up before this.
+        policy.classes.unclaim(prefix);
+        self.upkeep.written(&ban, took_back);
         written.map_err(|error| if is_full(&error) { NicError::Full } else { error.into() })
     }
 
     /// Every entry, live or not.
     pub(super) fn entries(&self) -> Result<Vec<(IpNet, Ban)>, NicError> {
-        let policy = &self.policy;
         let mut found = Vec::new();
+        self.each_entry(|prefix, ban| found.push((prefix, *ban)))?;
+        Ok(found)
+    }
+
+    /// Shows every entry, live or not.
+    pub(super) fn each_entry(&self, mut each: impl FnMut(IpNet, &Ban)) -> Result<(), NicError> {
+        let policy = &self.policy;
+        let mut show = |prefix: Option<IpNet>, ban| {
+            if let Some(prefix) = prefix {
+                each(prefix, &ban);
+            }
+        };
         for entry in &policy.bans4 {
             let (key, Plain(ban)) = entry?;
-            found.extend(source4(key, ban.prefix_bits).map(|net| (net, ban)));
+            show(source4(key, ban.prefix_bits), ban);
         }
         for entry in &policy.bans6 {
             let (key, Plain(ban)) = entry?;
-            found.extend(source6(key, ban.prefix_bits).map(|net| (net, ban)));
+            show(source6(key, ban.prefix_bits), ban);
         }
         for entry in &policy.block4 {
             let (key, Plain(ban)) = entry?;
-            found.extend(net4(&key).map(|net| (net.into(), ban)));
+            show(net4(&key).map(IpNet::from), ban);
         }
         for entry in &policy.block6 {
             let (key, Plain(ban)) = entry?;
-            found.extend(net6(&key).map(|net| (net.into(), ban)));
+            show(net6(&key).map(IpNet::from), ban);
         }
-        Ok(found)
+        Ok(())
     }
 }
 
@@ -264,10 +349,15 @@ impl Bans {
 
     /// Removes the trie's entry of exactly this prefix; false: there was none.
     pub(super) fn erase_prefix(&mut self, prefix: IpNet) -> Result<bool, NicError> {
-        match prefix {
+        self.policy.classes.unclaim(prefix);
+        let removed = match prefix {
             IpNet::V4(net) => ignore_missing(self.policy.block4.remove(&key4(net))),
             IpNet::V6(net) => ignore_missing(self.policy.block6.remove(&key6(net))),
-        }
+        };
+        // Once more, as in `write`.
+        self.policy.classes.unclaim(prefix);
+        self.upkeep.removed();
+        removed
     }
 
     /// After a change of what makes a source: blocks that lie in the hash under the old lengths move to where the
@@ -292,6 +382,7 @@ impl Bans {
     pub(super) fn erase(&mut self, prefix: IpNet) -> Result<bool, NicError> {
         let (settings, _) = self.policy.settings()?;
         let policy = &mut self.policy;
+        policy.classes.unclaim(prefix);
         let from_hash = match place(prefix, &settings) {
             Place::Source4(key) => ignore_missing(policy.bans4.remove(&key))?,
             Place::Source6(key) => ignore_missing(policy.bans6.remove(&key))?,
@@ -309,7 +400,7 @@ impl Bans {
         Ok(value.map(|Plain(ban)| ban))
     }
 
-    fn longest_allow(&self, prefix: IpNet) -> Result<Option<u32>, NicError> {
+    pub(super) fn longest_allow(&self, prefix: IpNet) -> Result<Option<u32>, NicError> {
         match prefix {
             IpNet::V4(net) => found(self.policy.allow4.get(&key4(net), 0)),
             IpNet::V6(net) => found(self.policy.allow6.get(&key6(net), 0)),
@@ -327,9 +418,12 @@ impl Bans {
         let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
         Ok(BanRecord {
             prefix,
+            action: BanAction::of(ban),
             kind: BanKind::from_u8(ban.kind),
             origin: BanOrigin::from_u8(ban.origin),
-            feed: feeds.iter().find(|(number, _)| *number == ban.feed).map(|(_, name)| Arc::clone(name)),
+            feed: ban.feed().and_then(|number| {
+                feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
+            }),
             strikes: ban.strikes,
             drops: ban.drops,
             expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),

@@ -122,7 +122,7 @@ impl Filter {
     /// Brings the running filter to this configuration, live. Sizes of maps stay as they were made.
     ///
     /// What is new is added before what is old is removed, allow prefixes before blocks: at no moment is an address
-    /// dropped that both configurations allow.
+    /// dropped that both configurations allow. What is claimed about a /24 is taken back before its rules change.
     pub fn apply(&mut self, prefilter: &Prefilter, listener_ports: &[u16]) -> Result<(), NicError> {
         let allow: Vec<IpNet> = prefilter.allow.iter().copied().map(canonical).collect();
         let block: Vec<IpNet> = prefilter.block.iter().copied().map(canonical).collect();
@@ -135,6 +135,7 @@ impl Filter {
         self.remove_block(&block)?;
         self.remove_allow(&allow)?;
         self.set_settings(prefilter, 0)?;
+        self.bans.settle()?;
         self.set_interfaces(prefilter)
     }
 
@@ -232,8 +233,12 @@ impl Filter {
     }
 
     fn add_allow(&mut self, allow: &[IpNet]) -> Result<(), NicError> {
-        let policy = &mut self.bans.policy;
         for prefix in allow {
+            if self.bans.longest_allow(*prefix)? == Some(u32::from(prefix.prefix_len())) {
+                continue;
+            }
+            let policy = &mut self.bans.policy;
+            policy.classes.unclaim(*prefix);
             match prefix {
                 IpNet::V4(net) => policy.allow4.insert(&key4(*net), u32::from(net.prefix_len()), 0)?,
                 IpNet::V6(net) => policy.allow6.insert(&key6(*net), u32::from(net.prefix_len()), 0)?,
@@ -245,12 +250,17 @@ impl Filter {
     fn remove_allow(&mut self, allow: &[IpNet]) -> Result<(), NicError> {
         let policy = &mut self.bans.policy;
         for key in policy.allow4.keys().collect::<Result<Vec<_>, _>>()? {
-            if net4(&key).is_none_or(|net| !allow.contains(&net.into())) {
+            let net = net4(&key).map(IpNet::from);
+            if net.is_none_or(|net| !allow.contains(&net)) {
+                if let Some(net) = net {
+                    policy.classes.unclaim(net);
+                }
                 ignore_missing(policy.allow4.remove(&key))?;
             }
         }
         for key in policy.allow6.keys().collect::<Result<Vec<_>, _>>()? {
-            if net6(&key).is_none_or(|net| !allow.contains(&net.into())) {
+            let net = net6(&key).map(IpNet::from);
+            if net.is_none_or(|net| !allow.contains(&net)) {
                 ignore_missing(policy.allow6.remove(&key))?;
             }
         }

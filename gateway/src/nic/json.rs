@@ -15,6 +15,8 @@ impl BanRecord {
         let note = self.note.as_ref();
         json!({
             "source": self.prefix.to_string(),
+            "action": self.action.name(),
+            "packets_per_s": self.action.packets_per_s(),
             "reason": self.kind.name(),
             "origin": self.origin.name(),
             "feed": self.feed.as_deref(),
@@ -35,7 +37,7 @@ impl Explanation {
     pub fn to_json(&self, address: IpAddr) -> Value {
         json!({
             "address": address.to_string(),
-            "verdict": if self.blocked() { "drop" } else { "pass" },
+            "verdict": self.verdict(),
             "allowed_by": self.allowed_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "listed_by": self.listed_by.iter().map(Listing::to_json).collect::<Vec<_>>(),
             "blocked_by": self.blocked_by.iter().map(BanRecord::to_json).collect::<Vec<_>>(),

@@ -36,8 +36,7 @@ impl Bans {
                 expires_at_ns,
                 offence_at_ns: now_ns,
                 kind: BanKind::Listed as u8,
-                origin: BanOrigin::Feed as u8,
-                feed,
+                origin: BanOrigin::Feed as u8 | feed,
                 ..Ban::default()
             },
         };
@@ -56,11 +55,14 @@ impl Bans {
 
     /// Every block of any feed, with its feed's number and its end.
     pub fn all_listed(&self) -> Result<Vec<(IpNet, u8, u64)>, NicError> {
-        let listed = self.entries()?.into_iter().filter(|(_, ban)| ban.origin == BanOrigin::Feed as u8);
-        Ok(listed.map(|(prefix, ban)| (prefix, ban.feed, ban.expires_at_ns)).collect())
+        let mut listed = Vec::new();
+        self.each_entry(|prefix, ban| {
+            listed.extend(ban.feed().map(|feed| (prefix, feed, ban.expires_at_ns)))
+        })?;
+        Ok(listed)
     }
 }
 
 fn is_of(ban: &Ban, feed: u8) -> bool {
-    ban.origin == BanOrigin::Feed as u8 && ban.feed == feed
+    ban.feed() == Some(feed)
 }

@@ -14,7 +14,7 @@ use gateway_ebpf::{
     layout::{CpuState, Note, NoteKey, Settings},
 };
 
-use super::NicError;
+use super::{NicError, classes::Classes};
 
 /// A map's value from the other side of the fence, as aya wants it.
 #[repr(transparent)]
@@ -42,6 +42,7 @@ pub(super) type Trie6<V> = LpmTrie<MapData, [u32; 4], V>;
 pub(super) struct Policy {
     pub(super) settings: Array<MapData, Plain<Settings>>,
     pub(super) active: Array<MapData, u32>,
+    pub(super) classes: Classes,
     pub(super) allow4: Trie4<u32>,
     pub(super) allow6: Trie6<u32>,
     pub(super) bans4: HashMap<MapData, u32, Plain<Ban>>,
@@ -60,6 +61,7 @@ impl Policy {
         Ok(Self {
             settings: open(&dir, "SETTINGS")?,
             active: open(&dir, "ACTIVE")?,
+            classes: Classes::open(&dir)?,
             allow4: open(&dir, "ALLOW4")?,
             allow6: open(&dir, "ALLOW6")?,
             bans4: open(&dir, "BANS4")?,
@@ -112,11 +114,13 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 16] = [
+pub(super) const PINNED: [&str; 18] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
     "PORTS",
+    "CLASS24",
+    "GUARD6",
     "ALLOW4",
     "ALLOW6",
     "BANS4",

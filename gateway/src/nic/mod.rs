@@ -8,6 +8,7 @@
 mod area;
 mod bans;
 mod bpffs;
+mod classes;
 mod error;
 mod feeds;
 mod filter;
@@ -18,9 +19,10 @@ mod maps;
 mod prefix;
 mod settings;
 mod sys;
+mod upkeep;
 mod xdp;
 
-pub use bans::{BanEntry, BanNote, BanRecord, Bans, Explanation};
+pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
 pub use error::NicError;
 pub use feeds::{Feeds, List, Listing, NAME_BYTES_MAX, Published, Ranges};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};

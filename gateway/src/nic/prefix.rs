@@ -104,7 +104,8 @@ pub(super) fn note_key(prefix: IpNet) -> NoteKey {
     }
 }
 
-fn upper(address: Ipv6Addr) -> u64 {
+/// The upper half of an address.
+pub(super) fn upper(address: Ipv6Addr) -> u64 {
     (address.to_bits() >> 64) as u64
 }
 

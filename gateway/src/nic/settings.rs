@@ -1,7 +1,8 @@
 //! `[prefilter]` → what the program reads. Pure.
 
 use gateway_ebpf::layout::{
-    DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit,
+    BYTES_PER_INTERVAL, DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings,
+    port_bit,
 };
 use ipnet::IpNet;
 
@@ -10,6 +11,10 @@ use crate::config::{FilterPorts, Prefilter, Rate};
 
 /// No pace is slower than this, so that sums of clock, interval and tolerance stay far from overflow.
 const NS_MAX: u64 = 1 << 60;
+/// No pace of bytes is slower, so that an interval times the bytes of a frame stays far from overflow.
+const BYTES_NS_MAX: u64 = 1 << 42;
+/// No frame is longer, also of those that the kernel has merged.
+const FRAME_BYTES_MAX: u64 = 128 << 10;
 /// Samples may come in bursts of what the rate gives in a fiftieth of a second: more than a tick of the coarse clock.
 const SAMPLE_BURSTS_PER_S: u32 = 50;
 
@@ -41,6 +46,10 @@ pub(super) fn settings(prefilter: &Prefilter, seed: u64, cells: u32) -> Settings
         seed,
         packets: pace(prefilter.packets),
         syns: pace(prefilter.syns),
+        bytes: pace_of_bytes(prefilter.bytes),
+        network_packets: pace(prefilter.network_packets),
+        network_syns: pace(prefilter.network_syns),
+        network_bytes: pace_of_bytes(prefilter.network_bytes),
         samples: pace((prefilter.samples_per_s > 0).then_some(samples)),
     }
 }
@@ -78,18 +87,37 @@ pub(super) fn mask_v6(prefix_bits: u8) -> u64 {
     u64::MAX.checked_shl(64 - u32::from(prefix_bits.min(64))).unwrap_or(0)
 }
 
-fn pace(rate: Option<Rate>) -> Pace {
+pub(super) fn pace(rate: Option<Rate>) -> Pace {
     let Some(rate) = rate else {
         return Pace::default();
     };
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a float cast saturates, and the clamp follows"
-    )]
-    let interval_ns = ((1e9 / rate.per_s) as u64).clamp(1, NS_MAX);
+    let interval_ns = whole_ns(1e9 / rate.per_s, NS_MAX);
     let tolerance_ns = interval_ns.saturating_mul(rate.burst.saturating_sub(1)).min(NS_MAX);
     Pace { interval_ns, tolerance_ns }
+}
+
+/// Of bytes: the interval is for [`BYTES_PER_INTERVAL`] of them, the tolerance is that of a whole burst.
+fn pace_of_bytes(rate: Option<Rate>) -> Pace {
+    let Some(rate) = rate else {
+        return Pace::default();
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a burst of 2^53 bytes is none")]
+    let (of_interval, of_burst) = (BYTES_PER_INTERVAL as f64, rate.burst as f64);
+    let interval_ns = whole_ns(1e9 * of_interval / rate.per_s, BYTES_NS_MAX);
+    // Rounding must not leave less than the largest frames cost.
+    let largest_ns = interval_ns * (FRAME_BYTES_MAX / BYTES_PER_INTERVAL);
+    let tolerance_ns = whole_ns(1e9 * of_burst / rate.per_s, NS_MAX).max(largest_ns);
+    Pace { interval_ns, tolerance_ns }
+}
+
+/// Never 0, which would stand for no limit.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast saturates, and the clamp follows"
+)]
+fn whole_ns(ns: f64, most: u64) -> u64 {
+    (ns as u64).clamp(1, most)
 }
 
 #[cfg(test)]
@@ -108,6 +136,20 @@ mod tests {
         check(1e12, 1, 1, 0);
         check(1e-12, u64::MAX, NS_MAX, NS_MAX);
         assert_eq!(pace(None), Pace { interval_ns: 0, tolerance_ns: 0 });
+    }
+
+    #[test]
+    fn a_rate_of_bytes_becomes_an_interval_of_a_kibibyte() {
+        #[track_caller]
+        fn check(per_s: f64, burst: u64, interval_ns: u64, tolerance_ns: u64) {
+            assert_eq!(pace_of_bytes(Some(Rate { per_s, burst })), Pace { interval_ns, tolerance_ns });
+        }
+        check(1024.0, 131_072, 1_000_000_000, 128_000_000_000);
+        check(100.0 * 1_048_576.0, 200 << 20, 9_765, 2_000_000_000);
+        check(12.5e9, 1 << 30, 81, 85_899_345);
+        check(1.0, 131_072, 1_024_000_000_000, 131_072_000_000_000);
+        check(1e15, 131_072, 1, 128);
+        assert_eq!(pace_of_bytes(None), Pace::default());
     }
 
     #[test]

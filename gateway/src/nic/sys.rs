@@ -1,4 +1,4 @@
-//! The few `bpf(2)` commands on links, by hand.
+//! The few `bpf(2)` commands on links, by hand, and arrays that are mapped into memory.
 //!
 //! aya can do them too, but on `EINVAL` it attaches by netlink instead, which cannot be pinned and would end with the
 //! process; and it tells neither the interface of a link nor the error number. Source: `include/uapi/linux/bpf.h`.
@@ -11,6 +11,8 @@ use std::{
         unix::ffi::OsStrExt,
     },
     path::Path,
+    ptr::NonNull,
+    sync::atomic::AtomicU64,
 };
 
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -78,6 +80,53 @@ struct PathAttributes {
 impl PathAttributes {
     fn new(path: &CString, object: u32) -> Self {
         Self { path: path.as_ptr() as u64, object, flags: 0 }
+    }
+}
+
+/// Words of an array map, shared with the program and with other processes.
+pub(super) struct Words {
+    first: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: the mapping belongs to the process, not to a thread, and its words are atomic.
+unsafe impl Send for Words {}
+
+impl Words {
+    /// Maps the first `count` values of an array of 64-bit words that is made with `BPF_F_MMAPABLE`.
+    pub(super) fn of_map(map: &OwnedFd, count: usize) -> io::Result<Self> {
+        Self::map(map.as_raw_fd(), libc::MAP_SHARED, count)
+    }
+
+    /// Words of our own, for tests.
+    #[cfg(test)]
+    pub(super) fn anonymous(count: usize) -> io::Result<Self> {
+        Self::map(-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, count)
+    }
+
+    fn map(descriptor: i32, flags: i32, count: usize) -> io::Result<Self> {
+        let bytes = count * size_of::<AtomicU64>();
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping wherever the kernel finds room; the descriptor may be closed afterwards.
+        let first = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, flags, descriptor, 0) };
+        if first == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let first = NonNull::new(first.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { first, count })
+    }
+
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping holds so many words, is aligned to a page, and ends with `self`; every access to it in
+        // this process is atomic.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        // SAFETY: made by `map` with this length; no reference into it outlives `self`.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<AtomicU64>()) };
     }
 }
 

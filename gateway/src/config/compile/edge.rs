@@ -11,8 +11,8 @@ use toml::Spanned;
 use super::feeds;
 use crate::config::{
     raw::{
-        Field, RawAccessFile, RawBucket, RawEscalation, RawLog, RawPorts, RawPrefilter, RawRuntime,
-        RawThreshold, RawWorkers,
+        Field, RawAccessFile, RawBucket, RawByteBucket, RawEscalation, RawLog, RawPorts, RawPrefilter,
+        RawRuntime, RawThreshold, RawWorkers,
     },
     report::{
         Choice::{self, Works},
@@ -30,6 +30,10 @@ const ENTRIES_MAX: u32 = 1 << 24;
 
 /// Tokens that a bucket may hold.
 const BURST_MAX: u64 = 1 << 32;
+/// Bytes that a bucket must hold: two of the largest frames.
+const BURST_BYTES_MIN: u64 = 128 << 10;
+/// Bytes that a bucket may hold.
+const BURST_BYTES_MAX: u64 = 1 << 40;
 
 /// The longest name of a network interface, without its NUL (linux/if.h, IFNAMSIZ).
 const INTERFACE_NAME_BYTES_MAX: usize = 15;
@@ -114,7 +118,7 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("bytes", &raw.bytes), ("syn_cookies", &raw.syn_cookies)]);
+    report.later(&at, &[("syn_cookies", &raw.syn_cookies)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -177,8 +181,18 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             64,
             16..=64,
         ),
-        packets: bucket_or_off(report, &at, "packets", raw.packets, Rate { per_s: 20_000.0, burst: 40_000 }),
-        syns: bucket_or_off(report, &at, "syns", raw.syns, Rate { per_s: 200.0, burst: 400 }),
+        packets: bucket_or_off(
+            report,
+            &at,
+            "packets",
+            raw.packets,
+            Some(Rate { per_s: 20_000.0, burst: 40_000 }),
+        ),
+        syns: bucket_or_off(report, &at, "syns", raw.syns, Some(Rate { per_s: 200.0, burst: 400 })),
+        bytes: byte_bucket_or_off(report, &at, "bytes", raw.bytes),
+        network_packets: bucket_or_off(report, &at, "network_packets", raw.network_packets, None),
+        network_syns: bucket_or_off(report, &at, "network_syns", raw.network_syns, None),
+        network_bytes: byte_bucket_or_off(report, &at, "network_bytes", raw.network_bytes),
         drop_malformed: choose_or(report, &at, "malformed", raw.malformed, &malformed, true),
         samples_per_s: match raw.sample.map(Spanned::into_inner) {
             None => 100,
@@ -250,9 +264,9 @@ fn bucket_or_off(
     at: &Scope,
     key: &str,
     value: Field<OrOff<RawBucket>>,
-    default: Rate,
+    default: Option<Rate>,
 ) -> Option<Rate> {
-    let Some(value) = value else { return Some(default) };
+    let Some(value) = value else { return default };
     let inner = at.inner(key, &value);
     match value.into_inner() {
         OrOff::Off => None,
@@ -263,6 +277,32 @@ fn bucket_or_off(
             bucket.burst.as_ref(),
         ),
     }
+}
+
+/// As [`bucket_or_off`], of bytes and off by default. A burst holds the largest frame, or that would never pass.
+fn byte_bucket_or_off(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    value: Field<OrOff<RawByteBucket>>,
+) -> Option<Rate> {
+    let value = value?;
+    let inner = at.inner(key, &value);
+    let OrOff::On(bucket) = value.into_inner() else { return None };
+    let Some(rate) = bucket.rate else {
+        report.missing(&inner, "rate", "\"100MiB/s\"");
+        return None;
+    };
+    let bytes_per_s = rate.get_ref().0.get();
+    let burst = bucket.burst.as_ref().map_or(bytes_per_s.max(BURST_BYTES_MIN), |burst| burst.get_ref().0);
+    if let Some(value) = &bucket.burst
+        && !(BURST_BYTES_MIN..=BURST_BYTES_MAX).contains(&burst)
+    {
+        let message = format!("`{}.burst` must be 128 KiB to 1 TiB: a frame may have 64 KiB", inner.path);
+        report.error(inner.at(value), message);
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a rate past 2^53 bytes a second is none")]
+    Some(Rate { per_s: bytes_per_s as f64, burst })
 }
 
 /// A bucket of `rate` and `burst`; without a burst, what the rate gives in one second, and at least one.

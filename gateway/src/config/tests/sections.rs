@@ -27,7 +27,12 @@ fn runtime() {
 #[test]
 fn prefilter_and_escalation() {
     refuse("[prefilter]\nmode = \"fast\"\n", &["2:8: `prefilter.mode` cannot be \"fast\""]);
-    refuse("[prefilter]\nbytes = { rate = \"1/s\" }\n", &["2:9: `prefilter.bytes` is not supported yet"]);
+    refuse("[prefilter]\nbytes = { rate = \"1/s\" }\n", &["2:18: `prefilter.bytes.rate`"]);
+    refuse("[prefilter]\nbytes = { burst = \"1MiB\" }\n", &["2:9: `prefilter.bytes` needs `rate`"]);
+    refuse(
+        "[prefilter]\nnetwork_bytes = { rate = \"1MiB/s\", burst = \"64KiB\" }\n",
+        &["2:44: `prefilter.network_bytes.burst` must be 128 KiB to 1 TiB"],
+    );
     refuse("[prefilter]\nsyn_cookies = \"auto\"\n", &["2:15: `prefilter.syn_cookies` is not supported yet"]);
     accept("[prefilter]\nbytes = \"off\"\nsyn_cookies = \"off\"\n[prefilter.feeds]\n");
     refuse(

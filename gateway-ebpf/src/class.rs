@@ -1,0 +1,253 @@
+//! What is known of many addresses at once, in front of the exact tables: two bits per IPv4 /24, one per IPv6 /48.
+//!
+//! Comes in: allow prefixes and blocks as [`Rule4`]s, IPv6 prefixes as they are. Goes out: where their bits lie and
+//! what they must be. Most packets come from a /24 that no rule touches, and then nothing else is looked up. Pure: the
+//! program reads the bits, user space writes them, host tests check both.
+//!
+//! The exact tables are the truth. [`Class::Deeper`] is always right, since it claims nothing; every other class claims
+//! something about the tables that has to hold for as long as it can be read. So who changes the tables first takes
+//! back what would no longer hold, and only who has seen all of the tables claims anything. The guard of IPv6 claims
+//! by a clear bit that no rule touches the /48; a bit that is set claims nothing.
+
+use crate::bucket::mix;
+
+/// Words of `CLASS24`, each with the classes of 32 neighbouring /24s.
+pub const CLASS_WORDS: usize = (1 << 24) / 32;
+
+/// Bits of `GUARD6`; a power of two.
+pub const GUARD_BITS: u32 = 1 << 25;
+/// Index of the last word of `GUARD6`: not zero while there is a rule that is too wide for bits.
+pub const GUARD_WIDE: u32 = GUARD_BITS / 64;
+/// Words of `GUARD6`.
+pub const GUARD_WORDS: usize = GUARD_WIDE as usize + 1;
+
+/// What the tables hold about a /24.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Class {
+    /// No rule touches it.
+    Clean = 0,
+    /// A block without an end holds all of it, and no allow prefix any of it.
+    Drop = 1,
+    /// Anything may be: the tables have to be asked.
+    Deeper = 2,
+    /// An allow prefix holds all of it.
+    Allow = 3,
+}
+
+impl Class {
+    /// The class of an address, out of the word at [`class_index`].
+    #[inline(always)]
+    pub const fn of(word: u64, address: u32) -> Self {
+        match word >> (address >> 8 << 1 & 63) & 3 {
+            0 => Self::Clean,
+            1 => Self::Drop,
+            3 => Self::Allow,
+            _ => Self::Deeper,
+        }
+    }
+
+    /// A word of nothing else.
+    pub const fn pattern(self) -> u64 {
+        self as u64 * 0x5555_5555_5555_5555
+    }
+}
+
+/// The word of `CLASS24` that holds the class of an address (host byte order).
+#[inline(always)]
+pub const fn class_index(address: u32) -> u32 {
+    address >> 13
+}
+
+/// Where the classes of a prefix lie: words, and the bits of each. A prefix longer than 24 bits has the /24 it is in.
+pub fn spans(address: u32, prefix_bits: u8) -> impl Iterator<Item = (usize, u64)> + Clone {
+    let count = 1_u32 << 24_u32.saturating_sub(u32::from(prefix_bits));
+    let first = (address >> 8) & !(count - 1);
+    // A prefix of fewer than 32 /24s lies within one word, a wider one fills whole words.
+    let mask = if count >= 32 { u64::MAX } else { ((1 << (count << 1)) - 1) << ((first & 31) << 1) };
+    let word = first >> 5;
+    (word..=word + (count - 1) / 32).map(move |index| (index as usize, mask))
+}
+
+/// An allow prefix or a block of IPv4, as far as classes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rule4 {
+    /// Host byte order.
+    pub address: u32,
+    /// At most 32.
+    pub prefix_bits: u8,
+    /// What it does.
+    pub effect: Effect,
+}
+
+/// What a rule does to the packets that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Lets them pass, whatever else is said of them.
+    Allow,
+    /// Drops them, and has no end.
+    DropForGood,
+    /// Something that the program has to look at each time: a block that ends, a throttle.
+    Look,
+}
+
+/// Writes the classes that these rules make into words that are all zero. Where several touch a /24, allowing wins
+/// over dropping as it does in the verdict, and whatever holds only a part of it makes it [`Class::Deeper`].
+pub fn classify24(words: &mut [u64], rules: &[Rule4]) {
+    let passes = [
+        (Effect::Look, None, Class::Deeper),
+        (Effect::DropForGood, Some(false), Class::Deeper),
+        (Effect::DropForGood, Some(true), Class::Drop),
+        (Effect::Allow, Some(false), Class::Deeper),
+        (Effect::Allow, Some(true), Class::Allow),
+    ];
+    for (effect, whole, class) in passes {
+        let fits = |rule: &Rule4| {
+            rule.effect == effect && whole.is_none_or(|whole| whole == (rule.prefix_bits <= 24))
+        };
+        for rule in rules.iter().filter(|rule| fits(rule)) {
+            for (index, mask) in spans(rule.address, rule.prefix_bits) {
+                if let Some(word) = words.get_mut(index) {
+                    *word = *word & !mask | class.pattern() & mask;
+                }
+            }
+        }
+    }
+}
+
+/// Rules narrower than this set the bit of a /48; wider ones those of their /32s.
+const GUARD_NARROW: u8 = 48;
+/// Rules wider than this would set too many bits.
+const GUARD_WIDEST: u8 = 20;
+
+/// The two bits that guard an IPv6 address: for its /48 and its /32. `upper` is the address's upper half.
+#[inline(always)]
+pub const fn guard_bits(upper: u64) -> [u32; 2] {
+    /// Two kinds of key share the bits.
+    const SALT: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+    let hash = [mix(upper >> 16, SALT[0]), mix(upper >> 32, SALT[1])];
+    [hash[0] as u32 & (GUARD_BITS - 1), hash[1] as u32 & (GUARD_BITS - 1)]
+}
+
+/// The bits that a rule on this prefix sets. `None`: it is so wide that it needs [`GUARD_WIDE`] instead.
+pub fn guard_bits_of(upper: u64, prefix_bits: u8) -> Option<impl Iterator<Item = u32> + Clone> {
+    if prefix_bits < GUARD_WIDEST {
+        return None;
+    }
+    let narrow = prefix_bits >= GUARD_NARROW;
+    let count = 1_u64 << 32_u32.saturating_sub(u32::from(prefix_bits));
+    let first = (upper >> 32) & !(count - 1);
+    Some((0..count).map(move |number| {
+        let [of_48, of_32] = guard_bits(if narrow { upper } else { (first + number) << 32 });
+        if narrow { of_48 } else { of_32 }
+    }))
+}
+
+const _: () = {
+    assert!(GUARD_BITS.is_power_of_two());
+    assert!(Class::Deeper.pattern() == 0xaaaa_aaaa_aaaa_aaaa);
+    assert!(GUARD_WIDEST <= 32 && GUARD_NARROW > 32);
+};
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn rule(prefix: &str, effect: Effect) -> Rule4 {
+        let (address, bits) = prefix.split_once('/').unwrap();
+        Rule4 {
+            address: address.parse::<Ipv4Addr>().unwrap().to_bits(),
+            prefix_bits: bits.parse().unwrap(),
+            effect,
+        }
+    }
+
+    fn class_in(words: &[u64], address: &str) -> Class {
+        let address = address.parse::<Ipv4Addr>().unwrap().to_bits();
+        Class::of(words[class_index(address) as usize], address)
+    }
+
+    #[test]
+    fn a_prefix_has_the_bits_of_its_24s() {
+        #[track_caller]
+        fn check(prefix: &str, words: usize, bits: u32) {
+            let rule = rule(prefix, Effect::Look);
+            let spans: Vec<(usize, u64)> = spans(rule.address, rule.prefix_bits).collect();
+            assert_eq!(spans.len(), words, "{prefix}");
+            assert!(spans.iter().all(|(index, mask)| *index < CLASS_WORDS && mask.count_ones() == bits));
+            assert_eq!(spans[0].0, class_index(rule.address) as usize, "{prefix}");
+        }
+        check("0.0.0.0/0", CLASS_WORDS, 64);
+        check("10.0.0.0/8", 1 << 11, 64);
+        check("192.0.0.0/18", 2, 64);
+        check("192.0.0.0/19", 1, 64);
+        check("192.0.16.0/20", 1, 32);
+        check("192.0.2.0/23", 1, 4);
+        check("192.0.2.0/24", 1, 2);
+        check("192.0.2.128/25", 1, 2);
+        check("255.255.255.255/32", 1, 2);
+    }
+
+    #[test]
+    fn rules_make_classes() {
+        use Effect::{Allow, DropForGood, Look};
+        #[track_caller]
+        fn check(rules: &[(&str, Effect)], address: &str, expected: Class) {
+            // The order of the rules must not matter.
+            for backwards in [false, true] {
+                let mut rules: Vec<Rule4> =
+                    rules.iter().map(|(prefix, effect)| rule(prefix, *effect)).collect();
+                if backwards {
+                    rules.reverse();
+                }
+                let mut words = vec![0; CLASS_WORDS];
+                classify24(&mut words, &rules);
+                assert_eq!(class_in(&words, address), expected, "{rules:?} {address}");
+            }
+        }
+        check(&[], "192.0.2.1", Class::Clean);
+        check(&[("192.0.2.0/24", DropForGood)], "192.0.2.255", Class::Drop);
+        check(&[("192.0.2.0/24", DropForGood)], "192.0.3.0", Class::Clean);
+        check(&[("192.0.2.0/24", DropForGood)], "192.0.1.255", Class::Clean);
+        check(&[("192.0.0.0/16", DropForGood)], "192.0.255.1", Class::Drop);
+        check(&[("192.0.2.0/25", DropForGood)], "192.0.2.200", Class::Deeper);
+        check(&[("192.0.2.0/24", Look)], "192.0.2.1", Class::Deeper);
+        check(&[("192.0.2.7/32", Look)], "192.0.2.1", Class::Deeper);
+        check(&[("192.0.2.0/24", Allow)], "192.0.2.1", Class::Allow);
+        check(&[("192.0.2.7/32", Allow)], "192.0.2.1", Class::Deeper);
+        // What is allowed in part is never dropped whole, and what is dropped anyway needs no look at its bans.
+        check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Deeper);
+        check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Allow)], "192.0.3.1", Class::Drop);
+        check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Look)], "192.0.2.1", Class::Drop);
+        check(&[("192.0.0.0/16", Look), ("192.0.2.0/24", DropForGood)], "192.0.2.1", Class::Drop);
+        // Allowing wins over everything within it.
+        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Look)], "192.0.2.7", Class::Allow);
+        check(&[("192.0.0.0/16", Allow), ("192.0.0.0/8", DropForGood)], "192.0.2.7", Class::Allow);
+        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Allow);
+        check(&[("0.0.0.0/0", DropForGood)], "255.255.255.255", Class::Drop);
+    }
+
+    #[test]
+    fn every_address_of_a_rule_is_guarded() {
+        for (upper, prefix_bits) in [
+            (0x2001_0db8_0000_0000, 20),
+            (0x2001_0db8_0000_0000, 29),
+            (0x2001_0db8_0000_0000, 32),
+            (0x2001_0db8_aa00_0000, 40),
+            (0x2001_0db8_aabb_0000, 48),
+            (0x2001_0db8_aabb_cc00, 56),
+            (0x2001_0db8_aabb_ccdd, 64),
+            (0x2001_0db8_aabb_ccdd, 128),
+        ] {
+            let set: Vec<u32> = guard_bits_of(upper, prefix_bits).unwrap().collect();
+            assert!(set.len() <= 1 << (32 - GUARD_WIDEST));
+            let host_bits = u64::MAX.checked_shr(u32::from(prefix_bits)).unwrap_or(0);
+            for inside in [upper & !host_bits, upper | host_bits, upper | host_bits & 0x0f0f_0f0f_0f0f_0f0f] {
+                assert!(guard_bits(inside).iter().any(|bit| set.contains(bit)), "{inside:x}/{prefix_bits}");
+            }
+        }
+        assert!(guard_bits_of(0x2000_0000_0000_0000, 3).is_none());
+    }
+}

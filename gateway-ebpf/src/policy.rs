@@ -1,0 +1,275 @@
+//! Who may send, and how much: allow prefixes, blocks, throttles, limits.
+//!
+//! Comes in: a source, and for the limits its packet. Goes out: a [`Reason`], or none where the next check decides.
+//! The class of a /24 and the guard of a /48 spare most packets the tables. It bans nobody.
+
+use crate::{
+    bucket::{self, Bucket},
+    class::{Class, GUARD_WIDE, class_index, guard_bits},
+    layout::{
+        Ban, DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, NETWORK_MASK_V4, NETWORK_MASK_V6,
+        Pace, PrefixKey4, PrefixKey6, Settings, THROTTLE, WHOLE_DROPS_PER_CHARGE,
+    },
+    packet::Packet,
+    verdict::{Clock, Reason, Tables},
+};
+
+/// How many prefixes that let a packet go are looked past for a wider one that does not: expired ones and throttles. A
+/// janitor frees expired entries, so deeper nests of them do not last; the bound is the verifier's and the attacker's.
+const PREFIXES_PASSED_MAX: u32 = 4;
+
+/// What a packet is judged by.
+pub(crate) struct Rules<'a, T, C> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) tables: &'a mut T,
+    pub(crate) clock: &'a C,
+}
+
+/// Whose buckets a packet is charged to.
+#[derive(Clone, Copy)]
+pub(crate) struct Payer {
+    /// The masked address.
+    source: u64,
+    /// The masked address of all that is around it; never less than the source.
+    network: u64,
+}
+
+impl<T: Tables, C: Clock> Rules<'_, T, C> {
+    /// Allow wins over every block; the exact block is looked up before the prefixes.
+    #[inline(always)]
+    pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
+        let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
+        let class = Class::of(self.tables.class_word(class_index(source)), source);
+        match class {
+            Class::Allow => return Some(Reason::Allowed),
+            Class::Drop => {
+                self.charge_whole_drop(&key);
+                return Some(Reason::BlockedPrefix);
+            }
+            Class::Deeper if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) => {
+                return Some(Reason::Allowed);
+            }
+            Class::Clean | Class::Deeper => {}
+        }
+        if self.tables.listed4(source) {
+            return Some(Reason::BlockedFeed);
+        }
+        if class == Class::Clean {
+            return None;
+        }
+        if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
+            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
+        {
+            return Some(reason);
+        }
+        for _ in 0..=PREFIXES_PASSED_MAX {
+            let ban = self.tables.block4(&key)?;
+            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix) {
+                return Some(reason);
+            }
+            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
+        }
+        None
+    }
+
+    /// As [`Self::source4`].
+    #[inline(always)]
+    pub(crate) fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
+        let guarded = self.guarded6(upper);
+        let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
+        let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
+        let mut key = PrefixKey6 { prefix_bits: 128, address };
+        if guarded && self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
+            return Some(Reason::Allowed);
+        }
+        if self.tables.listed6(upper, lower) {
+            return Some(Reason::BlockedFeed);
+        }
+        if !guarded {
+            return None;
+        }
+        if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
+            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
+        {
+            return Some(reason);
+        }
+        for _ in 0..=PREFIXES_PASSED_MAX {
+            let ban = self.tables.block6(&key)?;
+            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix) {
+                return Some(reason);
+            }
+            key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
+        }
+        None
+    }
+
+    /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.
+    #[inline(always)]
+    fn charge_whole_drop(&mut self, key: &PrefixKey4) {
+        let drops = self.tables.whole_drops();
+        *drops = drops.wrapping_add(1);
+        if *drops & (WHOLE_DROPS_PER_CHARGE - 1) != 0 {
+            return;
+        }
+        if let Some(ban) = self.tables.block4(key) {
+            note_drops(ban, self.clock, WHOLE_DROPS_PER_CHARGE);
+        }
+    }
+
+    /// Whether a rule may hold this address.
+    #[inline(always)]
+    fn guarded6(&self, upper: u64) -> bool {
+        let [of_48, of_32] = guard_bits(upper);
+        let is_set = |bit: u32| self.tables.guard_word(bit >> 6) >> (bit & 63) & 1 == 1;
+        is_set(of_48) || is_set(of_32) || self.tables.guard_word(GUARD_WIDE) != 0
+    }
+
+    /// Who pays for a packet from this address.
+    #[inline(always)]
+    pub(crate) fn payer4(&self, source: u32) -> Payer {
+        let source = source & self.settings.source_mask_v4;
+        Payer { source: source.into(), network: (source & NETWORK_MASK_V4).into() }
+    }
+
+    /// Who pays for a packet from this address.
+    #[inline(always)]
+    pub(crate) fn payer6(&self, upper: u64) -> Payer {
+        let source = upper & self.settings.source_mask_v6;
+        Payer { source, network: source & NETWORK_MASK_V6 }
+    }
+
+    /// The limits of one packet to a limited port. They need living user space: it alone can tell when they are
+    /// wrong.
+    #[inline(always)]
+    pub(crate) fn limits<P: Packet>(&mut self, packet: &P, payer: Payer, syn: bool) -> Reason {
+        let settings = self.settings;
+        let syns = if syn { settings.syns.interval_ns } else { 0 };
+        let network_syns = if syn { settings.network_syns.interval_ns } else { 0 };
+        let of_source = syns | settings.packets.interval_ns;
+        let of_network = network_syns | settings.network_packets.interval_ns;
+        let of_bytes = settings.bytes.interval_ns | settings.network_bytes.interval_ns;
+        if of_source | of_network | of_bytes == 0 {
+            return Reason::NotLimited;
+        }
+        let now_ns = self.clock.now_ns();
+        if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
+            return Reason::NotLimited;
+        }
+        if of_source != 0 {
+            let paces = Paces { packets: settings.packets, syns: settings.syns, syn };
+            let refused = self.charge(Bucket::Source, payer.source, &paces, now_ns);
+            if let Some(reason) = refused {
+                return reason;
+            }
+        }
+        if of_bytes != 0
+            && self.too_many_bytes(Bucket::SourceBytes, payer.source, settings.bytes, packet, now_ns)
+        {
+            return Reason::ByteRate;
+        }
+        if of_network != 0 {
+            let paces = Paces { packets: settings.network_packets, syns: settings.network_syns, syn };
+            if self.charge(Bucket::Network, payer.network, &paces, now_ns).is_some() {
+                return Reason::NetworkRate;
+            }
+        }
+        if of_bytes != 0
+            && self.too_many_bytes(
+                Bucket::NetworkBytes,
+                payer.network,
+                settings.network_bytes,
+                packet,
+                now_ns,
+            )
+        {
+            return Reason::NetworkRate;
+        }
+        Reason::WithinLimits
+    }
+
+    #[inline(always)]
+    fn charge(&mut self, bucket: Bucket, key: u64, paces: &Paces, now_ns: u64) -> Option<Reason> {
+        let (even, odd) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
+        let (first, second) = self.tables.cells(even, odd)?;
+        let Paces { packets, syns, syn } = *paces;
+        if syn
+            && syns.interval_ns != 0
+            && !bucket::admit(&mut first.syns_ns, &mut second.syns_ns, now_ns, syns)
+        {
+            return Some(Reason::SynRate);
+        }
+        if packets.interval_ns != 0
+            && !bucket::admit(&mut first.packets_ns, &mut second.packets_ns, now_ns, packets)
+        {
+            return Some(Reason::PacketRate);
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn too_many_bytes<P: Packet>(
+        &mut self,
+        bucket: Bucket,
+        key: u64,
+        pace: Pace,
+        packet: &P,
+        now_ns: u64,
+    ) -> bool {
+        if pace.interval_ns == 0 {
+            return false;
+        }
+        let (even, odd) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
+        let Some((first, second)) = self.tables.cells(even, odd) else { return false };
+        let cost_ns = bucket::bytes_cost_ns(packet.bytes(), pace);
+        !bucket::charge(&mut first.packets_ns, &mut second.packets_ns, now_ns, cost_ns, pace.tolerance_ns)
+    }
+
+    #[inline(always)]
+    pub(crate) fn drop_malformed(&self) -> bool {
+        self.settings.flags & DROP_MALFORMED != 0
+    }
+
+    /// A packet that can't be read: refused, or passed as not understood where the configuration says so.
+    #[inline(always)]
+    pub(crate) fn too_short(&self) -> Reason {
+        if self.drop_malformed() { Reason::BadLength } else { Reason::NotLimited }
+    }
+}
+
+/// What a bucket of packets and SYNs admits, and whether the packet is a SYN.
+struct Paces {
+    packets: Pace,
+    syns: Pace,
+    syn: bool,
+}
+
+/// Whether the entry refuses this packet; if so, the drop is noted in it. An expired one does not, nor does a throttle
+/// that has room.
+#[inline(always)]
+fn judge(ban: &mut Ban, clock: &impl Clock, blocked: Reason) -> Option<Reason> {
+    let mut reason = blocked;
+    if ban.expires_at_ns != 0 || ban.action == THROTTLE {
+        let now_ns = clock.now_ns();
+        if ban.expires_at_ns != 0 && ban.expires_at_ns <= now_ns {
+            return None;
+        }
+        if ban.action == THROTTLE {
+            // One row is enough: the entry is its alone.
+            let (pace, mut unused_ns) = (ban.pace(), ban.arrival_ns);
+            if bucket::admit(&mut ban.arrival_ns, &mut unused_ns, now_ns, pace) {
+                return None;
+            }
+            reason = Reason::Throttled;
+        }
+    }
+    note_drops(ban, clock, 1);
+    Some(reason)
+}
+
+#[inline(always)]
+fn note_drops(ban: &mut Ban, clock: &impl Clock, drops: u64) {
+    ban.drops = ban.drops.wrapping_add(drops);
+    if ban.first_drop_at_ns == 0 {
+        ban.first_drop_at_ns = clock.precise_now_ns();
+    }
+}

@@ -1,0 +1,232 @@
+//! The classes of IPv4 /24s and the guard of IPv6, kept true to the tables.
+//!
+//! Comes in: prefixes whose rules change, and now and then all rules. Goes out: words in the maps that the program
+//! reads first. Any number of processes may write rules at once; the gateway alone claims.
+//!
+//! Two moves keep the invariant of [`gateway_ebpf::class`] without a lock. Whoever changes a rule takes back what is
+//! claimed about its prefix, before and after the change: so a crash in between leaves nothing claimed that does not
+//! hold. [`Claims`] are made of all rules, written where nobody has written since the words were read, and then held
+//! against the rules once more: a rule that another process has added meanwhile was there by then, or its writer takes
+//! the claim back itself. Until then such a rule may be overlooked, for as long as one pass over the rules takes.
+
+use std::{path::Path, sync::atomic::Ordering};
+
+use gateway_ebpf::{
+    Class,
+    class::{CLASS_WORDS, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of, spans},
+};
+use ipnet::{IpNet, Ipv6Net};
+
+use super::{NicError, prefix::upper, sys::Words};
+
+/// Both maps, shared with the program.
+pub(super) struct Classes {
+    class24: Words,
+    guard6: Words,
+}
+
+impl Classes {
+    pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
+        let map = |name: &str, count| {
+            let path = dir.join(name);
+            let words = super::sys::open_pin(&path).and_then(|map| Words::of_map(&map, count));
+            words.map_err(NicError::io(format!("map {}", path.display())))
+        };
+        Ok(Self { class24: map("CLASS24", CLASS_WORDS)?, guard6: map("GUARD6", GUARD_WORDS)? })
+    }
+
+    /// Takes back whatever is claimed about this prefix. Its rules may change before and after. True: something was
+    /// claimed that a rule has made, so that there may be something to claim again.
+    pub(super) fn unclaim(&self, prefix: IpNet) -> bool {
+        let mut took_back = false;
+        match prefix {
+            IpNet::V4(net) => {
+                for (index, mask) in spans(net.network().to_bits(), net.prefix_len()) {
+                    let before =
+                        self.class24.update(index, |word| word & !mask | Class::Deeper.pattern() & mask);
+                    // Only `Drop` and `Allow` are odd.
+                    took_back |= before & mask & Class::Drop.pattern() != 0;
+                }
+            }
+            IpNet::V6(net) => set_guard(net, |index, bit| {
+                self.guard6.update(index, |word| word | bit);
+            }),
+        }
+        took_back
+    }
+
+    /// What the words are now, to be handed to [`Self::claim`].
+    pub(super) fn read(&self) -> Claims {
+        Claims { class24: self.class24.to_vec(), guard6: self.guard6.to_vec() }
+    }
+
+    /// Writes these claims, but for words that are no longer what they were `before`. False: there were such words.
+    pub(super) fn claim(&self, before: &Claims, claims: &Claims) -> bool {
+        self.class24.replace(&before.class24, &claims.class24)
+            & self.guard6.replace(&before.guard6, &claims.guard6)
+    }
+
+    /// Takes back those of the `claims` that do not hold by `truth`. False: there were such.
+    pub(super) fn take_back(&self, claims: &Claims, truth: &Claims) -> bool {
+        let mut all_hold = true;
+        for (index, (claim, truth)) in claims.class24.iter().zip(&truth.class24).enumerate() {
+            let differing = (claim ^ truth | (claim ^ truth) >> 1) & Class::Drop.pattern();
+            let mask = differing * 3;
+            if mask != 0 {
+                all_hold = false;
+                self.class24.update(index, |word| word & !mask | Class::Deeper.pattern() & mask);
+            }
+        }
+        for (index, (claim, truth)) in claims.guard6.iter().zip(&truth.guard6).enumerate() {
+            let missing = truth & !claim;
+            if missing != 0 {
+                all_hold = false;
+                self.guard6.update(index, |word| word | missing);
+            }
+        }
+        all_hold
+    }
+}
+
+/// What both maps have to hold for a set of rules.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Claims {
+    class24: Vec<u64>,
+    guard6: Vec<u64>,
+}
+
+impl Claims {
+    /// The claims that these rules allow: on IPv4 with what they do, on IPv6 that they are there.
+    pub(super) fn of(rules4: &[Rule4], rules6: &[Ipv6Net]) -> Self {
+        let mut claims = Self { class24: vec![0; CLASS_WORDS], guard6: vec![0; GUARD_WORDS] };
+        classify24(&mut claims.class24, rules4);
+        for net in rules6 {
+            set_guard(*net, |index, bit| {
+                if let Some(word) = claims.guard6.get_mut(index) {
+                    *word |= bit;
+                }
+            });
+        }
+        claims
+    }
+}
+
+/// Calls `set` with the word and the bit of each bit that guards this prefix.
+fn set_guard(net: Ipv6Net, mut set: impl FnMut(usize, u64)) {
+    let Some(bits) = guard_bits_of(upper(net.network()), net.prefix_len()) else {
+        set(GUARD_WIDE as usize, 1);
+        return;
+    };
+    for bit in bits {
+        set((bit / 64) as usize, 1 << (bit % 64));
+    }
+}
+
+impl Words {
+    /// Changes a word and gives what it was.
+    fn update(&self, index: usize, change: impl Fn(u64) -> u64) -> u64 {
+        let Some(word) = self.words().get(index) else { return 0 };
+        let changed = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| Some(change(word)));
+        // The closure always gives a word, so both are what was there.
+        changed.unwrap_or_else(|before| before)
+    }
+
+    fn to_vec(&self) -> Vec<u64> {
+        self.words().iter().map(|word| word.load(Ordering::SeqCst)).collect()
+    }
+
+    /// False: some word was not what it had been.
+    fn replace(&self, before: &[u64], after: &[u64]) -> bool {
+        let mut all = true;
+        for (word, (before, after)) in self.words().iter().zip(before.iter().zip(after)) {
+            if before != after {
+                all &= word.compare_exchange(*before, *after, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            }
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_ebpf::class::{Effect, class_index};
+
+    use super::*;
+
+    fn classes() -> Classes {
+        Classes {
+            class24: Words::anonymous(CLASS_WORDS).unwrap(),
+            guard6: Words::anonymous(GUARD_WORDS).unwrap(),
+        }
+    }
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    /// Claims of IPv4 blocks without an end and of IPv6 prefixes.
+    fn of(prefixes: &[&str]) -> Claims {
+        let nets: Vec<IpNet> = prefixes.iter().map(|text| net(text)).collect();
+        let (mut rules4, mut rules6) = (Vec::new(), Vec::new());
+        for net in nets {
+            match net {
+                IpNet::V4(net) => rules4.push(Rule4 {
+                    address: net.network().to_bits(),
+                    prefix_bits: net.prefix_len(),
+                    effect: Effect::DropForGood,
+                }),
+                IpNet::V6(net) => rules6.push(net),
+            }
+        }
+        Claims::of(&rules4, &rules6)
+    }
+
+    #[track_caller]
+    fn check_class(classes: &Classes, address: [u8; 4], expected: Class) {
+        let address = u32::from_be_bytes(address);
+        let word = classes.read().class24[class_index(address) as usize];
+        assert_eq!(Class::of(word, address), expected);
+    }
+
+    #[test]
+    fn a_claim_is_written_read_back_and_taken_back() {
+        let classes = classes();
+        let claims = of(&["192.0.2.0/23", "2001:db8::/48"]);
+        assert!(classes.claim(&classes.read(), &claims));
+        assert_eq!(classes.read(), claims);
+        check_class(&classes, [192, 0, 3, 1], Class::Drop);
+        classes.unclaim(net("192.0.2.7/32"));
+        check_class(&classes, [192, 0, 2, 1], Class::Deeper);
+        check_class(&classes, [192, 0, 3, 1], Class::Drop);
+        classes.unclaim(net("0.0.0.0/0"));
+        check_class(&classes, [0, 0, 0, 0], Class::Deeper);
+        check_class(&classes, [255, 255, 255, 255], Class::Deeper);
+    }
+
+    #[test]
+    fn who_writes_between_reading_and_claiming_wins() {
+        let classes = classes();
+        let before = classes.read();
+        // Another process adds a rule that this pass has not seen.
+        classes.unclaim(net("192.0.2.7/32"));
+        classes.unclaim(net("2001:db8::/64"));
+        assert!(!classes.claim(&before, &of(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"])));
+        check_class(&classes, [192, 0, 2, 7], Class::Deeper);
+        check_class(&classes, [198, 51, 100, 7], Class::Drop);
+        assert_eq!(classes.read().guard6, of(&["2001:db8::/64"]).guard6);
+    }
+
+    #[test]
+    fn what_the_second_look_does_not_bear_out_is_taken_back() {
+        let classes = classes();
+        let claims = of(&["192.0.2.0/24", "198.51.100.0/24"]);
+        assert!(classes.claim(&classes.read(), &claims));
+        let truth = of(&["198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "2000::/3"]);
+        assert!(!classes.take_back(&claims, &truth));
+        check_class(&classes, [192, 0, 2, 7], Class::Deeper);
+        check_class(&classes, [198, 51, 100, 7], Class::Drop);
+        check_class(&classes, [203, 0, 113, 7], Class::Deeper);
+        assert_eq!(classes.read().guard6, truth.guard6);
+        assert!(classes.take_back(&truth, &truth));
+    }
+}

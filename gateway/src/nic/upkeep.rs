@@ -1,0 +1,131 @@
+//! What the block list needs from time to time: ended blocks make room, classes follow the rules.
+//!
+//! Comes in: the clock, once a second. Goes out: fewer entries, and claims about whole /24s and /48s that let the
+//! program skip the tables. Both walk over all entries, so neither does it oftener than there is reason to.
+
+use gateway_ebpf::{
+    Ban,
+    class::{Effect, Rule4},
+    layout::DROP,
+};
+use ipnet::{IpNet, Ipv4Net};
+
+use super::{
+    NicError,
+    bans::{Bans, expired, ignore_missing},
+    classes::Claims,
+    maps::Plain,
+    prefix::{net4, net6, note_key},
+    sys::monotonic_ns,
+};
+
+/// Other processes add and remove blocks, too: so often somebody looks, even where nothing is due.
+const WALK_EVERY_NS: u64 = 60_000_000_000;
+/// Settling takes at most one part in so many of the control thread's time.
+const SETTLE_SHARE: u64 = 20;
+
+/// When to look again.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// No block of ours ends before, and it is not yet time to look for others'.
+    walk_at_ns: u64,
+    /// Entries that the last walk has seen.
+    entries: usize,
+    /// Rules have changed in a way that may allow other claims.
+    unsettled: bool,
+    settle_at_ns: u64,
+}
+
+impl Upkeep {
+    /// A block was written; `took_back`: something that was claimed about its /24 is not any more.
+    pub(super) fn written(&mut self, ban: &Ban, took_back: bool) {
+        if ban.expires_at_ns != 0 {
+            self.walk_at_ns = self.walk_at_ns.min(ban.expires_at_ns);
+        }
+        self.unsettled |= took_back || drops_for_good(ban);
+    }
+
+    /// A block was removed.
+    pub(super) fn removed(&mut self) {
+        self.unsettled = true;
+    }
+}
+
+impl Bans {
+    /// Frees the room of blocks that have ended; how many. The program needs no sweep, only the map's capacity and its
+    /// own speed do: rules that are gone are no longer looked for.
+    pub fn sweep(&mut self, now_ns: u64) -> Result<usize, NicError> {
+        let mut freed = 0;
+        if now_ns >= self.upkeep.walk_at_ns {
+            let (mut ended, mut entries, mut walk_at_ns) = (Vec::new(), 0, now_ns + WALK_EVERY_NS);
+            self.each_entry(|prefix, ban| {
+                entries += 1;
+                if expired(ban, now_ns) {
+                    ended.push(prefix);
+                } else if ban.expires_at_ns != 0 {
+                    walk_at_ns = walk_at_ns.min(ban.expires_at_ns);
+                }
+            })?;
+            for prefix in ended {
+                freed += usize::from(self.erase(prefix)?);
+                ignore_missing(self.policy.notes.remove(&Plain(note_key(prefix))))?;
+            }
+            entries -= freed.min(entries);
+            let upkeep = &mut self.upkeep;
+            upkeep.unsettled |= upkeep.entries != entries;
+            (upkeep.entries, upkeep.walk_at_ns) = (entries, walk_at_ns);
+        }
+        if self.upkeep.unsettled && now_ns >= self.upkeep.settle_at_ns {
+            self.settle()?;
+        }
+        Ok(freed)
+    }
+
+    /// Claims what the rules allow to claim. Only the gateway may, and one at a time. After a change in bulk it is worth
+    /// a call; otherwise the next [`Self::sweep`] makes it.
+    pub fn settle(&mut self) -> Result<(), NicError> {
+        let from_ns = monotonic_ns();
+        let before = self.policy.classes.read();
+        let claims = self.claims()?;
+        let mut settled = true;
+        if before != claims {
+            settled &= self.policy.classes.claim(&before, &claims);
+            settled &= self.policy.classes.take_back(&claims, &self.claims()?);
+        }
+        let now_ns = monotonic_ns();
+        self.upkeep.unsettled = !settled;
+        self.upkeep.settle_at_ns = now_ns + now_ns.saturating_sub(from_ns) * SETTLE_SHARE;
+        Ok(())
+    }
+
+    /// What all rules together allow to claim.
+    fn claims(&self) -> Result<Claims, NicError> {
+        let (mut rules4, mut rules6) = (Vec::new(), Vec::new());
+        let mut add = |prefix, effect| match prefix {
+            IpNet::V4(net) => rules4.push(rule4(net, effect)),
+            IpNet::V6(net) => rules6.push(net),
+        };
+        self.each_entry(|prefix, ban| {
+            add(prefix, if drops_for_good(ban) { Effect::DropForGood } else { Effect::Look });
+        })?;
+        for key in self.policy.allow4.keys() {
+            if let Some(net) = net4(&key?) {
+                add(net.into(), Effect::Allow);
+            }
+        }
+        for key in self.policy.allow6.keys() {
+            if let Some(net) = net6(&key?) {
+                add(net.into(), Effect::Allow);
+            }
+        }
+        Ok(Claims::of(&rules4, &rules6))
+    }
+}
+
+fn rule4(net: Ipv4Net, effect: Effect) -> Rule4 {
+    Rule4 { address: net.network().to_bits(), prefix_bits: net.prefix_len(), effect }
+}
+
+fn drops_for_good(ban: &Ban) -> bool {
+    ban.expires_at_ns == 0 && ban.action == DROP
+}
