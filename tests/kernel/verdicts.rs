@@ -37,13 +37,13 @@ pub(super) fn world(config: Prefilter) -> Lab {
         let entry = ban(if live { LIVE_NS } else { EXPIRED_NS });
         lab.filter.bans().add(parse(prefix), &entry).expect("room for a block");
     }
-    let mut feeds = Feeds::open_pinned(&lab.config.pin_dir).expect("pinned");
-    feeds.publish(&[list("feed", 1, of(&FEED))], &Ranges::default()).expect("room for a list");
     for (prefix, burst) in THROTTLES {
         let action = BanAction::Throttle { interval_ns: THROTTLE_NS, burst };
         lab.filter.bans().add(parse(prefix), &BanEntry { action, ..ban(LIVE_NS) }).expect("room");
     }
     lab.filter.bans().settle().expect("claims");
+    let mut feeds = Feeds::open_pinned(&lab.config.pin_dir).expect("pinned");
+    feeds.publish(&[list("feed", 1, of(&FEED))], &Ranges::default()).expect("room for a list");
     lab
 }
 

@@ -22,7 +22,7 @@ pub(crate) const ALLOW: [&str; 4] =
 
 /// Blocks of the configuration: no end.
 pub(crate) const BLOCK: [&str; 4] =
-    ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48", "100.67.0.0/20"];
+    ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48", "100.68.0.0/20"];
 
 /// Blocks with an end: still live?
 pub(crate) const BANS: [(&str, bool); 22] = [
@@ -52,17 +52,6 @@ pub(crate) const BANS: [(&str, bool); 22] = [
     ("100.66.0.0/16", false),
 ];
 
-/// What the feeds list; two of them are allowed.
-pub(crate) const FEED: [&str; 7] = [
-    "100.90.0.0/23",
-    "100.90.7.64/28",
-    "100.90.7.200/32",
-    "198.51.100.140/32",
-    "2001:db8:feed::/48",
-    "2001:db8:fee::4/126",
-    "2001:db8:a:fee::/64",
-];
-
 /// Throttles with their bursts; after that, a packet a day. The last two lie within blocks.
 pub(crate) const THROTTLES: [(&str, u16); 6] = [
     ("198.51.100.90/32", 4),
@@ -75,6 +64,17 @@ pub(crate) const THROTTLES: [(&str, u16); 6] = [
 
 /// Time that a packet of a throttle uses up.
 pub(crate) const THROTTLE_NS: u64 = 86_400_000_000_000;
+
+/// What the feeds list; two of them are allowed.
+pub(crate) const FEED: [&str; 7] = [
+    "100.67.0.0/23",
+    "100.67.7.64/28",
+    "100.67.7.200/32",
+    "198.51.100.140/32",
+    "2001:db8:feed::/48",
+    "2001:db8:fee::4/126",
+    "2001:db8:a:fee::/64",
+];
 
 /// What time it is on the host; live blocks end far behind it, expired ones have ended at 1.
 pub(crate) const NOW_NS: u64 = 1 << 50;
@@ -103,6 +103,7 @@ impl Host {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let allow = ALLOW.map(net).to_vec();
         let mut host = Self::with(settings, allow, Vec::new());
+        host.feed = FEED.map(net).to_vec();
         for prefix in BLOCK.map(net) {
             // The configuration's own blocks lie in the trie, however long they are.
             host.blocks.push((prefix, Ban { prefix_bits: prefix.prefix_len(), ..Ban::default() }));
@@ -115,7 +116,6 @@ impl Host {
             let throttle = Ban { action: THROTTLE, interval_ns: THROTTLE_NS, burst, ..Ban::default() };
             host.add(net(text), Ban { expires_at_ns: LIVE_NS, ..throttle });
         }
-        host.feed = FEED.map(net).to_vec();
         host.settle();
         host
     }

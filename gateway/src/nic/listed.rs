@@ -57,7 +57,7 @@ impl Bans {
     pub fn all_listed(&self) -> Result<Vec<(IpNet, u8, u64)>, NicError> {
         let mut listed = Vec::new();
         self.each_entry(|prefix, ban| {
-            listed.extend(ban.feed().map(|feed| (prefix, feed, ban.expires_at_ns)))
+            listed.extend(ban.feed().map(|feed| (prefix, feed, ban.expires_at_ns)));
         })?;
         Ok(listed)
     }
