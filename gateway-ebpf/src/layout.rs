@@ -331,7 +331,25 @@ pub struct Note {
     pub reserved: u32,
 }
 
-/// Key of `NOTES`: a prefix as it was blocked.
+/// What the escalation remembers of a source whose block may be long over. The program never reads it; it lies in a map
+/// so that a restart wipes nobody's slate.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strikes {
+    /// When the last block ends or has ended.
+    pub until_ns: u64,
+    /// Blocks within the escalation's memory.
+    pub strikes: u16,
+    /// Those of them that only slowed the source down.
+    pub throttles: u16,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Entries of `STRIKES`.
+pub const STRIKES_MAX: usize = 65_536;
+
+/// Key of `NOTES` and `STRIKES`: a prefix as it was blocked.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NoteKey {
@@ -349,7 +367,7 @@ const _: () = {
     assert!(size_of::<Cell>() == 16);
     assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 32);
     assert!(size_of::<Sample>() == 40);
-    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
+    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two());
     assert!(BYTES_PER_INTERVAL.is_power_of_two() && WHOLE_DROPS_PER_CHARGE.is_power_of_two());
     // A per-CPU value must fit into a per-CPU allocation unit.

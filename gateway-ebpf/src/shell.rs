@@ -23,8 +23,8 @@ use gateway_ebpf::{
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
     layout::{
-        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
-        Settings, port_bit,
+        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX,
+        STRIKES_MAX, Sample, Settings, Strikes, port_bit,
     },
     verdict::{Clock, Outcome},
 };
@@ -86,6 +86,9 @@ static EVENTS: RingBuf<Sample, EVENTS_BYTES> = RingBuf::new();
 /// What led to a block. Only user space reads and writes it.
 #[btf_map]
 static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
+/// What the escalation remembers of whom it has blocked. Only user space reads and writes it.
+#[btf_map]
+static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
 
 /// The filter.
 #[xdp(frags)]

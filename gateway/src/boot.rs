@@ -22,8 +22,12 @@ use tokio::sync::mpsc;
 use crate::{
     accept::{self, BindError},
     config::{Config, Workers},
-    control::{self, Certificates, CertificatesError, Publisher, SnapshotError, listener_ports},
-    decide::{crowd::Crowd, limit},
+    control::{self, Certificates, CertificatesError, Enforcement, Publisher, SnapshotError, listener_ports},
+    decide::{
+        crowd::Crowd,
+        known::{self, Known},
+        limit,
+    },
     net::{self, RingError},
     nic::{Filter, NicError},
     serve::{self, Door},
@@ -67,7 +71,12 @@ pub fn check(config: &Config) -> Result<(), BootError> {
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. Session keys of clients' connections go to `key_log`, when given.
-pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result<(), BootError> {
+pub fn run(
+    config_file: &Path,
+    config: Config,
+    enforcement: Enforcement,
+    key_log: Option<&Path>,
+) -> Result<(), BootError> {
     start_log(config.log.level);
     raise_descriptor_limit();
     refuse_huge_pages();
@@ -76,6 +85,8 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
         log::warn!("TLS KEYS ARE WRITTEN TO {}: whoever reads it reads every connection", file.display());
     }
     let certificates = Certificates::compile(&config, key_log.map(tls::key_log).transpose()?)?;
+    // Before the filter drops its first packet.
+    enforcement.check(&config)?;
     let doors = open_doors(&config, &certificates.slots(), &cpus)?;
     let filter = open_filter(&config)?;
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
@@ -83,10 +94,11 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
     let crowd =
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
+    let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
-    let publisher = Publisher::new(config)?;
+    let publisher = Publisher::new(config, enforcement)?;
     let control = control::Thread::new()?;
     let names = control.resolve(&publisher);
 
@@ -98,6 +110,7 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
             crowd: Arc::clone(&crowd),
+            known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
             offences: offence_sender.clone(),
             access,
@@ -123,6 +136,7 @@ pub fn run(config_file: &Path, config: Config, key_log: Option<&Path>) -> Result
         offences,
         cells,
         limiter,
+        known,
         access,
         draining,
         workers,

@@ -8,6 +8,7 @@ mod offences;
 mod protected;
 mod spoofed;
 mod list;
+mod lockout;
 mod limits;
 mod restart;
 mod feeds;

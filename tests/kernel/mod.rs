@@ -13,6 +13,9 @@ mod bans;
 mod classes;
 mod feeds;
 mod links;
+mod memory;
+mod steering;
+mod upgrade;
 
 use std::{
     path::Path,

@@ -9,6 +9,7 @@ mod budget;
 mod cases;
 mod proxy;
 mod floor;
+mod nic;
 mod soak;
 mod routes;
 mod idle;
@@ -54,7 +55,7 @@ pub(crate) struct Options {
     /// Only these peers, besides nginx, which all are compared with. [default: all that are here]
     #[arg(long, value_name = "NAME", value_enum)]
     pub peer: Vec<Peer>,
-    /// Also draw CPU per request as a chart into this file.
+    /// Also draw CPU per request, or time per packet, as a chart into this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// A built `portcullis`; without it, `cargo build --release` makes one.
@@ -72,6 +73,8 @@ pub(crate) enum Name {
     Proxy,
     /// The gateway and the least proxy that the kernel allows: the distance to what is possible.
     Floor,
+    /// The filter's time per packet by the kernel's test run, next to xdp-filter's.
+    Nic,
     /// The gateway under everything at once for a long time: whether memory grows or descriptors stay.
     Soak,
 }
@@ -111,6 +114,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     match options.name {
         Name::Proxy => proxy::run(project, options),
         Name::Floor => floor::run(project, options),
+        Name::Nic => nic::run(project, options),
         Name::Soak => soak::run(project, options),
     }
 }

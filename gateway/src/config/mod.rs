@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 mod types;
+mod escalation;
 mod edits;
 mod feeds;
 mod cors;
@@ -32,6 +33,7 @@ mod manual_tests;
 pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
+pub use escalation::{AdminPorts, Escalation, OFFENCE_COUNT_MAX, Threshold};
 pub use feeds::{CrowdSec, FEEDS_MAX, Feed, FeedSource};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};

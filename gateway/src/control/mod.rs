@@ -6,6 +6,7 @@
 //! worker ever waits for it. What decides (`escalate`, `protect`, the state machine of `health`) is pure; this file
 //! is the loop around it.
 
+mod admins;
 pub mod protect;
 pub mod escalate;
 pub mod health;
@@ -39,20 +40,21 @@ use tokio::{
 
 use crate::{
     config::{self, Config},
-    decide::limit,
+    decide::{known::Known, limit},
     nic::{Filter, monotonic_ns},
     respond::Offence,
     telemetry::{AccessWriter, Cells},
 };
 use admin::{Attached, Health, QUESTIONS_MAX, Question};
 use blocks::Blocks;
+pub use blocks::admin_ports;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use feeds::Feeds;
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
-pub use policy::{Publisher, SnapshotError};
+pub use policy::{Enforcement, Publisher, SnapshotError};
 use watchdog::Watchdog;
 
 /// Offences that wait for the control thread, over all workers.
@@ -76,6 +78,8 @@ pub struct Equipment {
     pub cells: Vec<Arc<Cells>>,
     /// Their buckets.
     pub limiter: Arc<limit::Table>,
+    /// Where authenticated consumers come from.
+    pub known: Arc<Known>,
     /// The access log's writer.
     pub access: AccessWriter,
     /// Set when no new connections are wanted.
@@ -144,6 +148,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         mut offences,
         cells,
         limiter,
+        known,
         access,
         draining,
         workers,
@@ -161,8 +166,9 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
         });
     }
-    let feeds = filter.is_some().then(|| Feeds::start(&snapshot)).transpose()?;
-    let blocks = Blocks::new(&snapshot, filter);
+    let has_filter = filter.is_some();
+    let blocks = Blocks::new(&snapshot, filter, known);
+    let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),
@@ -238,7 +244,7 @@ impl Control {
                 self.certificates.publish(certificates);
                 self.blocks.reconfigure(&snapshot);
                 if let Some(feeds) = &mut self.feeds {
-                    feeds.reconfigure(&snapshot);
+                    feeds.reconfigure(&snapshot, self.blocks.protected(&snapshot));
                 }
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
@@ -252,7 +258,7 @@ impl Control {
         let snapshot = self.publisher.current();
         self.blocks.protect(&snapshot);
         if let Some(feeds) = &mut self.feeds {
-            feeds.protect(&snapshot);
+            feeds.protect(self.blocks.protected(&snapshot));
         }
     }
 
@@ -287,8 +293,10 @@ impl Control {
     /// Once a second. A worker whose thread has ended takes its share of the connections with it: better to end and
     /// be started again than to serve a part of the clients.
     fn beat(&mut self) -> io::Result<()> {
-        self.blocks.beat(monotonic_ns());
+        let snapshot = self.publisher.current();
+        self.blocks.beat(&snapshot, monotonic_ns());
         if let Some(feeds) = &mut self.feeds {
+            feeds.protect(self.blocks.protected(&snapshot));
             feeds.beat();
         }
         self.certificates.beat();
@@ -318,7 +326,7 @@ impl Control {
         while !self.workers_have_ended() {
             tokio::select! {
                 _ = beat.tick() => {
-                    self.blocks.beat(monotonic_ns());
+                    self.blocks.beat(&self.publisher.current(), monotonic_ns());
                     self.look_after_workers()?;
                 }
                 Some(question) = asked.recv() => self.answer(question),

@@ -21,6 +21,7 @@ use crate::{
     decide::{
         Snapshot, balance,
         crowd::{Crowd, Place},
+        known::{self, Known},
         limit,
     },
     forward::{Encoders, Heads, Pool, Tools},
@@ -49,6 +50,8 @@ pub struct Equipment {
     pub limiter: Arc<limit::Table>,
     /// Connections by source, of all workers.
     pub crowd: Arc<Crowd>,
+    /// Where authenticated consumers come from, of all workers.
+    pub known: Arc<Known>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
     /// To the control thread; full means counted, never waited for.
@@ -120,6 +123,7 @@ pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
     crowd: Arc<Crowd>,
+    known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
     pub(super) draining: Cell<bool>,
@@ -154,6 +158,7 @@ impl Worker {
             },
             limiter: equipment.limiter,
             crowd: equipment.crowd,
+            known: equipment.known,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
             draining: Cell::new(false),
@@ -213,6 +218,15 @@ impl Worker {
         random ^= random << 17;
         self.random.set(random);
         random
+    }
+
+    /// A consumer has proved who it is in a request that came from this source.
+    pub(super) fn note_known(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
+        let prefilter = &snapshot.config.prefilter;
+        let bits = (prefilter.source_prefix_v4, prefilter.source_prefix_v6);
+        if let Some(source) = known::Source::of(source, bits) {
+            self.known.note(source, now_ns);
+        }
     }
 
     pub(super) fn report(&self, offence: Offence) {

@@ -1,11 +1,11 @@
-//! The chart for the README: CPU per request relative to nginx, by case and subject, as SVG text.
+//! The chart for the README: one metric relative to a baseline, by case and subject, as SVG text.
 //!
 //! Comes in: the report. Goes out: an image that is readable in light and in dark mode, since it takes its colours from
 //! `prefers-color-scheme`. Pure.
 
 use std::fmt::Write;
 
-use super::report::{CPU, Report};
+use super::report::Report;
 
 const WIDTH: f64 = 760.0;
 /// Room for the titles of cases on the left, and for figures on the right.
@@ -14,32 +14,47 @@ const RIGHT: f64 = 60.0;
 const TOP: f64 = 64.0;
 const BAR: f64 = 12.0;
 const GAP: f64 = 16.0;
-/// A bar that is longer is cut and says its figure.
-const RATIO_SHOWN_MAX: f64 = 3.0;
-/// Subjects in the order of their colours.
-const SUBJECTS: [&str; 5] = ["portcullis", "nginx", "haproxy", "envoy", "pingora"];
+
+/// What the chart is about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    /// Its title.
+    pub(super) head: &'static str,
+    /// How it was measured.
+    pub(super) note: &'static str,
+    /// Whose ratio is shown.
+    pub(super) metric: &'static str,
+    /// In the order of their colours.
+    pub(super) subjects: &'static [&'static str],
+    /// The subject that is one.
+    pub(super) baseline: &'static str,
+    /// A bar that is longer is cut and says its figure.
+    pub(super) ratio_shown_max: f64,
+}
 
 /// The chart; `titles` are the cases to show, by name, in order. A case without figures is left out.
-pub(super) fn svg(report: &Report, titles: &[(&str, &str)]) -> String {
+pub(super) fn svg(report: &Report, look: &Look, titles: &[(&str, &str)]) -> String {
     let groups: Vec<Group<'_>> =
-        titles.iter().filter_map(|(case, title)| group(report, case, title)).collect();
+        titles.iter().filter_map(|(case, title)| group(report, look, case, title)).collect();
     let height = groups.iter().map(Group::height).sum::<f64>() + TOP + 24.0;
     let mut text = String::new();
     // Writing to a string does not fail, here and below.
     let _ = writeln!(
         text,
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t">
-<title id="t">CPU time per request relative to nginx; shorter is better</title>
-{STYLE}<text class="head" x="0" y="18">CPU time per request, relative to nginx</text>
-<text class="note" x="0" y="36">one core each, same upstream, medians of alternating rounds; shorter is better</text>"#
+<title id="t">{head}; shorter is better</title>
+{STYLE}<text class="head" x="0" y="18">{head}</text>
+<text class="note" x="0" y="36">{note}</text>"#,
+        head = look.head,
+        note = look.note
     );
-    legend(&mut text);
+    legend(&mut text, look);
     let mut y = TOP;
     for group in &groups {
-        group.write(&mut text, y);
+        group.write(&mut text, look, y);
         y += group.height();
     }
-    let one = x_of(1.0);
+    let one = look.x_of(1.0);
     let _ = writeln!(text, r#"<line class="one" x1="{one:.1}" y1="{TOP}" x2="{one:.1}" y2="{y:.1}"/>"#);
     text.push_str("</svg>\n");
     text
@@ -56,13 +71,15 @@ text { font: 12px system-ui, sans-serif; fill: #24292f }
 </style>
 ";
 
-fn x_of(ratio: f64) -> f64 {
-    LEFT + (WIDTH - LEFT - RIGHT) * ratio.min(RATIO_SHOWN_MAX) / RATIO_SHOWN_MAX
+impl Look {
+    fn x_of(&self, ratio: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - RIGHT) * ratio.min(self.ratio_shown_max) / self.ratio_shown_max
+    }
 }
 
-fn legend(text: &mut String) {
+fn legend(text: &mut String, look: &Look) {
     let mut x = LEFT;
-    for (i, subject) in SUBJECTS.iter().enumerate() {
+    for (i, subject) in look.subjects.iter().enumerate() {
         let _ = writeln!(
             text,
             r#"<rect class="s{i}" x="{x}" y="45" width="10" height="10"/><text x="{}" y="54">{subject}</text>"#,
@@ -75,18 +92,19 @@ fn legend(text: &mut String) {
 /// A case with the ratio of each subject that has one.
 struct Group<'a> {
     title: &'a str,
-    /// Index into [`SUBJECTS`] and ratio.
+    /// Index into [`Look::subjects`] and ratio.
     bars: Vec<(usize, f64)>,
 }
 
-fn group<'a>(report: &Report, case: &str, title: &'a str) -> Option<Group<'a>> {
-    let bars: Vec<(usize, f64)> = SUBJECTS
+fn group<'a>(report: &Report, look: &Look, case: &str, title: &'a str) -> Option<Group<'a>> {
+    let bars: Vec<(usize, f64)> = look
+        .subjects
         .iter()
         .enumerate()
         .filter_map(|(i, subject)| {
-            let row = report.main_row(case, subject, CPU)?;
+            let row = report.main_row(case, subject, look.metric)?;
             // The baseline has no ratio; it is one by definition.
-            let ratio = if *subject == super::cases::BASELINE { Some(1.0) } else { row.ratio };
+            let ratio = if *subject == look.baseline { Some(1.0) } else { row.ratio };
             Some((i, ratio?))
         })
         .collect();
@@ -98,7 +116,7 @@ impl Group<'_> {
         self.bars.iter().map(|_| BAR).sum::<f64>() + GAP
     }
 
-    fn write(&self, text: &mut String, top: f64) {
+    fn write(&self, text: &mut String, look: &Look, top: f64) {
         let middle = top + (self.height() - GAP) / 2.0 + 4.0;
         let _ = writeln!(
             text,
@@ -108,7 +126,7 @@ impl Group<'_> {
         );
         let mut y = top;
         for (subject, ratio) in &self.bars {
-            let end = x_of(*ratio);
+            let end = look.x_of(*ratio);
             let _ = writeln!(
                 text,
                 r#"<rect class="s{subject}" x="{LEFT}" y="{y:.0}" width="{:.1}" height="{:.0}"/><text x="{:.1}" y="{:.0}">{ratio:.2}</text>"#,
@@ -127,13 +145,16 @@ mod tests {
     use super::*;
     use crate::bench::report::testing::{rows_of, two};
 
+    const LOOK: Look = crate::bench::proxy::LOOK;
+
     fn report() -> Report {
         Report { bench: "proxy", rows: rows_of(&two(&[12.0], &[16.0])), skips: Vec::new() }
     }
 
     #[test]
     fn it_shows_what_was_measured_and_no_more() {
-        let svg = svg(&report(), &[("h1-128B-64c", "HTTP/1.1, 128 B"), ("tls-128B-64c", "TLS, 128 B")]);
+        let svg =
+            svg(&report(), &LOOK, &[("h1-128B-64c", "HTTP/1.1, 128 B"), ("tls-128B-64c", "TLS, 128 B")]);
         assert!(
             svg.contains(">HTTP/1.1, 128 B<") && svg.contains(">0.75<") && svg.contains(">1.00<"),
             "{svg}"
@@ -145,7 +166,7 @@ mod tests {
 
     #[test]
     fn every_element_is_closed() {
-        let svg = svg(&report(), &[("h1-128B-64c", "HTTP/1.1")]);
+        let svg = svg(&report(), &LOOK, &[("h1-128B-64c", "HTTP/1.1")]);
         for name in ["svg", "style", "title", "text"] {
             let opened =
                 svg.matches(&format!("<{name} ")).count() + svg.matches(&format!("<{name}>")).count();
@@ -155,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_bar_stays_within_the_picture() {
-        assert!(x_of(100.0) + RIGHT <= WIDTH);
-        assert!((x_of(0.0) - LEFT).abs() < f64::EPSILON);
+        assert!(LOOK.x_of(100.0) + RIGHT <= WIDTH);
+        assert!((LOOK.x_of(0.0) - LEFT).abs() < f64::EPSILON);
     }
 }

@@ -18,14 +18,14 @@ use super::{
     Options,
     budget::Budget,
     cases::{self, BASELINE, CASES, Case, IDLE_CASES, IdleCase, Pacing, ROUTES_CASE},
-    chart,
+    chart::{self, Look},
     cpu::Cores,
     gateway_binary, idle,
     lanes::{Lane, Track},
     load::{Generator, Load, Pace},
     own,
     peers::Peer,
-    report::{self, ALL, Figure, Goal, Report, print_json},
+    report::{self, ALL, CPU, Figure, Goal, Report, print_json},
     routes,
     subject::{Stage, Subject},
 };
@@ -37,6 +37,15 @@ const BENCH: &str = "proxy";
 pub(super) const OWN: &str = "portcullis";
 /// What stands in for our side with `--calibrate`.
 const CALIBRATION: &str = "nginx-again";
+/// The chart.
+pub(super) const LOOK: Look = Look {
+    head: "CPU time per request, relative to nginx",
+    note: "one core each, same upstream, medians of alternating rounds; shorter is better",
+    metric: CPU,
+    subjects: &["portcullis", "nginx", "haproxy", "envoy", "pingora"],
+    baseline: BASELINE,
+    ratio_shown_max: 3.0,
+};
 /// A skip that is about no case in particular.
 const EVERY_CASE: &str = "every case";
 
@@ -252,7 +261,8 @@ impl Bench<'_> {
         }
         if let Some(file) = &self.options.svg {
             let titles = CASES.map(|case| (case.name, case.title));
-            fs::write(file, chart::svg(&self.report, &titles)).with_context(|| file.display().to_string())?;
+            fs::write(file, chart::svg(&self.report, &LOOK, &titles))
+                .with_context(|| file.display().to_string())?;
         }
         let own = if self.options.calibrate { CALIBRATION } else { OWN };
         let is_complete = !self.report.any_failed() && !self.report.lacks_own(own);

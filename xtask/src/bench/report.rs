@@ -54,6 +54,10 @@ pub(super) const P99: &str = "latency_p99";
 pub(super) const FAILURES: &str = "failures";
 const BUSY: &str = "cpu_busy";
 const FOREIGN: &str = "cpu_foreign";
+/// Time that a program takes for a packet.
+pub(super) const TIME: &str = "time_per_packet";
+/// The shortest of them.
+pub(super) const BEST: &str = "best_time_per_packet";
 /// Proportional set size for each idle connection.
 pub(super) const MEMORY: &str = "memory_per_idle_connection";
 
@@ -351,6 +355,53 @@ pub(super) fn seen(
     })
 }
 
+/// Times per packet of a subject (`place`: bench, case, subject), and those of another in the same rounds: one row with
+/// the medians, and one with the shortest time of each, which `most` bounds the ratio of.
+pub(super) fn times(
+    place: (&'static str, &'static str, &'static str),
+    own: bool,
+    values: &[f64],
+    to: Option<(&'static str, &[f64])>,
+    most: Option<f64>,
+) -> Vec<Row> {
+    let whole = seen(place, (TIME, "ns"), values, None).map(|row| Row {
+        ratio_to: to.map(|(name, _)| name),
+        ratio: to.and_then(|(_, others)| ratio(values, others)),
+        goal: own.then_some(GoalFields::NONE),
+        ..row
+    });
+    let best = best(place, values, to, most).map(|row| Row { goal: row.goal.filter(|_| own), ..row });
+    whole.into_iter().chain(best).collect()
+}
+
+/// The shortest time of ours against that of another than the baseline.
+pub(super) fn best_against(
+    place: (&'static str, &'static str, &'static str),
+    values: &[f64],
+    to: (&'static str, &[f64]),
+    most: f64,
+) -> Option<Row> {
+    best(place, values, Some(to), Some(most)).map(|row| Row { main: false, ..row })
+}
+
+fn best(
+    place: (&'static str, &'static str, &'static str),
+    values: &[f64],
+    to: Option<(&'static str, &[f64])>,
+    most: Option<f64>,
+) -> Option<Row> {
+    let shortest = |values: &[f64]| values.iter().copied().reduce(f64::min);
+    let ours = shortest(values)?;
+    let ratio = to.and_then(|(_, others)| ratio(&[ours], &[shortest(others)?]));
+    let row = seen(place, (BEST, "ns"), &[ours], None)?;
+    let goal = most.map_or(GoalFields::NONE, |most| GoalFields {
+        goal: Some(most),
+        goal_of: Some(Target::Ratio),
+        met: Some(ratio.is_some_and(|ratio| ratio <= most)),
+    });
+    Some(Row { ratio_to: to.map(|(name, _)| name), ratio, goal: Some(goal), ..row })
+}
+
 /// One JSON object per line.
 pub(super) fn print_json(lines: &[impl Serialize]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
@@ -476,6 +527,21 @@ mod tests {
         check_met(&[12.0], Some(true));
         check_met(&[12.1], Some(false));
         check_met(&[12.0, 12.0], Some(false));
+    }
+
+    #[test]
+    fn a_goal_of_times_bounds_the_shortest() {
+        let place = ("nic", "pass-v4", "portcullis");
+        let empty = [20.0, 40.0, 22.0];
+        let rows = times(place, true, &[50.0, 60.0, 44.0], Some(("empty", &empty)), Some(2.2));
+        let [whole, shortest] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((whole.metric, whole.median, whole.ratio), (TIME, 50.0, Some(2.0)));
+        assert_eq!(whole.goal, Some(GoalFields::NONE));
+        assert_eq!((shortest.metric, shortest.median, shortest.ratio), (BEST, 44.0, Some(2.2)));
+        assert_eq!(shortest.goal.unwrap().met, Some(true));
+        let row = best_against(place, &[44.0], ("xdp-filter", &[50.0]), 0.75).unwrap();
+        assert_eq!((row.goal.unwrap().met, row.main), (Some(false), false));
+        assert!(times(place, false, &empty, None, None).iter().all(|row| row.goal.is_none()));
     }
 
     #[track_caller]

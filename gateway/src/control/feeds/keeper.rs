@@ -125,11 +125,9 @@ impl Keeper {
     fn configure(&mut self, wanted: &Wanted) {
         let is_first = self.generation == 0;
         self.generation = wanted.generation;
-        let protected_ranges = wanted.protected.ranges();
-        if protected_ranges != self.protected_ranges {
-            self.is_dirty = true;
-        }
-        self.protected_ranges = protected_ranges;
+        let before = std::mem::replace(&mut self.protected_ranges, wanted.protected.ranges());
+        let now = &self.protected_ranges;
+        let changed = Ranges::union([&before.without(now), &now.without(&before)]);
         self.protected = Some(wanted.protected.clone());
 
         let left = self.tables.lists().unwrap_or_else(|error| {
@@ -176,7 +174,10 @@ impl Keeper {
             }
             self.feeds.push(Kept { name: Arc::clone(&feed.name), number, tally: Arc::clone(tally), source });
         }
-        if self.lists() != left {
+        let lists = self.lists();
+        // Most of those who come and go are in no list.
+        let matters = is_first || lists.iter().any(|list| list.ranges.overlaps(&changed));
+        if lists != left || (matters && lists.iter().any(|list| !list.ranges.is_empty())) {
             self.is_dirty = true;
         }
         // What an earlier process has written down about its feeds' blocks is in the blocks themselves.

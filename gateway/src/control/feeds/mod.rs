@@ -103,18 +103,21 @@ struct Tally {
 
 impl Feeds {
     /// Follows the feeds of `snapshot`, into the maps that are pinned for it. Call it inside the control thread's runtime.
-    pub(super) fn start(snapshot: &Snapshot) -> io::Result<Self> {
+    pub(super) fn start(snapshot: &Snapshot, protected: Protected) -> io::Result<Self> {
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
-        let protected = Protected::of(&snapshot.config, &snapshot.addresses);
-        let wanted = Arc::new(ArcSwap::from_pointee(Wanted { feeds: Vec::new(), protected, generation: 0 }));
+        let wanted = Arc::new(ArcSwap::from_pointee(Wanted {
+            feeds: Vec::new(),
+            protected: protected.clone(),
+            generation: 0,
+        }));
         keeper::spawn(snapshot.config.prefilter.pin_dir.clone(), Arc::clone(&wanted), ordered)?;
         let mut feeds = Self { wanted, orders, engines: Vec::new() };
-        feeds.reconfigure(snapshot);
+        feeds.reconfigure(snapshot, protected);
         Ok(feeds)
     }
 
     /// Another configuration; feeds that are in both go on.
-    pub(super) fn reconfigure(&mut self, snapshot: &Snapshot) {
+    pub(super) fn reconfigure(&mut self, snapshot: &Snapshot, protected: Protected) {
         let before = self.wanted.load_full();
         let feeds: Vec<(Feed, Arc<Tally>)> = (snapshot.config.prefilter.feeds.iter())
             .map(|feed| {
@@ -123,7 +126,7 @@ impl Feeds {
             })
             .collect();
         self.engines.retain(|engine| feeds.iter().any(|(feed, _)| *feed == engine.feed));
-        self.want(feeds.clone(), snapshot, &before);
+        self.want(feeds.clone(), protected, &before);
         for (feed, tally) in feeds {
             let FeedSource::CrowdSec(crowdsec) = &feed.source else { continue };
             if self.engines.iter().all(|engine| engine.feed != feed) {
@@ -134,14 +137,15 @@ impl Feeds {
         }
     }
 
-    /// Servers have moved: who is never blocked.
-    pub(super) fn protect(&mut self, snapshot: &Snapshot) {
+    /// Who is never blocked, which changes when servers move and administrators come and go.
+    pub(super) fn protect(&mut self, protected: Protected) {
         let before = self.wanted.load_full();
-        self.want(before.feeds.clone(), snapshot, &before);
+        if before.protected != protected {
+            self.want(before.feeds.clone(), protected, &before);
+        }
     }
 
-    fn want(&mut self, feeds: Vec<(Feed, Arc<Tally>)>, snapshot: &Snapshot, before: &Wanted) {
-        let protected = Protected::of(&snapshot.config, &snapshot.addresses);
+    fn want(&mut self, feeds: Vec<(Feed, Arc<Tally>)>, protected: Protected, before: &Wanted) {
         let generation = before.generation + 1;
         self.wanted.store(Arc::new(Wanted { feeds, protected, generation }));
         self.beat();

@@ -76,15 +76,22 @@ pub struct Feeds {
 impl Feeds {
     /// Opens what a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
+        Self::open_in(&versioned(pin_dir)).map_err(|error| match error {
+            NicError::NotPinned(_) => NicError::NotPinned(pin_dir.to_owned()),
+            error => error,
+        })
+    }
+
+    /// Opens what is pinned in this very directory.
+    pub(super) fn open_in(dir: &Path) -> Result<Self, NicError> {
         let open = |name: &str| {
             let path = dir.join(name);
             sys::open_pin(&path).map_err(NicError::io(format!("open {}", path.display())))
         };
         if !dir.join("FEEDS4").exists() {
-            return Err(NicError::NotPinned(pin_dir.to_owned()));
+            return Err(NicError::NotPinned(dir.to_owned()));
         }
-        Ok(Self { tables4: open("FEEDS4")?, tables6: open("FEEDS6")?, dir })
+        Ok(Self { tables4: open("FEEDS4")?, tables6: open("FEEDS6")?, dir: dir.to_owned() })
     }
 
     /// What was published last, by whichever process.
@@ -99,11 +106,10 @@ impl Feeds {
 
     /// The feeds that list this address, whether or not it is protected.
     pub fn listings(&self, address: IpAddr) -> Result<Vec<Listing>, NicError> {
-        let listing = |list: List| Some(Listing { prefix: list.ranges.prefix_of(address)?, feed: list.name });
-        Ok(self.lists()?.into_iter().filter_map(listing).collect())
+        Ok(self.unpack(|lines| catalogue::listings(lines, address))?.unwrap_or_default())
     }
 
-    fn unpack<T>(&self, unpack: fn(&[Line]) -> Option<T>) -> Result<Option<T>, NicError> {
+    fn unpack<T>(&self, unpack: impl FnOnce(&[Line]) -> Option<T>) -> Result<Option<T>, NicError> {
         let area =
             Area::pinned(&self.dir.join(CATALOGUE)).map_err(NicError::io("open the feeds' catalogue"))?;
         let Some(area) = area else { return Ok(None) };

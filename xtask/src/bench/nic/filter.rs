@@ -1,0 +1,165 @@
+//! Our program with a policy in its maps, attached nowhere.
+//!
+//! Comes in: the object and what shall be blocked. Goes out: a descriptor to test. The maps are filled as the gateway
+//! fills them, by the same layouts and classes, but without its pins, its clock or its janitor.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    programs::Xdp,
+};
+use gateway_ebpf::{
+    Ban,
+    class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
+    layout::{DROP_MALFORMED, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
+};
+
+/// Port with limits.
+pub(super) const PORT: u16 = 443;
+/// As many cells as `sources_max` has by default.
+const CELLS: u32 = 1 << 20;
+/// `CLOCK_MONOTONIC` will not come so far: a block that ends, though not during the bench.
+const END_NS: u64 = u64::MAX >> 1;
+
+/// A map's value, as aya wants it.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, integers only, without padding, as its declaration checks.
+unsafe impl Pod for Plain<Ban> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Settings> {}
+
+/// What is blocked. Sources are blocked for a time, prefixes for good, as lists of them are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Blocked {
+    pub(super) sources4: Vec<u32>,
+    /// Upper halves.
+    pub(super) sources6: Vec<u64>,
+    pub(super) prefixes4: Vec<(u32, u8)>,
+    /// Upper halves.
+    pub(super) prefixes6: Vec<(u64, u8)>,
+}
+
+/// The program; its maps go with it.
+pub(super) struct Filter {
+    object: Ebpf,
+    pub(super) program: OwnedFd,
+}
+
+impl Filter {
+    /// Loads the object and fills its maps.
+    pub(super) fn new(object: &[u8], blocked: &Blocked) -> Result<Self> {
+        let room = |entries: usize| u32::try_from(entries.max(1)).unwrap_or(u32::MAX);
+        let mut object = EbpfLoader::new()
+            .override_global("AYA_LOG_LEVEL", &0_u8, false)
+            .map_max_entries("CELLS", CELLS)
+            .map_max_entries("BANS4", room(blocked.sources4.len()))
+            .map_max_entries("BANS6", room(blocked.sources6.len()))
+            .map_max_entries("BLOCK4", room(blocked.prefixes4.len()))
+            .map_max_entries("BLOCK6", room(blocked.prefixes6.len()))
+            .load(object)?;
+        let program: &mut Xdp =
+            object.program_mut("portcullis").context("no program in the object")?.try_into()?;
+        program.load()?;
+        let program = program.fd()?.as_fd().try_clone_to_owned()?;
+        let mut filter = Self { object, program };
+        filter.set()?;
+        filter.block(blocked)?;
+        filter.classify(blocked)?;
+        Ok(filter)
+    }
+
+    /// Limits as by default, but so wide that whoever runs the test does not reach them.
+    fn set(&mut self) -> Result<()> {
+        let never = Pace { interval_ns: 1, tolerance_ns: 1 << 40 };
+        let settings = Settings {
+            mode: MODE_ON,
+            flags: DROP_MALFORMED,
+            cell_mask: CELLS - 1,
+            source_mask_v4: u32::MAX,
+            source_mask_v6: u64::MAX,
+            seed: 0x1234_5678_9abc_def1,
+            packets: never,
+            syns: never,
+            samples: Pace { interval_ns: 10_000_000, tolerance_ns: 10_000_000 },
+            ..Settings::default()
+        };
+        let mut banks: Array<&mut MapData, Plain<Settings>> = self.map("SETTINGS")?;
+        banks.set(0, Plain(settings), 0)?;
+        let mut heartbeat: Array<&mut MapData, u64> = self.map("HEARTBEAT")?;
+        heartbeat.set(0, u64::MAX, 0)?;
+        let mut ports: Array<&mut MapData, u64> = self.map("PORTS")?;
+        let (word, bit) = port_bit(PORT);
+        debug_assert!((word as usize) < PORT_WORDS);
+        Ok(ports.set(word, 1 << bit, 0)?)
+    }
+
+    fn block(&mut self, blocked: &Blocked) -> Result<()> {
+        let source = Ban { expires_at_ns: END_NS, prefix_bits: 32, ..Ban::default() };
+        let mut bans4: HashMap<&mut MapData, u32, Plain<Ban>> = self.map("BANS4")?;
+        for address in &blocked.sources4 {
+            bans4.insert(address.to_be(), Plain(source), 0)?;
+        }
+        let mut bans6: HashMap<&mut MapData, u64, Plain<Ban>> = self.map("BANS6")?;
+        for upper in &blocked.sources6 {
+            bans6.insert(upper.to_be(), Plain(Ban { prefix_bits: 64, ..source }), 0)?;
+        }
+        let prefix = |prefix_bits| Plain(Ban { prefix_bits, ..Ban::default() });
+        let mut block4: LpmTrie<&mut MapData, [u32; 2], Plain<Ban>> = self.map("BLOCK4")?;
+        for (address, bits) in &blocked.prefixes4 {
+            block4.insert(&Key::new((*bits).into(), [address.to_be(), 0]), prefix(*bits), 0)?;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "each word is the lowest 32 bits of a shift")]
+        let word = |upper: u64, shift: u32| ((upper >> shift) as u32).to_be();
+        let mut block6: LpmTrie<&mut MapData, [u32; 4], Plain<Ban>> = self.map("BLOCK6")?;
+        for (upper, bits) in &blocked.prefixes6 {
+            let words = [word(*upper, 32), word(*upper, 0), 0, 0];
+            block6.insert(&Key::new((*bits).into(), words), prefix(*bits), 0)?;
+        }
+        Ok(())
+    }
+
+    fn classify(&mut self, blocked: &Blocked) -> Result<()> {
+        let sources4 = blocked.sources4.iter().map(|address| (*address, 32, Effect::Look));
+        let prefixes4 =
+            blocked.prefixes4.iter().map(|(address, bits)| (*address, *bits, Effect::DropForGood));
+        let rules: Vec<Rule4> = sources4
+            .chain(prefixes4)
+            .map(|(address, prefix_bits, effect)| Rule4 { address, prefix_bits, effect })
+            .collect();
+        let mut classes = vec![0; CLASS_WORDS];
+        classify24(&mut classes, &rules);
+        self.write_words("CLASS24", &classes)?;
+        let mut guard = vec![0_u64; GUARD_WORDS];
+        let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
+        for (upper, bits) in sources6.chain(blocked.prefixes6.iter().copied()) {
+            for bit in guard_bits_of(upper, bits).into_iter().flatten() {
+                if let Some(word) = guard.get_mut((bit / 64) as usize) {
+                    *word |= 1 << (bit % 64);
+                }
+            }
+        }
+        self.write_words("GUARD6", &guard)
+    }
+
+    fn write_words(&mut self, name: &str, words: &[u64]) -> Result<()> {
+        let mut map: Array<&mut MapData, u64> = self.map(name)?;
+        for (index, word) in (0..).zip(words).filter(|(_, word)| **word != 0) {
+            map.set(index, *word, 0)?;
+        }
+        Ok(())
+    }
+
+    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
+        &'a mut self,
+        name: &str,
+    ) -> Result<M> {
+        let map = self.object.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
+        Ok(M::try_from(map)?)
+    }
+}

@@ -1,0 +1,273 @@
+//! The kernel's test run, and the two small programs that a measurement needs besides the one measured.
+//!
+//! Comes in: a program's descriptor and a packet. Goes out: what it returned and how long a run took, by the kernel's
+//! own clock. [`pass`] does nothing; [`draw`] writes another source into the packet for each run and then goes on to
+//! the program measured, since a repeated packet would be answered from the cache. Both are assembled by hand: no
+//! compiler has a say in what they cost. Source: `include/uapi/linux/bpf.h`, RFC 9669.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+const BPF_PROG_TYPE_XDP: u32 = 6;
+const BPF_XDP: u32 = 37;
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const XDP_PASS: i32 = 2;
+
+/// What came of a test run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tested {
+    /// Mean over the repetitions.
+    pub(super) ns: f64,
+    /// `enum xdp_action` of the last one.
+    pub(super) action: u32,
+}
+
+/// Runs a program on a packet again and again.
+pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<Tested> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        program: u32,
+        action: u32,
+        data_in_bytes: u32,
+        data_out_bytes: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration_ns: u32,
+        context: [u64; 3],
+        flags: u32,
+        cpu: u32,
+    }
+    let mut attributes = Attributes {
+        program: number(program),
+        data_in_bytes: u32::try_from(packet.len()).unwrap_or(u32::MAX),
+        data_in: packet.as_ptr() as u64,
+        repeat,
+        ..Attributes::default()
+    };
+    bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
+    Ok(Tested { ns: attributes.duration_ns.into(), action: attributes.action })
+}
+
+/// Where and how [`draw`] writes a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Draw {
+    /// Offset of the four bytes in the frame.
+    pub(super) at: i16,
+    /// The number of different sources; 0: any at all.
+    pub(super) sources: u32,
+    /// Low bits of the four bytes that stay the same.
+    pub(super) fixed_bits: u8,
+}
+
+/// Spreads neighbouring numbers over all 32 bits, each to a place of its own.
+const SPREAD: u32 = 0x9e37_79b1;
+/// What the fixed bits are.
+const FIXED: u32 = 7;
+
+impl Draw {
+    /// The four bytes of the source with this number, as a big-endian number.
+    pub(super) fn source(self, number: u32) -> u32 {
+        let spread = number.wrapping_mul(SPREAD);
+        if self.fixed_bits == 0 { spread } else { spread << self.fixed_bits | FIXED }
+    }
+}
+
+/// A program that lets everything pass.
+pub(super) fn pass() -> io::Result<OwnedFd> {
+    load(&[instruction(MOVE_NUMBER, 0, 0, 0, XDP_PASS), instruction(EXIT, 0, 0, 0, 0)])
+}
+
+/// A program that draws a source and goes on to `next`; the random state lies in the frame's source MAC. The array
+/// has to live as long as the program is used.
+pub(super) fn draw(next: BorrowedFd<'_>, draw: Draw) -> io::Result<Drawing> {
+    let array = array_of(next)?;
+    let mut code = vec![
+        instruction(MOVE_64, 6, 1, 0, 0),
+        instruction(LOAD_32, 2, 1, 0, 0),
+        instruction(LOAD_32, 3, 1, 4, 0),
+        instruction(MOVE_64, 4, 2, 0, 0),
+        instruction(ADD_64_NUMBER, 4, 0, 0, i32::from(draw.at) + 4),
+        // Behind everything, to the exit; the distance is filled in below.
+        instruction(JUMP_IF_GREATER, 4, 3, 0, 0),
+        instruction(LOAD_32, 5, 2, 6, 0),
+    ];
+    let jump = code.len() - 2;
+    // Marsaglia's xorshift, 32 bits.
+    for (shift, by) in [(SHIFT_LEFT, 13), (SHIFT_RIGHT, 17), (SHIFT_LEFT, 5)] {
+        code.extend([
+            instruction(MOVE_32, 0, 5, 0, 0),
+            instruction(shift, 0, 0, 0, by),
+            instruction(XOR_32, 5, 0, 0, 0),
+        ]);
+    }
+    code.push(instruction(STORE_32, 2, 5, 6, 0));
+    if draw.sources != 0 {
+        code.push(instruction(MODULO_32, 5, 0, 0, draw.sources.cast_signed()));
+    }
+    code.push(instruction(MULTIPLY_32, 5, 0, 0, SPREAD.cast_signed()));
+    if draw.fixed_bits != 0 {
+        code.push(instruction(SHIFT_LEFT, 5, 0, 0, draw.fixed_bits.into()));
+        code.push(instruction(OR_32, 5, 0, 0, FIXED.cast_signed()));
+    }
+    code.extend([
+        instruction(TO_BIG_ENDIAN, 5, 0, 0, 32),
+        instruction(STORE_32, 2, 5, draw.at, 0),
+        instruction(MOVE_64, 1, 6, 0, 0),
+        instruction(LOAD_MAP, 2, 1, 0, array.as_raw_fd()),
+        0,
+        instruction(MOVE_NUMBER, 3, 0, 0, 0),
+        instruction(CALL, 0, 0, 0, TAIL_CALL),
+        instruction(MOVE_NUMBER, 0, 0, 0, XDP_PASS),
+        instruction(EXIT, 0, 0, 0, 0),
+    ]);
+    let to_exit = i16::try_from(code.len() - jump - 3).map_err(io::Error::other)?;
+    if let Some(placeholder) = code.get_mut(jump) {
+        *placeholder = instruction(JUMP_IF_GREATER, 4, 3, to_exit, 0);
+    }
+    Ok(Drawing { program: load(&code)?, _array: array })
+}
+
+/// The program made by [`draw`], with what it needs.
+pub(super) struct Drawing {
+    pub(super) program: OwnedFd,
+    _array: OwnedFd,
+}
+
+const MOVE_NUMBER: u8 = 0xb7;
+const MOVE_64: u8 = 0xbf;
+const MOVE_32: u8 = 0xbc;
+const ADD_64_NUMBER: u8 = 0x07;
+const LOAD_32: u8 = 0x61;
+const STORE_32: u8 = 0x63;
+const LOAD_MAP: u8 = 0x18;
+const SHIFT_LEFT: u8 = 0x64;
+const SHIFT_RIGHT: u8 = 0x74;
+const XOR_32: u8 = 0xac;
+const OR_32: u8 = 0x44;
+const MODULO_32: u8 = 0x94;
+const MULTIPLY_32: u8 = 0x24;
+const TO_BIG_ENDIAN: u8 = 0xdc;
+const JUMP_IF_GREATER: u8 = 0x2d;
+const CALL: u8 = 0x85;
+const EXIT: u8 = 0x95;
+const TAIL_CALL: i32 = 12;
+
+const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 {
+    code as u64
+        | (to as u64) << 8
+        | (from as u64) << 12
+        | (offset.cast_unsigned() as u64) << 16
+        | (number.cast_unsigned() as u64) << 32
+}
+
+fn load(code: &[u64]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        kind: u32,
+        instructions: u32,
+        code: u64,
+        license: u64,
+        log: [u32; 2],
+        log_buffer: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        ifindex: u32,
+        attach_type: u32,
+    }
+    let license = c"GPL";
+    let mut attributes = Attributes {
+        kind: BPF_PROG_TYPE_XDP,
+        instructions: u32::try_from(code.len()).map_err(io::Error::other)?,
+        code: code.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        // A program may only go on to another of its own sort.
+        flags: BPF_F_XDP_HAS_FRAGS,
+        attach_type: BPF_XDP,
+        ..Attributes::default()
+    };
+    descriptor(bpf(BPF_PROG_LOAD, &mut attributes)?)
+}
+
+/// An array of programs with one in it.
+fn array_of(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Create {
+        kind: u32,
+        key_bytes: u32,
+        value_bytes: u32,
+        entries_max: u32,
+        flags: u32,
+    }
+    #[repr(C)]
+    struct Update {
+        map: u32,
+        reserved: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+    let mut create =
+        Create { kind: BPF_MAP_TYPE_PROG_ARRAY, key_bytes: 4, value_bytes: 4, entries_max: 1, flags: 0 };
+    let array = descriptor(bpf(BPF_MAP_CREATE, &mut create)?)?;
+    let (key, value) = (0_u32, number(program));
+    let mut update = Update {
+        map: number(array.as_fd()),
+        reserved: 0,
+        key: &raw const key as u64,
+        value: &raw const value as u64,
+        flags: 0,
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
+    Ok(array)
+}
+
+fn bpf<A>(command: libc::c_long, attributes: &mut A) -> io::Result<libc::c_long> {
+    // SAFETY: the struct is laid out as the kernel's union member of this command, its size is given, and whatever it
+    // points to lives in the caller until the call returns.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+    let number = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn number(descriptor: BorrowedFd<'_>) -> u32 {
+    descriptor.as_raw_fd().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_number_has_a_source_of_its_own() {
+        for fixed_bits in [0, 8] {
+            let draw = Draw { at: 26, sources: 100_000, fixed_bits };
+            let sources: HashSet<u32> = (0..draw.sources).map(|number| draw.source(number)).collect();
+            assert_eq!(sources.len(), 100_000);
+        }
+    }
+
+    #[test]
+    fn instructions_are_laid_out_as_the_kernel_reads_them() {
+        let bytes = instruction(STORE_32, 2, 5, -2, 7).to_le_bytes();
+        assert_eq!(bytes, [0x63, 0x52, 0xfe, 0xff, 7, 0, 0, 0]);
+    }
+}
