@@ -249,6 +249,12 @@ pub const HAS_ALLOW4: u32 = 4;
 /// [`Settings::flags`]: `ALLOW6` has entries; without it the look-up is spared.
 pub const HAS_ALLOW6: u32 = 8;
 
+/// [`Settings::flags`]: sources of `KNOWN` have buckets of their own.
+pub const USE_KNOWN: u32 = 1 << 8;
+
+/// Entries of `KNOWN`.
+pub const KNOWN_MAX: usize = 65_536;
+
 /// Bits of an IPv4 address that make a network.
 pub const NETWORK_MASK_V4: u32 = u32::MAX << 8;
 /// Bits of an IPv6 address's upper half that make a network.

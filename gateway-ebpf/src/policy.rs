@@ -8,7 +8,7 @@ use crate::{
     class::{Class, GUARD_WIDE, class_index, guard_bits},
     layout::{
         Ban, DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, NETWORK_MASK_V4, NETWORK_MASK_V6,
-        Pace, PrefixKey4, PrefixKey6, Settings, THROTTLE, WHOLE_DROPS_PER_CHARGE,
+        Pace, PrefixKey4, PrefixKey6, Settings, THROTTLE, USE_KNOWN, WHOLE_DROPS_PER_CHARGE,
     },
     packet::Packet,
     verdict::{Clock, Reason, Tables},
@@ -155,17 +155,23 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
             return Reason::NotLimited;
         }
-        if of_source != 0 {
-            let paces = Paces { packets: settings.packets, syns: settings.syns, syn };
-            let refused = self.charge(Bucket::Source, payer.source, &paces, now_ns);
-            if let Some(reason) = refused {
-                return reason;
-            }
+        let paces = Paces { packets: settings.packets, syns: settings.syns, syn };
+        let own = self.charge_known(payer.source, &paces, now_ns);
+        let refused = match own {
+            Some(reason) => Some(reason).filter(|reason| reason.refuses()),
+            None if of_source != 0 => self.charge(Bucket::Source, payer.source, &paces, now_ns),
+            None => None,
+        };
+        if let Some(reason) = refused {
+            return reason;
         }
         if of_bytes != 0
             && self.too_many_bytes(Bucket::SourceBytes, payer.source, settings.bytes, packet, now_ns)
         {
             return Reason::ByteRate;
+        }
+        if own.is_some() {
+            return Reason::WithinLimits;
         }
         if of_network != 0 {
             let paces = Paces { packets: settings.network_packets, syns: settings.network_syns, syn };
@@ -185,6 +191,31 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             return Reason::NetworkRate;
         }
         Reason::WithinLimits
+    }
+
+    /// A known source has a bucket of its own: what strangers do, whoever they say they are, does not empty it, and what
+    /// is sent in its name gets no further than it would itself. `None`: it is a stranger.
+    #[inline(always)]
+    fn charge_known(&mut self, source: u64, paces: &Paces, now_ns: u64) -> Option<Reason> {
+        if self.settings.flags & USE_KNOWN == 0 {
+            return None;
+        }
+        let cell = self.tables.known(source)?;
+        let Paces { packets, syns, syn } = *paces;
+        // One row is enough, as for a throttle.
+        if syn && syns.interval_ns != 0 {
+            let mut unused_ns = cell.syns_ns;
+            if !bucket::admit(&mut cell.syns_ns, &mut unused_ns, now_ns, syns) {
+                return Some(Reason::SynRate);
+            }
+        }
+        if packets.interval_ns != 0 {
+            let mut unused_ns = cell.packets_ns;
+            if !bucket::admit(&mut cell.packets_ns, &mut unused_ns, now_ns, packets) {
+                return Some(Reason::PacketRate);
+            }
+        }
+        Some(Reason::WithinLimits)
     }
 
     #[inline(always)]

@@ -23,8 +23,8 @@ use gateway_ebpf::{
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
     layout::{
-        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX,
-        STRIKES_MAX, Sample, Settings, Strikes, port_bit,
+        Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6,
+        REASONS_MAX, STRIKES_MAX, Sample, Settings, Strikes, port_bit,
     },
     verdict::{Clock, Outcome},
 };
@@ -74,6 +74,9 @@ static BLOCK4: LpmTrie<[u32; 2], Ban, 65_536> = LpmTrie::new();
 /// As `BLOCK4`.
 #[btf_map]
 static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
+/// Buckets of sources of which something good is known. The key is the source as the limiter calls it.
+#[btf_map]
+static KNOWN: HashMap<u64, Cell, KNOWN_MAX, NO_PREALLOC> = HashMap::new();
 /// The limiter's two rows: even and odd indices.
 #[btf_map]
 static CELLS: Array<Cell, 65_536> = Array::new();
@@ -90,8 +93,9 @@ static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
 #[btf_map]
 static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
 
-/// The filter.
+/// The filter. Part of its entry, however long it gets: a call would cost every packet.
 #[xdp(frags)]
+#[inline(always)]
 fn portcullis(context: XdpContext) -> u32 {
     let bank = ACTIVE.get(0).copied().unwrap_or_default();
     // User space writes the other bank before it flips, so a program that still reads this one reads it whole.
@@ -329,6 +333,11 @@ impl Tables for Maps<'_> {
         let (first, second) = (CELLS.get_ptr_mut(even)?, CELLS.get_ptr_mut(odd)?);
         // SAFETY: the map's values live as long as the program runs, and an even index is never an odd one.
         Some(unsafe { (&mut *first, &mut *second) })
+    }
+
+    #[inline(always)]
+    fn known(&mut self, source: u64) -> Option<&mut Cell> {
+        find(&KNOWN, &source)
     }
 
     #[inline(always)]

@@ -198,6 +198,8 @@ pub trait Tables {
     fn limited(&self, port: u16) -> bool;
     /// Two different cells of the limiter.
     fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)>;
+    /// The bucket of a known source, as the limiter calls it.
+    fn known(&mut self, source: u64) -> Option<&mut Cell>;
     /// When user space last said that it lives.
     fn heartbeat_ns(&self) -> u64;
 }

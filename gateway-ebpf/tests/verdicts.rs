@@ -3,6 +3,7 @@
 mod table;
 mod limiter;
 mod classes;
+mod known;
 
 use gateway_ebpf::{
     Reason, Verdict, classify,

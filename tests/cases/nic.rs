@@ -7,6 +7,7 @@ mod stage;
 mod offences;
 mod protected;
 mod spoofed;
+mod attack;
 mod list;
 mod lockout;
 mod limits;

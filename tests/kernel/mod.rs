@@ -13,6 +13,7 @@ mod bans;
 mod classes;
 mod feeds;
 mod links;
+mod known;
 mod memory;
 mod steering;
 mod upgrade;

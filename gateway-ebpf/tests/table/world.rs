@@ -93,6 +93,8 @@ pub(crate) struct Host {
     guard: Vec<u64>,
     whole_drops: u64,
     cells: Vec<Cell>,
+    /// Buckets of known sources, by what the limiter calls them.
+    pub(crate) known: HashMap<u64, Cell>,
     pub(crate) heartbeat_ns: u64,
     feed: Vec<IpNet>,
 }
@@ -131,6 +133,7 @@ impl Host {
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
+            known: HashMap::new(),
             heartbeat_ns: NOW_NS,
             feed: Vec::new(),
         };
@@ -271,6 +274,10 @@ impl Tables for Host {
     fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)> {
         let [first, second] = self.cells.get_disjoint_mut([even as usize, odd as usize]).ok()?;
         Some((first, second))
+    }
+
+    fn known(&mut self, source: u64) -> Option<&mut Cell> {
+        self.known.get_mut(&source)
     }
 
     fn heartbeat_ns(&self) -> u64 {

@@ -177,11 +177,18 @@ impl Bans {
             Self::Export { pins, file } => export(&pins.open()?, file.as_deref(), now_ns)?,
             Self::Import { pins, file } => import(&mut pins.open()?, &file, now_ns)?,
             Self::Why { pins, address, json } => {
-                let explanation = pins.open()?.why(address, now_ns).map_err(told)?;
+                let bans = pins.open()?;
+                let explanation = bans.why(address, now_ns).map_err(told)?;
                 if json {
                     println!("{}", explanation.to_json(address));
                 } else {
                     print_explanation(address, &explanation);
+                    if let Some((source, strikes)) = bans.strikes_of(address).map_err(told)? {
+                        println!(
+                            "{source} was blocked {} times within escalation.memory, {} of them only slowed down",
+                            strikes.strikes, strikes.throttles
+                        );
+                    }
                 }
             }
         }

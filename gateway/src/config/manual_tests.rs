@@ -12,8 +12,9 @@ use super::{
         RawAccessFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections, RawConsumer,
         RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
         RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond,
-        RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawThreshold,
-        RawTls, RawTrace, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls, RawWebSocket,
+        RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawSigns,
+        RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls,
+        RawWebSocket,
     },
     tests::{Dir, env},
     types::Config,
@@ -51,6 +52,7 @@ fn the_manual_shows_the_defaults() {
     assert_eq!(manual.runtime, empty.runtime);
     assert_eq!(manual.prefilter, empty.prefilter);
     assert_eq!(manual.escalation, empty.escalation);
+    assert_eq!(manual.under_attack, empty.under_attack);
     assert_eq!(manual.log, empty.log);
     let listener = |config: &Config| (config.listeners[0].timeouts, config.listeners[0].limits);
     assert_eq!(listener(&manual), listener(&empty));
@@ -72,6 +74,8 @@ fn the_manual_has_an_entry_for_every_key() {
         ("prefilter", keys_of::<RawByteBucket>()),
         ("escalation", keys_of::<RawEscalation>()),
         ("escalation", keys_of::<RawThreshold>()),
+        ("under_attack", keys_of::<RawUnderAttack>()),
+        ("under_attack", keys_of::<RawSigns>()),
         ("listeners", keys_of::<RawListener>()),
         ("listeners.public.tls", keys_of::<RawTls>()),
         ("listeners.public.tls", keys_of::<RawCertificate>()),

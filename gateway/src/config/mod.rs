@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 mod types;
 mod escalation;
+mod under_attack;
 mod edits;
 mod feeds;
 mod cors;
@@ -38,6 +39,7 @@ pub use feeds::{CrowdSec, FEEDS_MAX, Feed, FeedSource};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};
 pub use types::*;
+pub use under_attack::{Signs, UnderAttack};
 
 pub use units::duration;
 

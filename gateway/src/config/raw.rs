@@ -26,6 +26,7 @@ pub(super) struct RawFile {
     pub(super) runtime: Field<RawRuntime>,
     pub(super) prefilter: Field<RawPrefilter>,
     pub(super) escalation: Field<RawEscalation>,
+    pub(super) under_attack: Field<RawUnderAttack>,
     pub(super) listeners: Named<RawListener>,
     pub(super) upstreams: Named<RawUpstream>,
     pub(super) auth: Named<RawAuth>,
@@ -123,6 +124,25 @@ pub(super) struct RawEscalation {
     pub(super) malformed: Field<OrOff<RawThreshold>>,
     pub(super) attack: Field<OrOff<RawThreshold>>,
     pub(super) not_found: Field<OrOff<RawThreshold>>,
+}
+
+/// `[under_attack]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawUnderAttack {
+    pub(super) elevated: Field<RawSigns>,
+    pub(super) attack: Field<RawSigns>,
+    pub(super) calm_after: Field<Span>,
+    pub(super) strangers: Field<Percent>,
+}
+
+/// `{ drops, syns, packets }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { drops, syns, packets }")]
+pub(super) struct RawSigns {
+    pub(super) drops: Field<OrOff<PerSecond>>,
+    pub(super) syns: Field<OrOff<PerSecond>>,
+    pub(super) packets: Field<OrOff<PerSecond>>,
 }
 
 /// `{ count, within }`

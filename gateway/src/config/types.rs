@@ -12,6 +12,7 @@ use super::{
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
     feeds::Feed,
+    under_attack::UnderAttack,
 };
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
@@ -32,6 +33,8 @@ pub struct Config {
     pub prefilter: Prefilter,
     /// `[escalation]`
     pub escalation: Escalation,
+    /// `[under_attack]`
+    pub under_attack: UnderAttack,
     /// `[listeners.*]` that serve requests, in order of their names.
     pub listeners: Vec<Listener>,
     /// The one `[listeners.*]` of kind "admin".

@@ -49,6 +49,8 @@ pub(super) struct Health {
     pub(super) workers: usize,
     /// Policy snapshots published since the start.
     pub(super) generation: u64,
+    /// "calm", "elevated" or "attack".
+    pub(super) pressure: &'static str,
     /// Interfaces that carry the filter.
     pub(super) filter: Vec<Attached>,
 }

@@ -12,7 +12,7 @@ use crate::{
     decide::{Snapshot, known::Known},
     nic::{
         BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
-        Strikes, monotonic_ns, peers,
+        Reason, Strikes, monotonic_ns, peers,
     },
     respond::{Offence, OffenceKind},
 };
@@ -20,6 +20,7 @@ use crate::{
 use super::{
     admins::Admins,
     escalate::{Action, Block, Escalation, Remembered, Tally},
+    pressure::{Pressure, Rates, State, Totals},
     protect::Protected,
 };
 
@@ -36,6 +37,10 @@ pub(super) struct Blocks {
     diagnostics: Option<LogSource>,
     listener_ports: Vec<u16>,
     admins: Admins,
+    pressure: Pressure,
+    known: Arc<Known>,
+    /// Sources that the filter knows.
+    known_at_nic: usize,
     beats: u64,
     written: BTreeMap<OffenceKind, u64>,
     throttled: BTreeMap<OffenceKind, u64>,
@@ -52,10 +57,13 @@ impl Blocks {
         let protected = Protected::of(config, &snapshot.addresses, []);
         let mut blocks = Self {
             diagnostics: filter.as_mut().and_then(Filter::take_log_source),
-            escalation: Escalation::new(config.escalation.clone(), protected, known),
+            escalation: Escalation::new(config.escalation.clone(), protected, Arc::clone(&known)),
             filter,
             listener_ports: listener_ports(config),
             admins: Admins::default(),
+            pressure: Pressure::default(),
+            known,
+            known_at_nic: 0,
             beats: 0,
             written: BTreeMap::new(),
             throttled: BTreeMap::new(),
@@ -198,6 +206,7 @@ impl Blocks {
         if self.beats.is_multiple_of(BEATS_PER_LOOK) {
             self.look_at_admins(snapshot, now_ns);
         }
+        self.feel_pressure(snapshot, now_ns);
         let Some(filter) = &mut self.filter else { return };
         if let Err(error) = filter.look_after() {
             log::error!("the filter is not where it should be: {error}");
@@ -218,6 +227,45 @@ impl Blocks {
             diagnostics.flush();
         }
         filter.samples(|sample| log::debug!("{sample:?}"));
+    }
+
+    /// Whether we are under attack, and who passes first while it is not calm.
+    fn feel_pressure(&mut self, snapshot: &Snapshot, now_ns: u64) {
+        let totals = totals(&self.counters());
+        let Some(filter) = &mut self.filter else { return };
+        let has_changed = self.pressure.observe(totals, &snapshot.config.under_attack, now_ns);
+        let state = self.pressure.state();
+        if has_changed {
+            let Rates { packets, drops, syns } = self.pressure.rates();
+            log::warn!(
+                "{}: {packets:.0} packets/s, {drops:.0} of them refused, {syns:.0} of those SYNs",
+                state.label()
+            );
+            self.known.set_under_attack(state == State::Attack);
+        }
+        let is_calm = state == State::Calm;
+        if is_calm && self.known_at_nic == 0 && !has_changed {
+            return;
+        }
+        let config = &snapshot.config;
+        let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
+        let known_for_ns = u64::try_from(config.escalation.known_for.as_nanos()).unwrap_or(u64::MAX);
+        let since_ns = if is_calm { u64::MAX } else { now_ns.saturating_sub(known_for_ns) };
+        let sources = self.known.since(since_ns).filter_map(|(source, _)| source.prefix(bits));
+        match filter.set_known(sources).and_then(|count| filter.use_known(!is_calm).map(|()| count)) {
+            Ok(count) => self.known_at_nic = count,
+            Err(error) => log::warn!("known sources are strangers to the filter: {error}"),
+        }
+    }
+
+    /// How hard the NIC is pressed.
+    pub(super) fn pressure(&self) -> State {
+        self.pressure.state()
+    }
+
+    /// Sources that have buckets of their own at the NIC.
+    pub(super) fn known(&self) -> usize {
+        self.known_at_nic
     }
 
     /// The new configuration's limits, prefixes and thresholds; counts and blocks stay.
@@ -301,6 +349,20 @@ impl Blocks {
 /// Destination ports of the listeners.
 pub(crate) fn listener_ports(config: &Config) -> Vec<u16> {
     config.listeners.iter().map(|listener| listener.address.port()).collect()
+}
+
+fn totals(counters: &[Counter]) -> Totals {
+    let mut totals = Totals::default();
+    for counter in counters {
+        totals.packets += counter.packets;
+        if counter.reason.refuses() {
+            totals.drops += counter.packets;
+        }
+        if counter.reason == Reason::SynRate {
+            totals.syns += counter.packets;
+        }
+    }
+    totals
 }
 
 /// Where administrators come in: by default whatever this host listens on, without what serves clients.

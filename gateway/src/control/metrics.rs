@@ -188,6 +188,8 @@ fn fold_filter(blocks: &mut Blocks) {
     for (kind, count) in blocks.throttled() {
         counter!("portcullis_throttles_total", "reason" => kind.label()).absolute(count);
     }
+    gauge!("portcullis_under_attack").set(f64::from(blocks.pressure() as u8));
+    gauge!("portcullis_known_sources").set(float(blocks.known() as u64));
     let (admins, overflows) = blocks.admins();
     gauge!("portcullis_admins").set(float(admins as u64));
     counter!("portcullis_bounds_hit_total", "bound" => "admin_connections").absolute(overflows);
@@ -238,6 +240,8 @@ fn describe() {
         "portcullis_throttles_total",
         "Sources that crossed a line and were slowed down instead of blocked, since consumers share them"
     );
+    describe_gauge!("portcullis_under_attack", "0 calm, 1 elevated, 2 attack");
+    describe_gauge!("portcullis_known_sources", "Sources with a bucket of their own at the NIC");
     describe_gauge!("portcullis_admins", "Addresses that are not blocked because they administer this host");
     describe_counter!("portcullis_bans_failed_total", "Blocks that could not be written");
     describe_gauge!("portcullis_bans_active", "Blocks in force");

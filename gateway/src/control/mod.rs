@@ -7,6 +7,7 @@
 //! is the loop around it.
 
 mod admins;
+mod pressure;
 pub mod protect;
 pub mod escalate;
 pub mod health;
@@ -284,7 +285,8 @@ impl Control {
                 let filter = self.blocks.attached();
                 let filter = filter.map(|(interface, mode)| Attached { interface, mode }).collect();
                 let (workers, generation) = (self.cells.len(), snapshot.generation);
-                answer.send(Health { status: "ok", workers, generation, filter }).is_ok()
+                let pressure = self.blocks.pressure().label();
+                answer.send(Health { status: "ok", workers, generation, pressure, filter }).is_ok()
             }
             Question::Bans(answer) => answer.send(self.blocks.list()).is_ok(),
         };

@@ -12,7 +12,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -30,6 +30,8 @@ const V4: u64 = 0xffff_0000_0000_0000;
 pub struct Known {
     sets: Box<[Set]>,
     keyed: RandomState,
+    /// They pass before strangers.
+    under_attack: AtomicBool,
 }
 
 #[repr(align(64))]
@@ -83,7 +85,21 @@ impl Known {
     /// with them.
     pub fn new(sources: usize, keyed: RandomState) -> Self {
         let sets = sources.div_ceil(SLOTS_PER_SET).max(1).next_power_of_two();
-        Self { sets: std::iter::repeat_with(Set::default).take(sets).collect(), keyed }
+        Self {
+            sets: std::iter::repeat_with(Set::default).take(sets).collect(),
+            keyed,
+            under_attack: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on those who are known pass before strangers, or no longer.
+    pub fn set_under_attack(&self, under_attack: bool) {
+        self.under_attack.store(under_attack, SeqCst);
+    }
+
+    /// Whether they do.
+    pub fn under_attack(&self) -> bool {
+        self.under_attack.load(SeqCst)
     }
 
     /// A request of this source was authenticated at `now_ns`.

@@ -167,6 +167,12 @@ pub(super) fn empty() -> config::Config {
             known_for: Duration::ZERO,
             throttle: None,
         },
+        under_attack: config::UnderAttack {
+            elevated: config::Signs::default(),
+            attack: config::Signs::default(),
+            calm_after: Duration::ZERO,
+            strangers_percent: 100,
+        },
         listeners: Vec::new(),
         admin: None,
         upstreams: Vec::new(),

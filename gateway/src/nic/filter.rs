@@ -11,7 +11,7 @@ use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::Xdp};
 use aya_log::EbpfLogger;
 use gateway_ebpf::{
     ABI, Ban, BanOrigin, Reason, Verdict,
-    layout::{HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, Sample, Settings},
+    layout::{HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, Sample, Settings, USE_KNOWN},
 };
 use ipnet::IpNet;
 
@@ -19,6 +19,7 @@ use super::{
     NicError,
     bans::{Bans, ignore_missing},
     bpffs, heritage,
+    known::Known,
     link::{self, Standing},
     maps::{PINNED, Plain, Runtime, of_version, versioned},
     prefix::{canonical, key4, key6, net4, net6},
@@ -40,11 +41,12 @@ pub struct Filter {
     /// Where this version's maps and links are pinned.
     dir: PathBuf,
     object: Ebpf,
-    bans: Bans,
+    pub(super) bans: Bans,
     runtime: Runtime,
     attached: Vec<(String, XdpMode)>,
     /// The mode that the configuration wants.
     mode: XdpMode,
+    pub(super) known: Known,
 }
 
 /// Packets and bytes of one reason and verdict, over all CPUs, since the maps were made.
@@ -133,6 +135,7 @@ impl Filter {
             runtime: Runtime::open(dir)?,
             attached: Vec::new(),
             mode: prefilter.mode,
+            known: Known::default(),
         };
         filter.heartbeat(sys::monotonic_ns())?;
         filter.apply_policy(prefilter, listener_ports)?;
@@ -285,7 +288,7 @@ impl Filter {
         let (old, _) = policy.settings()?;
         let seed = if old.seed == 0 { random()? } else { old.seed };
         let mut new = settings::settings(prefilter, seed, self.runtime.cells);
-        new.flags |= flags;
+        new.flags |= flags | if self.known.is_used { USE_KNOWN } else { 0 };
         if new == old {
             return Ok(());
         }

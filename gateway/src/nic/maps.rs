@@ -11,7 +11,7 @@ use aya::{
 };
 use gateway_ebpf::{
     ABI, Ban,
-    layout::{CpuState, Note, NoteKey, Settings, Strikes},
+    layout::{Cell, CpuState, Note, NoteKey, Settings, Strikes},
 };
 
 use super::{NicError, classes::Classes};
@@ -34,6 +34,8 @@ unsafe impl Pod for Plain<Note> {}
 unsafe impl Pod for Plain<NoteKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Strikes> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Cell> {}
 
 pub(super) type Key4 = Key<[u32; 2]>;
 pub(super) type Key6 = Key<[u32; 4]>;
@@ -53,6 +55,7 @@ pub(super) struct Policy {
     pub(super) block6: Trie6<Plain<Ban>>,
     pub(super) notes: HashMap<MapData, Plain<NoteKey>, Plain<Note>>,
     pub(super) strikes: HashMap<MapData, Plain<NoteKey>, Plain<Strikes>>,
+    pub(super) known: HashMap<MapData, u64, Plain<Cell>>,
 }
 
 impl Policy {
@@ -73,6 +76,7 @@ impl Policy {
             block6: open(dir, "BLOCK6")?,
             notes: open(dir, "NOTES")?,
             strikes: open(dir, "STRIKES")?,
+            known: open(dir, "KNOWN")?,
         })
     }
 
@@ -118,7 +122,7 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 19] = [
+pub(super) const PINNED: [&str; 20] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -138,6 +142,7 @@ pub(super) const PINNED: [&str; 19] = [
     "FEEDS4",
     "FEEDS6",
     "STRIKES",
+    "KNOWN",
 ];
 
 /// Where this version's maps and links are pinned.

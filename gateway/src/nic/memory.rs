@@ -13,7 +13,7 @@ use super::{
     Bans, NicError,
     bans::{found, ignore_missing, is_full},
     maps::Plain,
-    prefix::{canonical, note_key},
+    prefix::{canonical, note_key, source_of},
 };
 
 impl Bans {
@@ -26,6 +26,18 @@ impl Bans {
     /// The strikes of exactly this source.
     pub fn strikes(&self, source: IpNet) -> Result<Option<Strikes>, NicError> {
         Ok(found(self.policy.strikes.get(&Plain(note_key(source)), 0))?.map(|Plain(strikes)| strikes))
+    }
+
+    /// The source that an address belongs to, with its strikes, if it has any.
+    pub fn strikes_of(&self, address: IpAddr) -> Result<Option<(IpNet, Strikes)>, NicError> {
+        let (settings, _) = self.policy.settings()?;
+        // A neighbour of a protected address counts alone.
+        for source in [source_of(address, &settings), canonical(IpNet::from(address))] {
+            if let Some(strikes) = self.strikes(source)? {
+                return Ok(Some((source, strikes)));
+            }
+        }
+        Ok(None)
     }
 
     /// Wipes the slate of a source; false: there was nothing on it.

@@ -16,6 +16,7 @@ pub mod features;
 mod filter;
 mod heritage;
 mod json;
+mod known;
 mod link;
 mod listed;
 mod maps;

@@ -325,6 +325,10 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
         worker.cells.bound_hit(Bound::Connections);
         return;
     }
+    if worker.known.under_attack() && is_one_stranger_too_many(worker, peer.ip(), &manners.settings) {
+        worker.cells.bound_hit(Bound::Strangers);
+        return;
+    }
     let Ok(place) = find_place(worker, peer.ip().to_canonical(), &manners.settings) else {
         worker.cells.bound_hit(Bound::ConnectionsPerSource);
         return;
@@ -344,6 +348,25 @@ async fn hold(worker: Rc<Worker>, peer: IpAddr, begun: Pin<Box<impl Future<Outpu
     }
     worker.cells.connection_closed();
     worker.connections.set(worker.connections.get() - 1);
+}
+
+/// Under attack the rest of the room is for those of whom something good is known, and for who speaks for others.
+fn is_one_stranger_too_many(worker: &Worker, peer: IpAddr, listener: &config::Listener) -> bool {
+    let current = worker.current();
+    let config = &current.snapshot.config;
+    let percent = usize::try_from(config.under_attack.strangers_percent).unwrap_or(100);
+    if worker.connections.get() < worker.connections_max.saturating_mul(percent) / 100 {
+        return false;
+    }
+    let peer = peer.to_canonical();
+    let trusted = listener.trusted_proxies.iter().chain(&listener.proxy_protocol_from);
+    if trusted.chain(&config.prefilter.allow).any(|prefix| prefix.contains(&peer)) {
+        return false;
+    }
+    let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
+    let seen_ns = known::Source::of(peer, bits).and_then(|source| worker.known.seen_ns(source));
+    let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(config.escalation.known_for)) >= monotonic_ns();
+    !seen_ns.is_some_and(lately)
 }
 
 /// The peer's place in the crowd, where it needs one: behind a trusted proxy or a forwarder stand many sources, of

@@ -38,6 +38,8 @@ pub enum Bound {
     ConnectionsPerSource,
     /// The table of connections by source had no slot for one: it was let in uncounted.
     Crowd,
+    /// `under_attack.strangers`
+    Strangers,
     /// `runtime.buffers_max`
     Buffers,
     /// The process had no descriptor left.
@@ -68,10 +70,11 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
+        Self::Strangers,
         Self::Buffers,
         Self::Descriptors,
         Self::OffenceQueue,
@@ -93,6 +96,7 @@ impl Bound {
             Self::Connections => "connections",
             Self::ConnectionsPerSource => "connections_per_source",
             Self::Crowd => "connections_per_source_table",
+            Self::Strangers => "strangers",
             Self::Buffers => "buffers",
             Self::Descriptors => "descriptors",
             Self::OffenceQueue => "offence_queue",

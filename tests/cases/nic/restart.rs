@@ -72,6 +72,8 @@ fn a_restart_wipes_nobodys_slate() {
         stage.await_served(source);
         let over = wait::until(TIME_MAX, || stage.blocked().is_empty().then_some(()));
         assert!(over.is_some());
+        let why = stage.told(&["bans", "why", &GUESSER_V4.to_string()]);
+        assert!(why.contains(&format!("was blocked {strikes} times")), "{why}");
         stage.take_gateway().kill().unwrap();
         stage.start(sections);
     }

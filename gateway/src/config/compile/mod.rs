@@ -22,6 +22,7 @@ use super::{
 mod edge;
 mod escalation;
 mod feeds;
+mod under_attack;
 mod pem;
 mod listener;
 mod listener_tls;
@@ -66,6 +67,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
     let runtime = single(report, &mut parts, "runtime", |f| &mut f.runtime);
     let prefilter = single(report, &mut parts, "prefilter", |f| &mut f.prefilter);
     let escalation = single(report, &mut parts, "escalation", |f| &mut f.escalation);
+    let under_attack = single(report, &mut parts, "under_attack", |f| &mut f.under_attack);
     let log = single(report, &mut parts, "log", |f| &mut f.log);
     let trace = single(report, &mut parts, "trace", |f| &mut f.trace);
     let fleet = single(report, &mut parts, "fleet", |f| &mut f.fleet);
@@ -103,6 +105,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
         escalation: escalation::escalation(report, escalation),
+        under_attack: under_attack::under_attack(report, under_attack),
         listeners,
         admin,
         upstreams: upstream::upstreams(report, upstreams),

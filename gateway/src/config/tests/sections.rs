@@ -97,6 +97,17 @@ fn prefilter_and_escalation() {
 }
 
 #[test]
+fn under_attack() {
+    let section = |line: &str| accept(&format!("[under_attack]\n{line}\n")).under_attack;
+    let signs = section("elevated = { syns = \"off\", packets = \"5/s\" }").elevated;
+    assert_eq!((signs.drops_per_s, signs.syns_per_s, signs.packets_per_s), (Some(1000.0), None, Some(5.0)));
+    assert_eq!(section("strangers = \"10%\"").strangers_percent, 10);
+    let refused = |line: &str, expected: &str| refuse(&format!("[under_attack]\n{line}\n"), &[expected]);
+    refused("attack = { drops = \"10/s\" }", "2:10: `under_attack.attack` begins below");
+    refused("elevated = { drops = 5 }", "2:22: `under_attack.elevated.drops`: 5 needs a unit");
+}
+
+#[test]
 fn listeners() {
     let with = |line: &str| format!("[listeners.a]\naddress = \"127.0.0.1:8080\"\n{line}\n");
     refuse("[listeners.a]\n", &["1:12: `listeners.a` needs `address`"]);

@@ -11,7 +11,9 @@ async fn control(mut questions: mpsc::Receiver<Question>) {
         match question {
             Question::Health(answer) => {
                 let filter = vec![Attached { interface: "eth0".into(), mode: "native".into() }];
-                answer.send(Health { status: "ok", workers: 2, generation: 1, filter }).unwrap();
+                answer
+                    .send(Health { status: "ok", workers: 2, generation: 1, pressure: "calm", filter })
+                    .unwrap();
             }
             Question::Metrics(answer) => answer.send("portcullis_workers 2\n".into()).unwrap(),
             Question::Bans(answer) => answer.send(Err("no filter".into())).unwrap(),
@@ -49,8 +51,7 @@ async fn loopback_is_served_under_its_own_names_only() {
     let local = format!("Host: {address}\r\n");
     let health = get("/health", &local).await;
     assert!(health.starts_with("HTTP/1.1 200"), "{health}");
-    let expected =
-        r#"{"status":"ok","workers":2,"generation":1,"filter":[{"interface":"eth0","mode":"native"}]}"#;
+    let expected = r#"{"status":"ok","workers":2,"generation":1,"pressure":"calm","filter":[{"interface":"eth0","mode":"native"}]}"#;
     assert!(health.ends_with(expected), "{health}");
     let metrics = get("/metrics", &local).await;
     assert!(metrics.starts_with("HTTP/1.1 200") && metrics.ends_with("portcullis_workers 2\n"), "{metrics}");
