@@ -55,7 +55,7 @@ pub struct Ban {
     pub strikes: u16,
     /// What it did: a [`BanKind`].
     pub kind: u8,
-    /// Who decided: a [`BanOrigin`].
+    /// Who decided: a [`BanOrigin`], with a feed's number in its lower bits.
     pub origin: u8,
     /// The prefix's own length in bits; a look-up that finds an expired prefix goes on above it.
     pub prefix_bits: u8,
@@ -71,6 +71,11 @@ pub const DROP: u8 = 0;
 pub const THROTTLE: u8 = 1;
 
 impl Ban {
+    /// The feed that decided, by its number.
+    pub const fn feed(&self) -> Option<u8> {
+        if self.origin & FEED_ORIGIN == 0 { None } else { Some(self.origin & !FEED_ORIGIN) }
+    }
+
     /// How fast packets may come under a throttle.
     #[inline(always)]
     pub const fn pace(&self) -> Pace {
@@ -102,6 +107,9 @@ pub enum BanKind {
     Listed = 32,
 }
 
+/// [`BanOrigin::Feed`]: this bit, and the feed's number below it.
+pub const FEED_ORIGIN: u8 = 0x80;
+
 /// Who decided on a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -113,8 +121,8 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
-    /// `[prefilter.feeds]`
-    Feed = 3,
+    /// `[prefilter.feeds]`; which one stands in the lower bits.
+    Feed = FEED_ORIGIN,
 }
 
 impl BanKind {
@@ -156,6 +164,7 @@ impl BanOrigin {
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
+        let number = if number & FEED_ORIGIN == 0 { number } else { FEED_ORIGIN };
         Self::ALL.into_iter().find(|origin| *origin as u8 == number).unwrap_or_default()
     }
 

@@ -50,21 +50,23 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     #[inline(always)]
     pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
         let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
-        match Class::of(self.tables.class_word(class_index(source)), source) {
-            // What feeds list is not in the classes: they are swapped as a whole.
-            Class::Clean => return self.feed4(source),
+        let class = Class::of(self.tables.class_word(class_index(source)), source);
+        match class {
             Class::Allow => return Some(Reason::Allowed),
             Class::Drop => {
                 self.charge_whole_drop(&key);
                 return Some(Reason::BlockedPrefix);
             }
-            Class::Deeper => {}
+            Class::Deeper if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) => {
+                return Some(Reason::Allowed);
+            }
+            Class::Clean | Class::Deeper => {}
         }
-        if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
-            return Some(Reason::Allowed);
+        if self.tables.listed4(source) {
+            return Some(Reason::BlockedFeed);
         }
-        if let Some(reason) = self.feed4(source) {
-            return Some(reason);
+        if class == Class::Clean {
+            return None;
         }
         if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
@@ -84,17 +86,18 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     /// As [`Self::source4`].
     #[inline(always)]
     pub(crate) fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
-        if !self.guarded6(upper) {
-            return self.feed6(upper, lower);
-        }
+        let guarded = self.guarded6(upper);
         let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
         let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
         let mut key = PrefixKey6 { prefix_bits: 128, address };
-        if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
+        if guarded && self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
             return Some(Reason::Allowed);
         }
-        if let Some(reason) = self.feed6(upper, lower) {
-            return Some(reason);
+        if self.tables.listed6(upper, lower) {
+            return Some(Reason::BlockedFeed);
+        }
+        if !guarded {
+            return None;
         }
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
@@ -109,18 +112,6 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
         }
         None
-    }
-
-    /// Whether a block list that others keep holds the source.
-    #[inline(always)]
-    fn feed4(&self, source: u32) -> Option<Reason> {
-        if self.tables.listed4(source) { Some(Reason::BlockedFeed) } else { None }
-    }
-
-    /// As [`Self::feed4`].
-    #[inline(always)]
-    fn feed6(&self, upper: u64, lower: u64) -> Option<Reason> {
-        if self.tables.listed6(upper, lower) { Some(Reason::BlockedFeed) } else { None }
     }
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.

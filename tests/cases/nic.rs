@@ -13,3 +13,5 @@ mod lockout;
 mod limits;
 mod restart;
 mod syn_flood;
+mod feeds;
+mod crowdsec;

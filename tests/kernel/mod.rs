@@ -83,6 +83,7 @@ fn prefilter() -> Prefilter {
         syn_flood_per_s: 2_000.0,
         drop_malformed: true,
         samples_per_s: 100,
+        feeds: Vec::new(),
     }
 }
 

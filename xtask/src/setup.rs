@@ -8,6 +8,7 @@ mod clients;
 mod peers;
 
 use std::{
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -130,6 +131,7 @@ const PROGRAMS: &[Program] = &[
     // Brings h2load as well, which tests start, too.
     Program { name: "nghttp", package: "nghttp2-client", version_flag: "--version", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
+    Program { name: "cscli", package: "crowdsec", version_flag: "version", need: Need::Lab },
     Program { name: "bpftool", package: "bpftool", version_flag: "version", need: Need::Optional },
 ];
 
@@ -207,9 +209,14 @@ impl Steps {
                 return Ok(Outcome::Absent(format!("optional; {}", apt::advice(&[program.package]))));
             }
             ensure!(!check, apt::advice(&[program.package]));
+            if program.package == "crowdsec" {
+                keep_unregistered()?;
+            }
             apt.install(&[program.package])?;
-            if program.name == "nginx" {
-                leave_stopped("nginx");
+            match program.package {
+                "nginx-light" => leave_stopped("nginx"),
+                "crowdsec" => leave_stopped("crowdsec"),
+                _ => {}
             }
             let path = process::find(program.name)
                 .with_context(|| format!("package {} brought no {}", program.package, program.name))?;
@@ -343,6 +350,18 @@ fn cargo_install(project: &Project, name: &str, version: &str, root: &Path) -> C
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("RUSTFLAGS");
     command
+}
+
+/// CrowdSec's package registers the machine with the makers' own service, and fails where that can't be reached; it
+/// does neither where this file has something in it.
+fn keep_unregistered() -> Result<()> {
+    let file = Path::new("/etc/crowdsec/online_api_credentials.yaml");
+    if fs::metadata(file).is_ok_and(|metadata| metadata.len() > 0) {
+        return Ok(());
+    }
+    fs::create_dir_all("/etc/crowdsec").context("making /etc/crowdsec")?;
+    fs::write(file, "# Not registered with the central API; `cscli capi register` does it.\n")
+        .with_context(|| format!("writing {}", file.display()))
 }
 
 /// A server that listens is no thing to leave behind; only its program is wanted.

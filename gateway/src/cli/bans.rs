@@ -12,7 +12,10 @@ use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use portcullis::{
     control,
-    nic::{self, Allowed, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError, peers},
+    nic::{
+        self, Allowed, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, List, Listing, NicError,
+        peers,
+    },
 };
 
 use super::{CONFIG_DEFAULT, Told, load, pin_dir};
@@ -23,6 +26,9 @@ pub(crate) enum Bans {
     List {
         #[command(flatten)]
         pins: Pins,
+        /// What this feed lists, prefix by prefix, instead of the blocks
+        #[arg(long, value_name = "NAME")]
+        feed: Option<String>,
         /// One JSON array
         #[arg(long)]
         json: bool,
@@ -87,11 +93,26 @@ pub(crate) struct Pins {
 
 impl Pins {
     fn open(&self) -> Told<nic::Bans> {
-        let directory = match &self.pin_dir {
-            Some(directory) => directory.clone(),
-            None => pin_dir(&self.config)?,
-        };
-        nic::Bans::open_pinned(&directory).map_err(told)
+        nic::Bans::open_pinned(&self.directory()?).map_err(told)
+    }
+
+    /// What the feeds list, as it is in force.
+    fn feeds(&self) -> Told<Vec<List>> {
+        nic::Feeds::open_pinned(&self.directory()?).and_then(|feeds| feeds.lists()).map_err(told)
+    }
+
+    fn feed_list(&self, name: &str) -> Told<List> {
+        let lists = self.feeds()?;
+        let names: Vec<&str> = lists.iter().map(|list| &*list.name).collect();
+        let unknown = format!("no feed is called {name:?}; there are: {}", names.join(", "));
+        lists.into_iter().find(|list| &*list.name == name).ok_or(unknown)
+    }
+
+    fn directory(&self) -> Told<PathBuf> {
+        match &self.pin_dir {
+            Some(directory) => Ok(directory.clone()),
+            None => pin_dir(&self.config),
+        }
     }
 
     /// Whoever in this prefix has a connection to a port of administration, where the configuration tells the ports.
@@ -109,13 +130,15 @@ impl Bans {
     pub(crate) fn run(self) -> Told<()> {
         let now_ns = nic::monotonic_ns();
         match self {
-            Self::List { pins, json } => {
+            Self::List { pins, feed: Some(feed), json } => print_feed(&pins.feed_list(&feed)?, json)?,
+            Self::List { pins, feed: None, json } => {
                 let records = pins.open()?.list(now_ns).map_err(told)?;
                 if json {
                     let list: serde_json::Value = records.iter().map(BanRecord::to_json).collect();
                     println!("{list}");
                 } else {
                     print_table(&records);
+                    print_feeds(&pins.feeds()?);
                 }
             }
             Self::Add { pins, source, lasts, yes_really } => {
@@ -266,7 +289,7 @@ fn print_table(records: &[BanRecord]) {
             record.prefix.to_string(),
             record.action.name(),
             record.kind.name(),
-            record.origin.name(),
+            record.feed.as_deref().unwrap_or(record.origin.name()),
             record.strikes,
             record.drops,
             record.expires_in.map_or("-".to_owned(), words),
@@ -274,9 +297,41 @@ fn print_table(records: &[BanRecord]) {
     }
 }
 
+/// A line per feed: a million entries are nothing to look at.
+fn print_feeds(lists: &[List]) {
+    for list in lists.iter().filter(|list| !list.ranges.is_empty()) {
+        println!(
+            "feed {}: {} ranges of IPv4 and {} of IPv6; `bans list --feed {0}` shows them",
+            list.name,
+            list.ranges.v4().len(),
+            list.ranges.v6().len(),
+        );
+    }
+}
+
+/// Whoever reads only the beginning closes the pipe.
+fn print_feed(list: &List, json: bool) -> Told<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut prefixes = list.ranges.prefixes();
+    let written = if json {
+        let list: serde_json::Value = prefixes.map(|prefix| prefix.to_string()).collect();
+        writeln!(out, "{list}")
+    } else {
+        prefixes.try_for_each(|prefix| writeln!(out, "{prefix}"))
+    };
+    match written.and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
 fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
     for allow in &explanation.allowed_by {
         println!("allowed by {allow}, which wins over every block");
+    }
+    for Listing { feed, prefix } in &explanation.listed_by {
+        let effect = if explanation.listed { "" } else { ", without effect: the configuration protects it" };
+        println!("listed by feed {feed} in {prefix}{effect}");
     }
     for record in &explanation.blocked_by {
         match record.action {
@@ -289,7 +344,7 @@ fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
         match explanation.verdict() {
             "drop" => format!("packets from {address} are dropped"),
             "throttle" => format!("packets from {address} pass at the rate of their throttle"),
-            _ if explanation.allowed_by.is_empty() =>
+            _ if explanation.allowed_by.is_empty() && explanation.listed_by.is_empty() =>
                 format!("no rule holds {address}: its packets pass, within the limits"),
             _ => format!("packets from {address} pass"),
         }
@@ -297,7 +352,7 @@ fn print_explanation(address: IpAddr, explanation: &nic::Explanation) {
 }
 
 fn sentence(record: &BanRecord) -> String {
-    let mut parts = vec![format!("{} for {} ({})", record.prefix, record.kind.name(), record.origin.name())];
+    let mut parts = vec![format!("{} for {} ({})", record.prefix, record.kind.name(), by(record))];
     if let Some(BanNote { route, request_id, offences, .. }) = &record.note {
         parts.push(format!("{offences} offences, the last on route {route:?} as request {request_id}"));
     }
@@ -310,6 +365,11 @@ fn sentence(record: &BanRecord) -> String {
     });
     parts.push(format!("{} packets dropped", record.drops));
     parts.join(", ")
+}
+
+/// Who decided.
+fn by(record: &BanRecord) -> String {
+    record.feed.as_ref().map_or_else(|| record.origin.name().to_owned(), |feed| format!("feed {feed}"))
 }
 
 /// Without fractions that nobody asked for.

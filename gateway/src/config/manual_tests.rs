@@ -10,7 +10,7 @@ use super::{
     load,
     raw::{
         RawAccessFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections, RawConsumer,
-        RawCors, RawEscalation, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
+        RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
         RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond,
         RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawSigns,
         RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls,
@@ -70,6 +70,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("runtime", keys_of::<RawRuntime>()),
         ("prefilter", keys_of::<RawPrefilter>()),
         ("prefilter", keys_of::<RawBucket>()),
+        ("prefilter.feeds", keys_of::<RawFeed>()),
         ("prefilter", keys_of::<RawByteBucket>()),
         ("escalation", keys_of::<RawEscalation>()),
         ("escalation", keys_of::<RawThreshold>()),

@@ -78,7 +78,17 @@ pub(super) struct RawPrefilter {
     pub(super) syn_flood: Field<PerSecond>,
     pub(super) malformed: Field<String>,
     pub(super) sample: Field<OrOff<PerSecond>>,
-    pub(super) feeds: Field<Later>,
+    pub(super) feeds: Field<Named<RawFeed>>,
+}
+
+/// `prefilter.feeds.NAME`
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table { file, refresh } or { crowdsec, … }")]
+pub(super) struct RawFeed {
+    pub(super) file: Field<String>,
+    pub(super) crowdsec: Field<String>,
+    pub(super) api_key_file: Field<String>,
+    pub(super) refresh: Field<Span>,
 }
 
 /// A token bucket.

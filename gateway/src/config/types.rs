@@ -11,6 +11,7 @@ use super::{
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
+    feeds::Feed,
     under_attack::UnderAttack,
 };
 
@@ -129,6 +130,8 @@ pub struct Prefilter {
     pub drop_malformed: bool,
     /// At most so many sampled drops per second and CPU.
     pub samples_per_s: u32,
+    /// Block lists that others keep, in order of their names.
+    pub feeds: Vec<Feed>,
 }
 
 /// `prefilter.mode`

@@ -308,9 +308,13 @@ impl Blocks {
 
     /// Servers have moved: who is never blocked.
     pub(super) fn protect(&mut self, snapshot: &Snapshot) {
-        let config = &snapshot.config;
-        let protected = Protected::of(config, &snapshot.addresses, self.admins.addresses().iter().copied());
-        self.escalation.reconfigure(config.escalation.clone(), protected);
+        let protected = self.protected(snapshot);
+        self.escalation.reconfigure(snapshot.config.escalation.clone(), protected);
+    }
+
+    /// Who is never blocked, as things stand.
+    pub(super) fn protected(&self, snapshot: &Snapshot) -> Protected {
+        Protected::of(&snapshot.config, &snapshot.addresses, self.admins.addresses().iter().copied())
     }
 
     /// Interfaces with the mode in effect.

@@ -57,7 +57,7 @@ struct Shown {
 }
 
 /// What changes with a file: modification time in seconds and ns, inode, size.
-type Stamp = (i64, i64, u64, u64);
+pub(super) type Stamp = (i64, i64, u64, u64);
 
 /// New certificates that fit together, for [`Certificates::publish`].
 pub(super) struct Prepared(Vec<Option<(config::Tls, tls::Server)>>);
@@ -198,7 +198,7 @@ fn compile(
 }
 
 /// How a file looks from outside; none where there is no file.
-fn stamp(file: &Path) -> Option<Stamp> {
+pub(super) fn stamp(file: &Path) -> Option<Stamp> {
     let metadata = std::fs::metadata(file).ok()?;
     Some((metadata.mtime(), metadata.mtime_nsec(), metadata.ino(), metadata.size()))
 }

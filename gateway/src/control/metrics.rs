@@ -14,7 +14,7 @@ use std::{
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{blocks::Blocks, certificates::Certificates, names::Names, policy::Publisher};
+use super::{blocks::Blocks, certificates::Certificates, feeds::Feeds, names::Names, policy::Publisher};
 use crate::{
     decide::{Snapshot as Policy, limit},
     nic::SynAnswers,
@@ -32,6 +32,7 @@ pub(super) struct Sources<'s> {
     pub(super) names: &'s Names,
     pub(super) certificates: &'s Certificates,
     pub(super) blocks: &'s mut Blocks,
+    pub(super) feeds: Option<&'s Feeds>,
 }
 
 /// The names and kinds of what is measured.
@@ -55,6 +56,9 @@ impl Metrics {
             sources.certificates.fold();
             fold_names(sources.names);
             fold_filter(sources.blocks);
+            if let Some(feeds) = sources.feeds {
+                feeds.fold();
+            }
         });
         let mut text = self.recorder.handle().render();
         push_requests(&mut text, &counted, &|slot| sources.publisher.route_name(slot));
@@ -256,6 +260,10 @@ fn describe() {
     describe_gauge!("portcullis_admins", "Addresses that are not blocked because they administer this host");
     describe_counter!("portcullis_bans_failed_total", "Blocks that could not be written");
     describe_gauge!("portcullis_bans_active", "Blocks in force");
+    describe_gauge!("portcullis_feed_entries", "Ranges or blocks that a feed lists");
+    describe_gauge!("portcullis_feed_age_seconds", "Since a feed was last read or asked with success");
+    describe_counter!("portcullis_feed_refreshes_total", "Times a feed was read or asked, by result");
+    describe_counter!("portcullis_feed_ignored_total", "Decisions that led to no block, by cause");
     describe_gauge!("portcullis_build_info", "1, with the version");
 }
 

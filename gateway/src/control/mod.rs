@@ -15,6 +15,7 @@ pub mod syn_flood;
 mod names;
 mod blocks;
 mod certificates;
+pub mod feeds;
 mod policy;
 mod metrics;
 mod admin;
@@ -51,6 +52,7 @@ use blocks::Blocks;
 pub use blocks::admin_ports;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
+use feeds::Feeds;
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
@@ -98,6 +100,8 @@ struct Control {
     config_file: PathBuf,
     publisher: Publisher,
     blocks: Blocks,
+    /// Where there is a filter.
+    feeds: Option<Feeds>,
     metrics: Metrics,
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
@@ -166,12 +170,15 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
         });
     }
+    let has_filter = filter.is_some();
     let blocks = Blocks::new(&snapshot, filter, known);
+    let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),
         publisher,
         blocks,
+        feeds,
         metrics: Metrics::new(),
         cells,
         limiter,
@@ -203,7 +210,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             _ = interrupt.recv() => break,
             _ = hangup.recv() => control.read_again(),
             read = control.reading.done() => control.reload(read).await,
-            () = control.names.moved() => control.blocks.protect(&control.publisher.current()),
+            () = control.names.moved() => control.protect(),
             _ = beat.tick() => control.beat()?,
             _ = look.tick() => control.look(),
             Some(question) = asked.recv() => control.answer(question),
@@ -245,10 +252,22 @@ impl Control {
                 self.publisher.publish(&snapshot);
                 self.certificates.publish(certificates);
                 self.blocks.reconfigure(&snapshot);
+                if let Some(feeds) = &mut self.feeds {
+                    feeds.reconfigure(&snapshot, self.blocks.protected(&snapshot));
+                }
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
             Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+        }
+    }
+
+    /// Servers have moved: who is never blocked.
+    fn protect(&mut self) {
+        let snapshot = self.publisher.current();
+        self.blocks.protect(&snapshot);
+        if let Some(feeds) = &mut self.feeds {
+            feeds.protect(self.blocks.protected(&snapshot));
         }
     }
 
@@ -266,6 +285,7 @@ impl Control {
                     names: &self.names,
                     certificates: &self.certificates,
                     blocks: &mut self.blocks,
+                    feeds: self.feeds.as_ref(),
                 };
                 answer.send(self.metrics.render(&mut sources)).is_ok()
             }
@@ -283,7 +303,12 @@ impl Control {
     /// Once a second. A worker whose thread has ended takes its share of the connections with it: better to end and
     /// be started again than to serve a part of the clients.
     fn beat(&mut self) -> io::Result<()> {
-        self.blocks.beat(&self.publisher.current(), monotonic_ns());
+        let snapshot = self.publisher.current();
+        self.blocks.beat(&snapshot, monotonic_ns());
+        if let Some(feeds) = &mut self.feeds {
+            feeds.protect(self.blocks.protected(&snapshot));
+            feeds.beat();
+        }
         self.certificates.beat();
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::{config::Config, decide::Addresses};
+use crate::{config::Config, decide::Addresses, nic::Ranges};
 
 /// The protected prefixes, merged and sorted, and the lengths that make a source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,12 @@ impl Protected {
         let length = if address.is_ipv4() { self.prefix_v4 } else { self.prefix_v6 };
         let wide = IpNet::new(address, length).map_or(exact, |net| net.trunc());
         Some(if self.overlaps(&wide) { exact } else { wide })
+    }
+
+    /// All of it.
+    pub fn ranges(&self) -> Ranges {
+        let v4 = self.v4.iter().copied().map(IpNet::V4);
+        Ranges::of_prefixes(v4.chain(self.v6.iter().copied().map(IpNet::V6)))
     }
 
     /// The lengths in bits that make a source, of IPv4 and IPv6.

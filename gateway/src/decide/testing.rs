@@ -151,6 +151,7 @@ pub(super) fn empty() -> config::Config {
             syn_flood_per_s: 2_000.0,
             drop_malformed: true,
             samples_per_s: 1,
+            feeds: Vec::new(),
         },
         escalation: config::Escalation {
             dry_run: false,

@@ -4,7 +4,7 @@
 //! the next packet on, and records of them for people. It works while the gateway is down, since the maps outlive it.
 //! It never decides whom to block, and every block that it writes ends, except the configuration's own.
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use aya::maps::MapError;
 use gateway_ebpf::{
@@ -14,7 +14,9 @@ use gateway_ebpf::{
 use ipnet::IpNet;
 
 use super::{
-    NicError, heritage,
+    NicError,
+    feeds::{Feeds, Listing},
+    heritage,
     maps::{Plain, Policy, versioned},
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
     settings::pace,
@@ -25,6 +27,7 @@ use crate::config::Rate;
 /// A handle on the block list.
 pub struct Bans {
     pub(super) policy: Policy,
+    pub(super) feeds: Feeds,
     pub(super) upkeep: Upkeep,
 }
 
@@ -128,6 +131,8 @@ pub struct BanRecord {
     pub kind: BanKind,
     /// Who decided.
     pub origin: BanOrigin,
+    /// The feed that decided, where one did.
+    pub feed: Option<Arc<str>>,
     /// Which block within the escalation's memory this is.
     pub strikes: u16,
     /// Packets dropped so far, approximately; of a /24 or more that has no end, in steps of 256.
@@ -145,6 +150,10 @@ pub struct BanRecord {
 pub struct Explanation {
     /// Allow prefixes that hold it, longest first. Any of them wins over every block.
     pub allowed_by: Vec<IpNet>,
+    /// Feeds that list it.
+    pub listed_by: Vec<Listing>,
+    /// Whether they take effect: nobody is listed whom the configuration protects.
+    pub listed: bool,
     /// Live blocks that hold it, in the order in which the program looks: the first one drops the packet.
     pub blocked_by: Vec<BanRecord>,
 }
@@ -157,12 +166,14 @@ impl Explanation {
 
     /// "drop", "throttle" or "pass", the limits apart.
     pub fn verdict(&self) -> &'static str {
-        if self.allowed_by.is_empty() {
+        if !self.allowed_by.is_empty() {
+            "pass"
+        } else if self.listed {
+            "drop"
+        } else {
             let drops = |record: &BanRecord| record.action == BanAction::Drop;
             let strictest = self.blocked_by.iter().find(|record| drops(record)).or(self.blocked_by.first());
             strictest.map_or("pass", |record| record.action.name())
-        } else {
-            "pass"
         }
     }
 }
@@ -184,7 +195,7 @@ impl Bans {
 
     /// Opens the maps that are pinned in this very directory.
     pub(super) fn open_in(dir: &Path) -> Result<Self, NicError> {
-        Ok(Self { policy: Policy::open(dir)?, upkeep: Upkeep::default() })
+        Ok(Self { policy: Policy::open(dir)?, upkeep: Upkeep::default(), feeds: Feeds::open_in(dir)? })
     }
 
     /// Whether there is an entry of exactly this prefix, live or not.
@@ -256,8 +267,9 @@ impl Bans {
 
     /// Every live block. `now_ns` is `CLOCK_MONOTONIC`.
     pub fn list(&self, now_ns: u64) -> Result<Vec<BanRecord>, NicError> {
+        let names = self.feeds.names()?;
         let live = self.entries()?.into_iter().filter(|(_, ban)| !expired(ban, now_ns));
-        live.map(|(prefix, ban)| self.record(prefix, &ban, now_ns)).collect()
+        live.map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns)).collect()
     }
 
     /// Every rule that holds this address.
@@ -273,10 +285,13 @@ impl Bans {
         blocked.extend(matches(whole, |key| self.longest_block(key), |ban| ban.prefix_bits)?);
         let allowed_by = matches(whole, |key| self.longest_allow(key), |bits| bits.to_le_bytes()[0])?;
         let live = blocked.into_iter().filter(|(_, ban)| !expired(ban, now_ns));
+        let names = self.feeds.names()?;
         Ok(Explanation {
+            listed_by: self.feeds.listings(address)?,
+            listed: self.feeds.is_listed(address)?,
             allowed_by: allowed_by.into_iter().map(|(prefix, _)| prefix).collect(),
             blocked_by: live
-                .map(|(prefix, ban)| self.record(prefix, &ban, now_ns))
+                .map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -341,7 +356,7 @@ impl Bans {
 
 impl Bans {
     /// The block of exactly this prefix, live or not.
-    fn find(&self, prefix: IpNet) -> Result<Option<Ban>, NicError> {
+    pub(super) fn find(&self, prefix: IpNet) -> Result<Option<Ban>, NicError> {
         let (settings, _) = self.policy.settings()?;
         match self.find_source(prefix, &settings)? {
             Some(ban) => Ok(Some(ban)),
@@ -424,7 +439,13 @@ impl Bans {
         }
     }
 
-    fn record(&self, prefix: IpNet, ban: &Ban, now_ns: u64) -> Result<BanRecord, NicError> {
+    fn record(
+        &self,
+        prefix: IpNet,
+        ban: &Ban,
+        feeds: &[(u8, Arc<str>)],
+        now_ns: u64,
+    ) -> Result<BanRecord, NicError> {
         let note = found(self.policy.notes.get(&Plain(note_key(prefix)), 0))?;
         let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
         Ok(BanRecord {
@@ -432,6 +453,9 @@ impl Bans {
             action: BanAction::of(ban),
             kind: BanKind::from_u8(ban.kind),
             origin: BanOrigin::from_u8(ban.origin),
+            feed: ban.feed().and_then(|number| {
+                feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
+            }),
             strikes: ban.strikes,
             drops: ban.drops,
             expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),

@@ -4,7 +4,10 @@ use std::{net::IpAddr, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::bans::{BanRecord, Explanation};
+use super::{
+    bans::{BanRecord, Explanation},
+    feeds::Listing,
+};
 
 impl BanRecord {
     /// What `portcullis bans list --json` shows of a block. Durations are in milliseconds.
@@ -16,6 +19,7 @@ impl BanRecord {
             "packets_per_s": self.action.packets_per_s(),
             "reason": self.kind.name(),
             "origin": self.origin.name(),
+            "feed": self.feed.as_deref(),
             "strikes": self.strikes,
             "drops": self.drops,
             "expires_in_ms": self.expires_in.map(millis),
@@ -35,8 +39,15 @@ impl Explanation {
             "address": address.to_string(),
             "verdict": self.verdict(),
             "allowed_by": self.allowed_by.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "listed_by": self.listed_by.iter().map(Listing::to_json).collect::<Vec<_>>(),
             "blocked_by": self.blocked_by.iter().map(BanRecord::to_json).collect::<Vec<_>>(),
         })
+    }
+}
+
+impl Listing {
+    fn to_json(&self) -> Value {
+        json!({ "feed": &*self.feed, "prefix": self.prefix.to_string() })
     }
 }
 

@@ -80,8 +80,11 @@ struct Line {
 }
 
 impl BanRecord {
-    /// Its line in a list. `None`: it never ends.
+    /// Its line in a list. `None`: it never ends, or it is a feed's, which brings it itself.
     pub fn to_line(&self, now_unix_ms: u64) -> Option<String> {
+        if self.origin == BanOrigin::Feed {
+            return None;
+        }
         let note = self.note.as_ref();
         let line = Line {
             source: self.prefix.to_string(),
@@ -207,6 +210,7 @@ mod tests {
             action: BanAction::Throttle { interval_ns: 10_000_000, burst: 200 },
             kind: BanKind::Unauthorized,
             origin: BanOrigin::Escalation,
+            feed: None,
             strikes: 3,
             drops: 77,
             expires_in: Some(Duration::from_secs(90)),
@@ -218,6 +222,12 @@ mod tests {
                 at_unix_s: 1_795_000_000,
             }),
         }
+    }
+
+    #[test]
+    fn a_feed_brings_its_own() {
+        let record = BanRecord { origin: BanOrigin::Feed, feed: Some("crowd".into()), ..record() };
+        assert_eq!(record.to_line(NOW_MS), None);
     }
 
     #[test]

@@ -197,6 +197,13 @@ limits = ["one"]
     }
 
     #[track_caller]
+    pub(super) fn await_dropped(&self, source: IpAddr) {
+        let is_dropped = || matches!(self.ask(source, SILENCE), Err(ClientError::TimedOut));
+        let dropped = wait::until(TIME_MAX, || is_dropped().then_some(()));
+        assert!(dropped.is_some(), "{source} is never dropped");
+    }
+
+    #[track_caller]
     pub(super) fn check_served(&self, source: IpAddr) {
         let answer = self.ask(source, TIME_MAX);
         assert!(matches!(answer, Ok(200)), "{source} is not served: {answer:?}");

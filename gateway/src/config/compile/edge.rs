@@ -8,6 +8,7 @@ use std::{
 
 use toml::Spanned;
 
+use super::feeds;
 use crate::config::{
     raw::{
         Field, RawAccessFile, RawBucket, RawByteBucket, RawLog, RawPorts, RawPrefilter, RawRuntime,
@@ -117,7 +118,6 @@ fn workers(report: &mut Report, at: &Scope, raw: Spanned<RawWorkers>) -> Workers
 
 pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilter)>) -> Prefilter {
     let (at, raw) = section.unwrap_or_else(|| absent("prefilter"));
-    report.later(&at, &[("feeds", &raw.feeds)]);
     let interfaces_place = raw.interfaces.as_ref().map(|list| at.at(list));
     let interfaces = interfaces(report, &at, raw.interfaces);
     let allow = report.prefixes(&at, "allow", raw.allow);
@@ -210,6 +210,7 @@ pub(super) fn prefilter(report: &mut Report, section: Option<(Scope, RawPrefilte
             )]
             Some(OrOff::On(rate)) => rate.0.ceil() as u32,
         },
+        feeds: feeds::feeds(report, &at, raw.feeds),
     }
 }
 

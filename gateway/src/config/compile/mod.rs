@@ -21,6 +21,7 @@ use super::{
 
 mod edge;
 mod escalation;
+mod feeds;
 mod under_attack;
 mod pem;
 mod listener;

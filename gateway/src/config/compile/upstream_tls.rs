@@ -19,7 +19,7 @@ use crate::config::{
 pub(super) struct Authorities(OnceCell<Result<Arc<[CertificateDer<'static>]>, String>>);
 
 impl Authorities {
-    fn of_the_system(&self) -> Result<Arc<[CertificateDer<'static>]>, String> {
+    pub(super) fn of_the_system(&self) -> Result<Arc<[CertificateDer<'static>]>, String> {
         self.0.get_or_init(read_system).clone()
     }
 }

@@ -15,6 +15,7 @@ use std::{
 use proptest::prelude::*;
 
 mod sections;
+mod feeds;
 mod access;
 mod reshape;
 mod cors;

@@ -44,7 +44,6 @@ fn prefilter_and_escalation() {
     }
     refuse("[prefilter]\nsyn_cookies = \"on\"\n", &["2:15: `prefilter.syn_cookies` cannot be \"on\""]);
     refuse("[prefilter]\nsyn_flood = \"30/m\"\n", &["2:13: `prefilter.syn_flood` must be at least 1/s"]);
-    refuse("[prefilter.feeds]\na = { file = \"x\" }\n", &["1:1: `prefilter.feeds` is not supported yet"]);
     accept("[prefilter]\nbytes = \"off\"\nsyn_cookies = \"off\"\n[prefilter.feeds]\n");
     refuse(
         "[prefilter]\nsource_prefix_v6 = 65\n",

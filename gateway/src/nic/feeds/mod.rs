@@ -76,24 +76,45 @@ pub struct Feeds {
 impl Feeds {
     /// Opens what a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
+        Self::open_in(&versioned(pin_dir)).map_err(|error| match error {
+            NicError::NotPinned(_) => NicError::NotPinned(pin_dir.to_owned()),
+            error => error,
+        })
+    }
+
+    /// Opens what is pinned in this very directory.
+    pub(super) fn open_in(dir: &Path) -> Result<Self, NicError> {
         let open = |name: &str| {
             let path = dir.join(name);
             sys::open_pin(&path).map_err(NicError::io(format!("open {}", path.display())))
         };
         if !dir.join("FEEDS4").exists() {
-            return Err(NicError::NotPinned(pin_dir.to_owned()));
+            return Err(NicError::NotPinned(dir.to_owned()));
         }
-        Ok(Self { tables4: open("FEEDS4")?, tables6: open("FEEDS6")?, dir })
+        Ok(Self { tables4: open("FEEDS4")?, tables6: open("FEEDS6")?, dir: dir.to_owned() })
     }
 
     /// What was published last, by whichever process.
     pub fn lists(&self) -> Result<Vec<List>, NicError> {
+        Ok(self.unpack(catalogue::unpack)?.unwrap_or_default())
+    }
+
+    /// The feeds' numbers and names, without what they list.
+    pub fn names(&self) -> Result<Vec<(u8, Arc<str>)>, NicError> {
+        Ok(self.unpack(catalogue::names)?.unwrap_or_default())
+    }
+
+    /// The feeds that list this address, whether or not it is protected.
+    pub fn listings(&self, address: IpAddr) -> Result<Vec<Listing>, NicError> {
+        Ok(self.unpack(|lines| catalogue::listings(lines, address))?.unwrap_or_default())
+    }
+
+    fn unpack<T>(&self, unpack: impl FnOnce(&[Line]) -> Option<T>) -> Result<Option<T>, NicError> {
         let area =
             Area::pinned(&self.dir.join(CATALOGUE)).map_err(NicError::io("open the feeds' catalogue"))?;
-        let Some(area) = area else { return Ok(Vec::new()) };
+        let Some(area) = area else { return Ok(None) };
         let mapped = area.read().map_err(NicError::io("read the feeds' catalogue"))?;
-        Ok(catalogue::unpack(mapped.lines()).unwrap_or_default())
+        Ok(unpack(mapped.lines()))
     }
 
     /// From the next packet on the program goes by these lists, less what is `protected`. An error changes nothing

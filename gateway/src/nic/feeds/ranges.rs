@@ -47,6 +47,11 @@ impl Ranges {
         Self { v4: subtract(&self.v4, &other.v4), v6: subtract(&self.v6, &other.v6) }
     }
 
+    /// Whether any address is in both; quick where `other` is small.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        overlap(&self.v4, &other.v4) || overlap(&self.v6, &other.v6)
+    }
+
     /// The prefix around an address of which the set holds all; `None`: it does not hold the address.
     pub fn prefix_of(&self, address: IpAddr) -> Option<IpNet> {
         let subnets = match address.to_canonical() {
@@ -145,6 +150,13 @@ fn subtract<N: Number>(from: &[(N, N)], holes: &[(N, N)]) -> Vec<(N, N)> {
     left
 }
 
+fn overlap<N: Number>(ranges: &[(N, N)], others: &[(N, N)]) -> bool {
+    others.iter().any(|(first, last)| {
+        let next = ranges.partition_point(|range| range.1 < *first);
+        ranges.get(next).is_some_and(|range| range.0 <= *last)
+    })
+}
+
 fn range_of<N: Number>(ranges: &[(N, N)], address: N) -> Option<(N, N)> {
     let after = ranges.partition_point(|range| range.0 <= address);
     ranges.get(..after)?.last().copied().filter(|range| address <= range.1)
@@ -232,6 +244,7 @@ mod tests {
                 prop_assert_eq!(union.prefix_of(address).is_some(), holds(&a, n) || holds(&b, n));
                 prop_assert_eq!(difference.prefix_of(address).is_some(), holds(&a, n) && !holds(&b, n));
             }
+            prop_assert_eq!(sets[0].overlaps(&sets[1]), difference != sets[0]);
             for set in [&union, &difference] {
                 let apart = set.v4.windows(2).all(|pair| pair[0].1.checked_add(1).is_some_and(|next| next < pair[1].0));
                 prop_assert!(apart, "as few ranges as can be: {:?}", set);

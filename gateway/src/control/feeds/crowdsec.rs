@@ -1,0 +1,174 @@
+//! A CrowdSec engine, asked as its bouncers do: first for everything, then for what has changed.
+//!
+//! Comes in: where it is. Goes out: its answers, to the keeper. Whatever goes wrong, the next question is for everything
+//! again, since the engine forgets what it has answered once; meanwhile its decisions hold until they end. The key goes
+//! into one header field and nowhere else.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::{HOST, HeaderValue, USER_AGENT},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+use super::{Answer, Order, Tally};
+use crate::{
+    config::{CrowdSec, Feed, ServerAddress},
+    tls,
+};
+
+/// An answer takes no longer, from the connection to its last byte.
+const ANSWER_TIME_MAX: Duration = Duration::from_mins(1);
+/// The largest answer: some million decisions.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Everything is asked for again so often, in case that we have lost each other's track.
+const WHOLE_EVERY: Duration = Duration::from_hours(1);
+/// After failures in a row the pause doubles, up to this.
+const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// What the engine lists us as, next to our address.
+const AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
+
+/// Asks until it is aborted.
+pub(super) async fn follow(feed: Feed, crowdsec: CrowdSec, orders: mpsc::Sender<Order>, tally: Arc<Tally>) {
+    let mut whole_at = Instant::now();
+    let mut failures = 0;
+    loop {
+        let is_whole = failures > 0 || Instant::now() >= whole_at;
+        match ask_and_hand_over(&feed, &crowdsec, is_whole, &orders).await {
+            Ok(()) => {
+                if failures > 0 {
+                    log::info!("feed {}: the engine answers again", feed.name);
+                }
+                failures = 0;
+                if is_whole {
+                    whole_at = Instant::now() + WHOLE_EVERY;
+                }
+            }
+            Err(problem) => {
+                tally.failed.fetch_add(1, Relaxed);
+                failures += 1;
+                let message = format!("feed {}: {problem}; its decisions hold until they end", feed.name);
+                log::log!(if failures == 1 { log::Level::Warn } else { log::Level::Debug }, "{message}");
+            }
+        }
+        sleep(pause(feed.refresh, failures)).await;
+    }
+}
+
+fn pause(refresh: Duration, failures: u32) -> Duration {
+    let longer = refresh.saturating_mul(1 << failures.min(16));
+    longer.min(PAUSE_MAX.max(refresh))
+}
+
+async fn ask_and_hand_over(
+    feed: &Feed,
+    crowdsec: &CrowdSec,
+    is_whole: bool,
+    orders: &mpsc::Sender<Order>,
+) -> Result<(), String> {
+    let body = timeout(ANSWER_TIME_MAX, ask(crowdsec, is_whole)).await;
+    let body = body.map_err(|_| format!("no answer within {ANSWER_TIME_MAX:?}"))?;
+    let body = body.map_err(|error| error.to_string())?;
+    let (taken, hear) = oneshot::channel();
+    let answer = Answer { feed: Arc::clone(&feed.name), body, is_whole, taken };
+    let gone = |_| "the thread that keeps the feeds has ended".to_owned();
+    orders.send(Order::Answer(answer)).await.map_err(|error| gone(error.to_string()))?;
+    hear.await.map_err(|error| gone(error.to_string()))?
+}
+
+async fn ask(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Vec<u8>> {
+    let stream = match &crowdsec.server {
+        ServerAddress::Fixed(address) => TcpStream::connect(address).await?,
+        ServerAddress::Named(name, port) => TcpStream::connect((&**name, *port)).await?,
+    };
+    let Some(settings) = &crowdsec.tls else { return ask_on(stream, crowdsec, is_whole).await };
+    let tls = tls::Client::compile(settings, &[tls::ALPN_HTTP1]).map_err(io::Error::other)?;
+    let name = tls.name_of(&crowdsec.server).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(tls.config()).connect(name, stream).await?;
+    ask_on(stream, crowdsec, is_whole).await
+}
+
+async fn ask_on<S>(stream: S, crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Vec<u8>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    let exchange = async {
+        let response = send.send_request(question(crowdsec, is_whole)?).await.map_err(io::Error::other)?;
+        read(response).await
+    };
+    // Where the connection ends too early, the exchange has an error of its own to tell.
+    let driving = async {
+        let _ = connection.await;
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        never = driving => match never {},
+    }
+}
+
+fn question(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Request<Empty<Bytes>>> {
+    let mut key = HeaderValue::from_bytes(&crowdsec.key.0).map_err(io::Error::other)?;
+    key.set_sensitive(true);
+    Request::get(format!("{}/v1/decisions/stream?startup={is_whole}", crowdsec.path))
+        .header(HOST, crowdsec.server.to_string())
+        .header(USER_AGENT, AGENT)
+        .header("x-api-key", key)
+        .body(Empty::new())
+        .map_err(io::Error::other)
+}
+
+async fn read(response: Response<Incoming>) -> io::Result<Vec<u8>> {
+    match response.status() {
+        StatusCode::OK => {}
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
+            return Err(io::Error::other("the engine does not know the key in `api_key_file`"));
+        }
+        status => return Err(io::Error::other(format!("the engine answers {status}"))),
+    }
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+            if bytes.len() + data.len() > ANSWER_BYTES_MAX {
+                return Err(io::Error::other(format!(
+                    "its answer is larger than {} MiB",
+                    ANSWER_BYTES_MAX >> 20
+                )));
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let refresh = Duration::from_secs(10);
+        let pauses = [0, 1, 2, 4, 5, 16, u32::MAX].map(|failures| pause(refresh, failures).as_secs());
+        assert_eq!(pauses, [10, 20, 40, 160, 300, 300, 300]);
+        assert_eq!(pause(Duration::from_hours(1), 3), Duration::from_hours(1));
+    }
+}
