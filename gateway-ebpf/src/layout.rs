@@ -13,7 +13,7 @@ pub const HEARTBEAT_TIMEOUT_NS: u64 = 5_000_000_000;
 pub const BYTES_PER_INTERVAL: u64 = 1024;
 
 /// Drops of a /24 as a whole are charged to its entry once in so many times, all of them at once; a power of two.
-pub const WHOLE_DROPS_PER_CHARGE: u64 = 256;
+pub const WHOLE_DROPS_PER_CHARGE: u64 = 1024;
 
 /// Bytes of the ring buffer of samples: some 5 000 of them.
 pub const EVENTS_BYTES: usize = 1 << 18;
@@ -272,8 +272,18 @@ pub struct CpuState {
     pub samples_lost: u64,
     /// Drops of whole /24s.
     pub whole_drops: u64,
-    /// Always zero.
-    pub reserved: u64,
+    /// The clock, as it was read last.
+    pub tick: Tick,
+}
+
+/// The coarse clock goes on with the tick, so it is read once in each; asking the kernel costs as much as half a packet.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tick {
+    /// Number of the tick.
+    pub jiffies: u64,
+    /// `CLOCK_MONOTONIC` then, to the tick.
+    pub now_ns: u64,
 }
 
 /// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
@@ -331,7 +341,7 @@ const _: () = {
     assert!(size_of::<Pace>() == 16);
     assert!(size_of::<Settings>() == 144);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 32);
+    assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 40);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
     assert!(REASONS_MAX.is_power_of_two());

@@ -41,15 +41,16 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
         match Class::of(self.tables.class_word(class_index(source)), source) {
             Class::Clean => return None,
-            Class::Allow => return Some(Reason::Allowed),
             Class::Drop => {
                 self.charge_whole_drop(&key);
                 return Some(Reason::BlockedPrefix);
             }
             Class::Deeper => {}
-        }
-        if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
-            return Some(Reason::Allowed);
+            Class::Any => {
+                if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) {
+                    return Some(Reason::Allowed);
+                }
+            }
         }
         if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)

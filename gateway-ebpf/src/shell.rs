@@ -11,7 +11,9 @@ use aya_ebpf::{
         xdp_action::{XDP_DROP, XDP_PASS},
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len},
+    helpers::{
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len,
+    },
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -22,7 +24,7 @@ use gateway_ebpf::{
     classify,
     layout::{
         Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
-        Settings, port_bit,
+        Settings, Tick, port_bit,
     },
     verdict::{Clock, Outcome},
 };
@@ -72,9 +74,9 @@ static BLOCK4: LpmTrie<[u32; 2], Ban, 65_536> = LpmTrie::new();
 /// As `BLOCK4`.
 #[btf_map]
 static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
-/// The limiter's two rows: even and odd indices.
+/// The limiter's two rows: even and odd indices. Mapped by nobody, but what may be begins with a page.
 #[btf_map]
-static CELLS: Array<Cell, 65_536> = Array::new();
+static CELLS: Array<Cell, 65_536, MMAPABLE> = Array::new();
 /// Counters and the sampler's clock.
 #[btf_map]
 static STATE: PerCpuArray<CpuState, 1> = PerCpuArray::new();
@@ -98,12 +100,13 @@ fn portcullis(context: XdpContext) -> u32 {
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
     let mut maps = Maps { whole_drops: &mut state.whole_drops };
-    let outcome = classify(&frame, settings, &mut maps, &Kernel);
+    let clock = Kernel { tick: &raw mut state.tick };
+    let outcome = classify(&frame, settings, &mut maps, &clock);
     let verdict = outcome.reason.verdict(settings.flags);
     let bytes = frame.bytes();
     count(state, outcome.reason, verdict, bytes);
     if outcome.reason.refuses() {
-        sample(&context, settings, state, &outcome, verdict, bytes);
+        sample(&context, settings, state, clock.now_ns(), &outcome, verdict, bytes);
     }
     match verdict {
         Verdict::Drop => XDP_DROP,
@@ -124,6 +127,7 @@ fn sample(
     context: &XdpContext,
     settings: &Settings,
     state: &mut CpuState,
+    at_ns: u64,
     outcome: &Outcome,
     verdict: Verdict,
     bytes: u64,
@@ -133,7 +137,6 @@ fn sample(
     if settings.samples.interval_ns == 0 {
         return;
     }
-    let at_ns = Kernel.now_ns();
     // One row is enough: this CPU shares its budget with nobody.
     let mut unused_ns = state.samples_ns;
     if !bucket::admit(&mut state.samples_ns, &mut unused_ns, at_ns, settings.samples) {
@@ -236,13 +239,24 @@ impl Packet for Frame<'_> {
 }
 
 /// The kernel's clocks.
-struct Kernel;
+struct Kernel {
+    /// This CPU's own.
+    tick: *mut Tick,
+}
 
 impl Clock for Kernel {
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        // SAFETY: the helper takes nothing and only reads a clock.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        // SAFETY: the pointer is into this CPU's value, which nothing else reads or writes while the program runs; the
+        // helpers take nothing and only read clocks.
+        unsafe {
+            let tick = &mut *self.tick;
+            let jiffies = bpf_jiffies64();
+            if tick.jiffies != jiffies {
+                *tick = Tick { jiffies, now_ns: bpf_ktime_get_coarse_ns() };
+            }
+            tick.now_ns
+        }
     }
 
     #[inline(always)]
@@ -260,7 +274,7 @@ struct Maps<'a> {
 impl Tables for Maps<'_> {
     #[inline(always)]
     fn class_word(&self, index: u32) -> u64 {
-        CLASS24.get(index).copied().unwrap_or(Class::Deeper.pattern())
+        CLASS24.get(index).copied().unwrap_or(Class::Any.pattern())
     }
 
     #[inline(always)]

@@ -114,7 +114,7 @@ impl Host {
             blocks: Vec::new(),
             bans4: HashMap::new(),
             bans6: HashMap::new(),
-            classes: vec![Class::Deeper.pattern(); CLASS_WORDS],
+            classes: vec![Class::Any.pattern(); CLASS_WORDS],
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],

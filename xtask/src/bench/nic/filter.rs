@@ -14,11 +14,14 @@ use aya::{
 use gateway_ebpf::{
     Ban,
     class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
-    layout::{DROP_MALFORMED, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
+    layout::{DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
 };
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;
+/// The administrator's addresses: `127.99.7.0/28` and `fd99:7::/32`. The first is none that anybody sends from.
+const ALLOW4: (u32, u8) = (0x7f63_0700, 28);
+const ALLOW6: (u32, u8) = (0xfd99_0007, 32);
 /// As many cells as `sources_max` has by default.
 const CELLS: u32 = 1 << 20;
 /// `CLOCK_MONOTONIC` will not come so far: a block that ends, though not during the bench.
@@ -69,6 +72,7 @@ impl Filter {
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut filter = Self { object, program };
         filter.set()?;
+        filter.allow()?;
         filter.block(blocked)?;
         filter.classify(blocked)?;
         Ok(filter)
@@ -79,7 +83,7 @@ impl Filter {
         let never = Pace { interval_ns: 1, tolerance_ns: 1 << 40 };
         let settings = Settings {
             mode: MODE_ON,
-            flags: DROP_MALFORMED,
+            flags: DROP_MALFORMED | HAS_ALLOW4 | HAS_ALLOW6,
             cell_mask: CELLS - 1,
             source_mask_v4: u32::MAX,
             source_mask_v6: u64::MAX,
@@ -97,6 +101,15 @@ impl Filter {
         let (word, bit) = port_bit(PORT);
         debug_assert!((word as usize) < PORT_WORDS);
         Ok(ports.set(word, 1 << bit, 0)?)
+    }
+
+    /// Nobody enforces without an allow prefix, so there is one of each family.
+    fn allow(&mut self) -> Result<()> {
+        let mut allow4: LpmTrie<&mut MapData, [u32; 2], u32> = self.map("ALLOW4")?;
+        allow4.insert(&Key::new(ALLOW4.1.into(), [ALLOW4.0.to_be(), 0]), u32::from(ALLOW4.1), 0)?;
+        let mut allow6: LpmTrie<&mut MapData, [u32; 4], u32> = self.map("ALLOW6")?;
+        allow6.insert(&Key::new(ALLOW6.1.into(), [ALLOW6.0.to_be(), 0, 0, 0]), u32::from(ALLOW6.1), 0)?;
+        Ok(())
     }
 
     fn block(&mut self, blocked: &Blocked) -> Result<()> {
@@ -128,8 +141,10 @@ impl Filter {
         let sources4 = blocked.sources4.iter().map(|address| (*address, 32, Effect::Look));
         let prefixes4 =
             blocked.prefixes4.iter().map(|(address, bits)| (*address, *bits, Effect::DropForGood));
+        let allow = std::iter::once((ALLOW4.0, ALLOW4.1, Effect::Allow));
         let rules: Vec<Rule4> = sources4
             .chain(prefixes4)
+            .chain(allow)
             .map(|(address, prefix_bits, effect)| Rule4 { address, prefix_bits, effect })
             .collect();
         let mut classes = vec![0; CLASS_WORDS];
@@ -137,7 +152,8 @@ impl Filter {
         self.write_words("CLASS24", &classes)?;
         let mut guard = vec![0_u64; GUARD_WORDS];
         let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
-        for (upper, bits) in sources6.chain(blocked.prefixes6.iter().copied()) {
+        let allow = std::iter::once((u64::from(ALLOW6.0) << 32, ALLOW6.1));
+        for (upper, bits) in sources6.chain(allow).chain(blocked.prefixes6.iter().copied()) {
             for bit in guard_bits_of(upper, bits).into_iter().flatten() {
                 if let Some(word) = guard.get_mut((bit / 64) as usize) {
                     *word |= 1 << (bit % 64);
