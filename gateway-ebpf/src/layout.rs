@@ -90,6 +90,8 @@ pub enum BanKind {
     NotFound = 5,
     /// Requests that the filters call an attack.
     Attack = 6,
+    /// A block list that others keep holds it.
+    Listed = 32,
 }
 
 /// Who decided on a block.
@@ -103,11 +105,13 @@ pub enum BanOrigin {
     Escalation = 1,
     /// `prefilter.block`
     Configuration = 2,
+    /// `[prefilter.feeds]`
+    Feed = 3,
 }
 
 impl BanKind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Manual,
         Self::Unauthorized,
         Self::Forbidden,
@@ -115,6 +119,7 @@ impl BanKind {
         Self::Malformed,
         Self::NotFound,
         Self::Attack,
+        Self::Listed,
     ];
 
     /// The kind with this number; a number from a later version reads as `Manual`.
@@ -132,13 +137,14 @@ impl BanKind {
             Self::Malformed => "malformed",
             Self::NotFound => "not_found",
             Self::Attack => "attack",
+            Self::Listed => "listed",
         }
     }
 }
 
 impl BanOrigin {
     /// Every origin, in the order of its numbers.
-    pub const ALL: [Self; 3] = [Self::Operator, Self::Escalation, Self::Configuration];
+    pub const ALL: [Self; 4] = [Self::Operator, Self::Escalation, Self::Configuration, Self::Feed];
 
     /// The origin with this number; a number from a later version reads as `Operator`.
     pub fn from_u8(number: u8) -> Self {
@@ -151,6 +157,7 @@ impl BanOrigin {
             Self::Operator => "operator",
             Self::Escalation => "escalation",
             Self::Configuration => "configuration",
+            Self::Feed => "feed",
         }
     }
 }
@@ -325,7 +332,25 @@ pub struct Note {
     pub reserved: u32,
 }
 
-/// Key of `NOTES`: a prefix as it was blocked.
+/// What the escalation remembers of a source whose block may be long over. The program never reads it; it lies in a map
+/// so that a restart wipes nobody's slate.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Strikes {
+    /// When the last block ends or has ended.
+    pub until_ns: u64,
+    /// Blocks within the escalation's memory.
+    pub strikes: u16,
+    /// Those of them that only slowed the source down.
+    pub throttles: u16,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// Entries of `STRIKES`.
+pub const STRIKES_MAX: usize = 65_536;
+
+/// Key of `NOTES` and `STRIKES`: a prefix as it was blocked.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NoteKey {
@@ -343,7 +368,7 @@ const _: () = {
     assert!(size_of::<Cell>() == 16);
     assert!(size_of::<CpuState>() == REASONS_MAX * 2 * 16 + 40);
     assert!(size_of::<Sample>() == 40);
-    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20);
+    assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two());
     assert!(BYTES_PER_INTERVAL.is_power_of_two() && WHOLE_DROPS_PER_CHARGE.is_power_of_two());
     // A per-CPU value must fit into a per-CPU allocation unit.

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod packet;
 pub mod bucket;
 pub mod class;
+pub mod feeds;
 pub mod verdict;
 mod policy;
 

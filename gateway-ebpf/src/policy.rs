@@ -40,7 +40,8 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
         let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
         match Class::of(self.tables.class_word(class_index(source)), source) {
-            Class::Clean => return None,
+            // What feeds list is not in the classes: they are swapped as a whole.
+            Class::Clean => return self.feed4(source),
             Class::Drop => {
                 self.charge_whole_drop(&key);
                 return Some(Reason::BlockedPrefix);
@@ -51,6 +52,9 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
                     return Some(Reason::Allowed);
                 }
             }
+        }
+        if let Some(reason) = self.feed4(source) {
+            return Some(reason);
         }
         if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
@@ -71,13 +75,16 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     #[inline(always)]
     pub(crate) fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
         if !self.guarded6(upper) {
-            return None;
+            return self.feed6(upper, lower);
         }
         let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
         let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
         let mut key = PrefixKey6 { prefix_bits: 128, address };
         if self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
             return Some(Reason::Allowed);
+        }
+        if let Some(reason) = self.feed6(upper, lower) {
+            return Some(reason);
         }
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
@@ -92,6 +99,18 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
         }
         None
+    }
+
+    /// Whether a block list that others keep holds the source.
+    #[inline(always)]
+    fn feed4(&self, source: u32) -> Option<Reason> {
+        if self.tables.listed4(source) { Some(Reason::BlockedFeed) } else { None }
+    }
+
+    /// As [`Self::feed4`].
+    #[inline(always)]
+    fn feed6(&self, upper: u64, lower: u64) -> Option<Reason> {
+        if self.tables.listed6(upper, lower) { Some(Reason::BlockedFeed) } else { None }
     }
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.

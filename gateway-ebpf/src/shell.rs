@@ -3,6 +3,8 @@
 //! The program counts every packet at one exit, by reason and verdict. Its own diagnostics go through aya-log and
 //! only from paths that no healthy packet takes.
 
+mod feeds;
+
 use core::{arch::asm, ffi::c_void, ptr};
 
 use aya_ebpf::{
@@ -23,8 +25,8 @@ use gateway_ebpf::{
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
     layout::{
-        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX, Sample,
-        Settings, Tick, port_bit,
+        Cell, CpuState, EVENTS_BYTES, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6, REASONS_MAX,
+        STRIKES_MAX, Sample, Settings, Strikes, Tick, port_bit,
     },
     verdict::{Clock, Outcome},
 };
@@ -86,6 +88,9 @@ static EVENTS: RingBuf<Sample, EVENTS_BYTES> = RingBuf::new();
 /// What led to a block. Only user space reads and writes it.
 #[btf_map]
 static NOTES: LruHashMap<NoteKey, Note, 4_096> = LruHashMap::new();
+/// What the escalation remembers of whom it has blocked. Only user space reads and writes it.
+#[btf_map]
+static STRIKES: HashMap<NoteKey, Strikes, STRIKES_MAX, NO_PREALLOC> = HashMap::new();
 
 /// The filter.
 #[xdp(frags)]
@@ -315,6 +320,16 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         find(&BLOCK6, key)
+    }
+
+    #[inline(always)]
+    fn listed4(&self, source: u32) -> bool {
+        feeds::listed4(source)
+    }
+
+    #[inline(always)]
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        feeds::listed6(upper, lower)
     }
 
     #[inline(always)]

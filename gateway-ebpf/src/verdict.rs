@@ -21,7 +21,7 @@ pub enum Reason {
     Off = 0,
     /// Neither IPv4 nor IPv6: ARP, LLDP, too short to tell.
     NotIp = 1,
-    /// Neighbour discovery, or a link-local source.
+    /// Neighbour discovery, a link-local source, or DHCP where the source is blocked.
     Neighbour = 2,
     /// The source is in an allow prefix.
     Allowed = 3,
@@ -51,6 +51,8 @@ pub enum Reason {
     ByteRate = 15,
     /// More packets, SYNs or bytes than the /24 or the /48 of the source may send.
     NetworkRate = 16,
+    /// A block list that others keep holds the source.
+    BlockedFeed = 17,
 }
 
 /// What the network driver is told.
@@ -75,7 +77,7 @@ impl Verdict {
 
 impl Reason {
     /// Every reason, in the order of its numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Off,
         Self::NotIp,
         Self::Neighbour,
@@ -93,6 +95,7 @@ impl Reason {
         Self::Throttled,
         Self::ByteRate,
         Self::NetworkRate,
+        Self::BlockedFeed,
     ];
 
     /// The reason with this number.
@@ -120,6 +123,7 @@ impl Reason {
             Self::Throttled => "throttled",
             Self::ByteRate => "byte_rate",
             Self::NetworkRate => "network_rate",
+            Self::BlockedFeed => "blocked_feed",
         }
     }
 
@@ -186,6 +190,10 @@ pub trait Tables {
     fn block4(&mut self, key: &PrefixKey4) -> Option<&mut Ban>;
     /// The longest blocked prefix of at most `key.prefix_bits` bits that holds the address.
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban>;
+    /// Does a feed list the source?
+    fn listed4(&self, source: u32) -> bool;
+    /// As [`Self::listed4`], by the address's halves.
+    fn listed6(&self, upper: u64, lower: u64) -> bool;
     /// Do the limits apply to this destination port?
     fn limited(&self, port: u16) -> bool;
     /// Two different cells of the limiter.
@@ -243,7 +251,7 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     let destination = packet.be32(start + 16)?;
     seen.source = mapped(source);
     if let Some(reason) = rules.source4(source) {
-        return Some(reason);
+        return Some(if reason.refuses() && is_dhcp4(packet, start) { Reason::Neighbour } else { reason });
     }
 
     let version_and_length = packet.be16(start)?;
@@ -299,7 +307,8 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
         return Some(Reason::Neighbour);
     }
     if let Some(reason) = rules.source6(upper, lower) {
-        return Some(reason);
+        let passes = reason.refuses() && next == PROTOCOL_UDP && is_dhcp6(packet, start);
+        return Some(if passes { Reason::Neighbour } else { reason });
     }
 
     if packet.be16(start)? >> 12 != 6 {
@@ -358,6 +367,36 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
         later_fragment,
     };
     transport_layer(packet, &transport, rules, seen)
+}
+
+/// Whether a packet is DHCP's (RFC 2131 §4.1): without it a host loses its address, and whoever blocks a prefix may not
+/// know that its DHCP server is in there. Asked only of packets that are to be dropped.
+#[inline(always)]
+fn is_dhcp4<P: Packet>(packet: &P, start: usize) -> bool {
+    const PORTS: [u16; 2] = [67, 68];
+    let (Some(version_and_length), Some(fragment), Some(protocol)) =
+        (packet.be16(start), packet.be16(start + 6), packet.be16(start + 8))
+    else {
+        return false;
+    };
+    let transport = start + usize::from(version_and_length >> 8 & 0xf) * 4;
+    protocol as u8 == PROTOCOL_UDP && matches!(fragment & 0x3fff, 0) && ports_are(packet, transport, PORTS)
+}
+
+/// As [`is_dhcp4`], RFC 8415 §7.2; a UDP header is known to follow the fixed one.
+#[inline(always)]
+fn is_dhcp6<P: Packet>(packet: &P, start: usize) -> bool {
+    const PORTS: [u16; 2] = [546, 547];
+    ports_are(packet, start + IPV6_HEADER_BYTES, PORTS)
+}
+
+/// Whether source and destination port are both among these two. One load for both: of two, the compiler makes a mixture
+/// of packet pointer and value that the verifier refuses.
+#[inline(always)]
+fn ports_are<P: Packet>(packet: &P, transport: usize, [one, other]: [u16; 2]) -> bool {
+    let Some(ports) = packet.be32(transport) else { return false };
+    let (source, destination) = ((ports >> 16) as u16, ports as u16);
+    (source == one || source == other) && (destination == one || destination == other)
 }
 
 /// The transport header, as the network layer announces it.

@@ -47,11 +47,14 @@ fn every_packet_of_the_table_has_its_reason() {
     for (name, packet, expected) in cases() {
         let mut host = Host::new(&settings);
         assert_eq!(judge(&packet, &settings, &mut host, NOW_NS), expected, "{name}");
-        assert_eq!(
-            host.drops() + host.dropped_whole() > 0,
-            matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix),
-            "{name}"
-        );
+        // DHCP is let through where a block has matched and counted already.
+        if expected != Reason::Neighbour {
+            assert_eq!(
+                host.drops() + host.dropped_whole() > 0,
+                matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix),
+                "{name}"
+            );
+        }
     }
 }
 
@@ -67,7 +70,7 @@ fn switched_off_everything_passes_unseen() {
 fn impossible_packets_pass_where_the_configuration_says_so() {
     let settings = Settings { flags: HAS_ALLOW4 | HAS_ALLOW6, ..settings() };
     for (name, packet, expected) in cases() {
-        let blocked = matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix);
+        let blocked = matches!(expected, Reason::BlockedSource | Reason::BlockedPrefix | Reason::BlockedFeed);
         let found = judge(&packet, &settings, &mut Host::new(&settings), NOW_NS);
         assert_eq!(found.refuses(), blocked, "{name}: {found:?}");
     }
@@ -226,7 +229,7 @@ fn a_throttle_has_its_own_rate_and_holds_on_every_port() {
 fn whole_24s_charge_their_entry_in_steps() {
     let settings = settings();
     let mut host = Host::new(&settings);
-    let packet = tcp4("100.67.1.1", 443, ACK);
+    let packet = tcp4("100.68.1.1", 443, ACK);
     for (packets, charged) in [(1023, 0), (1, 1024), (1023, 1024), (1, 2048)] {
         for _ in 0..packets {
             assert_eq!(judge(&packet, &settings, &mut host, NOW_NS), Reason::BlockedPrefix);

@@ -39,12 +39,14 @@ pub enum OffenceKind {
     Malformed,
     /// 404
     NotFound,
+    /// What a filter calls an attack.
+    Attack,
 }
 
 impl OffenceKind {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 5] =
-        [Self::Unauthorized, Self::Forbidden, Self::Limited, Self::Malformed, Self::NotFound];
+    pub const ALL: [Self; 6] =
+        [Self::Unauthorized, Self::Forbidden, Self::Limited, Self::Malformed, Self::NotFound, Self::Attack];
 
     /// Its key in `[escalation]`, which metrics, logs and `bans` use as well.
     pub const fn label(self) -> &'static str {
@@ -54,6 +56,7 @@ impl OffenceKind {
             Self::Limited => "limited",
             Self::Malformed => "malformed",
             Self::NotFound => "not_found",
+            Self::Attack => "attack",
         }
     }
 

@@ -28,7 +28,7 @@ use crate::{
     decide::crowd::Place,
     forward::{Client, Failed, Outcome},
     http2,
-    net::{self, Buffer, Deadline, Phase, Stream, monotonic_ns, nanos},
+    net::{self, Buffer, Deadline, Phase, Stream, coarse_ns, monotonic_ns, nanos},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
     tls,
 };
@@ -182,7 +182,7 @@ impl Connection {
                 last => return last,
             }
             if self.received.data().is_empty() {
-                self.waits_since_ns = monotonic_ns();
+                self.waits_since_ns = coarse_ns();
             }
         }
         self.worker.tools.buffers.give(std::mem::replace(&mut self.received, Buffer::placeholder()));
@@ -384,7 +384,7 @@ impl Connection {
         }
     }
 
-    async fn forward(&mut self, current: &Rc<Current>, approved: Approved, record: &mut Record) -> Next {
+    async fn forward(&mut self, current: &Rc<Current>, approved: Box<Approved>, record: &mut Record) -> Next {
         let Some(way) = approved.way(current) else {
             return self.refuse(&Failure::Internal, None, record).await;
         };
@@ -400,7 +400,16 @@ impl Connection {
             pace: self.manners.pace(),
         };
         let websocket = approved.plan.websocket;
-        match exchange(&self.worker, current, way, approved, (client, &self.ends), record).await {
+        match exchange(
+            &self.worker,
+            current,
+            way,
+            approved,
+            (client, self.ends.both(&self.manners.settings)),
+            record,
+        )
+        .await
+        {
             Ok(Outcome { tunnel: Some(tunnel), .. }) => {
                 Box::pin(self.tunnel(tunnel, websocket, record)).await
             }
@@ -488,7 +497,7 @@ impl Connection {
 enum Judgement {
     /// The head has not ended yet.
     Partial,
-    Forward(Approved),
+    Forward(Box<Approved>),
     Respond(OwnAnswer, Skipped),
     Refuse(Answer, Skipped),
 }

@@ -78,7 +78,7 @@ fn a_filter_without_the_object_is_an_error_that_names_the_build() {
     }
     let directory = Scratch::new().unwrap();
     directory.write("portcullis.toml", format!("[prefilter]\ninterfaces = [\"lo\"]\n{GOOD}")).unwrap();
-    let output = portcullis(&directory, &["run", "--config", "portcullis.toml"]);
+    let output = portcullis(&directory, &["run", "--yes-really", "--config", "portcullis.toml"]);
     if text(&output).contains("built without the NIC filter") {
         assert!(!output.status.success() && text(&output).contains("cargo xtask build"), "{}", text(&output));
     }

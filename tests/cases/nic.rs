@@ -8,5 +8,6 @@ mod offences;
 mod protected;
 mod spoofed;
 mod list;
+mod lockout;
 mod limits;
 mod restart;

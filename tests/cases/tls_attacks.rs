@@ -230,3 +230,31 @@ fn element(der: &[u8]) -> (usize, &[u8]) {
     };
     (header + length, &der[header..header + length])
 }
+
+/// Bytes that are not TLS count against whoever sends them, as bytes that are not HTTP do.
+#[test]
+fn garbage_instead_of_a_handshake_is_an_offence() {
+    let authority = Authority::new("ca");
+    let (edge, _upstream) = secured(&authority, &["a.example"], OPEN);
+    let malformed = || {
+        edge.gateway.metrics().unwrap().sum("portcullis_offences_total", &[("kind", "malformed")]).to_string()
+    };
+    for (sent, garbage) in [
+        &b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"[..],
+        b"\x16\x03\x01\xff\xff\x01\x00\x00\x01\x00",
+        b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00",
+        &[0; 64],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = TcpStream::connect(edge.address).unwrap();
+        client.set_read_timeout(Some(TIME_MAX)).unwrap();
+        client.write_all(garbage).unwrap();
+        // An alert, and the end.
+        let _ = client.read_to_end(&mut Vec::new());
+        let counted =
+            xtask::lab::wait::until(TIME_MAX, || (malformed() == (sent + 1).to_string()).then_some(()));
+        assert!(counted.is_some(), "{garbage:?}: {}", malformed());
+    }
+}

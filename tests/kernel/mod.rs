@@ -11,7 +11,11 @@ mod verdicts;
 mod agreement;
 mod bans;
 mod classes;
+mod feeds;
 mod links;
+mod memory;
+mod steering;
+mod upgrade;
 
 use std::{
     path::Path,

@@ -9,15 +9,17 @@ use std::{
 use gateway_ebpf::layout::{EVENTS_BYTES, HEARTBEAT_TIMEOUT_NS};
 use portcullis::{
     config::{FilterPorts, Prefilter, Rate},
-    nic::{self, BanAction, BanEntry, Reason, Verdict},
+    nic::{self, BanAction, BanEntry, Feeds, Ranges, Reason, Verdict},
 };
 
 use super::{
-    Lab, ban, prefilter, skipped,
+    Lab, ban,
+    feeds::{list, of},
+    prefilter, skipped,
     table::{
         cases::{CLIENT4, cases},
         frames::{ACK, SYN, cut, ipv4, tcp, tcp4, tcp6, udp4},
-        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, LIVE_NS, THROTTLE_NS, THROTTLES},
+        world::{ALLOW, BANS, BLOCK, EXPIRED_NS, FEED, LIVE_NS, THROTTLE_NS, THROTTLES},
     },
 };
 
@@ -40,6 +42,8 @@ pub(super) fn world(config: Prefilter) -> Lab {
         lab.filter.bans().add(parse(prefix), &BanEntry { action, ..ban(LIVE_NS) }).expect("room");
     }
     lab.filter.bans().settle().expect("claims");
+    let mut feeds = Feeds::open_pinned(&lab.config.pin_dir).expect("pinned");
+    feeds.publish(&[list("feed", 1, of(&FEED))], &Ranges::default()).expect("room for a list");
     lab
 }
 

@@ -1,13 +1,13 @@
 //! Packets and what must become of them under [`super::world`], without limits.
 
 use gateway_ebpf::Reason::{
-    self, Allowed, BadFlags, BadLength, BlockedPrefix, BlockedSource, Fragment, Neighbour, NotIp, NotLimited,
-    SameAddress,
+    self, Allowed, BadFlags, BadLength, BlockedFeed, BlockedPrefix, BlockedSource, Fragment, Neighbour,
+    NotIp, NotLimited, SameAddress,
 };
 
 use super::frames::{
     ACK, FIN, IPV4, IPV6, PSH, RST, SYN, TCP4, TCP6, URG, cut, ethernet, extension, fragment, ipv4, ipv6,
-    tagged, tcp, tcp4, tcp6, udp, udp4, with,
+    tagged, tcp, tcp4, tcp6, udp, udp_from, udp4, with,
 };
 
 /// A stranger.
@@ -17,7 +17,8 @@ pub(crate) const CLIENT6: &str = "2001:db8:c::7";
 
 /// Each packet with its name and the reason that it must be counted under.
 pub(crate) fn cases() -> Vec<(&'static str, Vec<u8>, Reason)> {
-    [link_layer(), policy(), ipv4_sanity(), ipv6_sanity(), tcp_and_udp(), fragments()].concat()
+    [link_layer(), policy(), feeds(), dhcp(), ipv4_sanity(), ipv6_sanity(), tcp_and_udp(), fragments()]
+        .concat()
 }
 
 type Cases = Vec<(&'static str, Vec<u8>, Reason)>;
@@ -60,9 +61,9 @@ fn policy() -> Cases {
         ("an expired ban", tcp4("198.51.100.67", 443, ACK), NotLimited),
         ("a blocked prefix", tcp4("203.0.113.9", 443, ACK), BlockedPrefix),
         ("the first behind it", tcp4("203.0.114.0", 443, ACK), NotLimited),
-        ("a /24 that is dropped whole", tcp4("100.67.15.1", 443, ACK), BlockedPrefix),
-        ("a /24 that is dropped whole, malformed", tcp4("100.67.15.1", 443, SYN | FIN), BlockedPrefix),
-        ("the first /24 behind it", tcp4("100.67.16.0", 443, ACK), NotLimited),
+        ("a /24 that is dropped whole", tcp4("100.68.15.1", 443, ACK), BlockedPrefix),
+        ("a /24 that is dropped whole, malformed", tcp4("100.68.15.1", 443, SYN | FIN), BlockedPrefix),
+        ("the first /24 behind it", tcp4("100.68.16.0", 443, ACK), NotLimited),
         ("allow beats a blocked prefix", tcp4("203.0.113.77", 443, ACK), Allowed),
         ("allow beats a blocked address", tcp4("198.51.100.200", 443, ACK), Allowed),
         ("allow beats a ban", tcp4("198.51.100.201", 443, ACK), Allowed),
@@ -101,6 +102,55 @@ fn policy() -> Cases {
         ("a link-local source", tcp6("fe80::1", 443, SYN | FIN), Neighbour),
         ("the end of link-local", tcp6("febf::1", 443, ACK), Neighbour),
         ("behind link-local", tcp6("fec0::1", 443, ACK), NotLimited),
+    ]
+}
+
+fn feeds() -> Cases {
+    vec![
+        ("a listed /24", tcp4("100.67.0.1", 443, ACK), BlockedFeed),
+        ("the last of a list's range", tcp4("100.67.1.255", 443, ACK), BlockedFeed),
+        ("behind it", tcp4("100.67.2.0", 443, ACK), NotLimited),
+        ("listed, malformed: the list counts", tcp4("100.67.0.1", 443, SYN | FIN), BlockedFeed),
+        ("the first of a part of a /24", tcp4("100.67.7.64", 22, SYN), BlockedFeed),
+        ("before it", tcp4("100.67.7.63", 443, ACK), NotLimited),
+        ("its last", tcp4("100.67.7.79", 443, ACK), BlockedFeed),
+        ("behind its last", tcp4("100.67.7.80", 443, ACK), NotLimited),
+        ("a listed address", tcp4("100.67.7.200", 443, ACK), BlockedFeed),
+        ("allow beats a list", tcp4("198.51.100.140", 443, ACK), Allowed),
+        ("a listed /48", tcp6("2001:db8:feed:ffff::1", 443, ACK), BlockedFeed),
+        ("the /48 behind it", tcp6("2001:db8:feee::1", 443, ACK), NotLimited),
+        ("IPv6, a part of a /64", tcp6("2001:db8:fee::7", 443, ACK), BlockedFeed),
+        ("IPv6, behind it", tcp6("2001:db8:fee::8", 443, ACK), NotLimited),
+        ("IPv6, before it", tcp6("2001:db8:fee::3", 443, ACK), NotLimited),
+        ("allow beats a listed /64", tcp6("2001:db8:a:fee::1", 443, ACK), Allowed),
+    ]
+}
+
+fn dhcp() -> Cases {
+    let banned = "198.51.100.66";
+    let banned6 = "2001:db8:66::1";
+    let dhcp4 = |from, to| ipv4(banned, 17, &[], &udp_from(from, to));
+    let dhcp6 = |from, to| ipv6(banned6, 17, 64, &udp_from(from, to));
+    vec![
+        ("DHCP: a banned server answers", dhcp4(67, 68), Neighbour),
+        ("DHCP: a banned client asks", dhcp4(68, 67), Neighbour),
+        ("DHCP: a banned relay", dhcp4(67, 67), Neighbour),
+        ("DHCP: behind options", ipv4(banned, 17, &[1; 8], &udp_from(67, 68)), Neighbour),
+        ("DHCP: in a tag", tagged(&dhcp4(67, 68), &[0x8100]), Neighbour),
+        ("DHCP: of a blocked prefix", ipv4("203.0.113.9", 17, &[], &udp_from(67, 68)), Neighbour),
+        ("DHCP: of an allowed server", ipv4("203.0.113.77", 17, &[], &udp_from(67, 68)), Allowed),
+        ("DHCP: of anybody", ipv4(CLIENT4, 17, &[], &udp_from(67, 68)), NotLimited),
+        ("a banned source that says it were DHCP", dhcp4(67, 443), BlockedSource),
+        ("a banned source to DHCP's port", dhcp4(40_000, 68), BlockedSource),
+        ("DHCP by TCP is none", ipv4(banned, 6, &[], &tcp(68, ACK)), BlockedSource),
+        ("DHCP in a fragment", with(dhcp4(67, 68), IPV4 + 6, &[0x20, 0]), BlockedSource),
+        ("DHCP, cut", cut(dhcp4(67, 68), IPV4 + 23), BlockedSource),
+        ("DHCPv6: a banned server answers", dhcp6(547, 546), Neighbour),
+        ("DHCPv6: a banned client asks", dhcp6(546, 547), Neighbour),
+        ("DHCPv6: a blocked host", ipv6("2001:db8:68::1", 17, 64, &udp_from(547, 546)), Neighbour),
+        ("DHCPv6 by TCP is none", ipv6(banned6, 6, 64, &tcp(546, ACK)), BlockedSource),
+        ("DHCPv6 to another port", dhcp6(547, 443), BlockedSource),
+        ("DHCPv6, cut", cut(dhcp6(547, 546), IPV6 + 43), BlockedSource),
     ]
 }
 

@@ -75,7 +75,12 @@ pub(crate) fn tcp(port: u16, flags: u8) -> Vec<u8> {
 
 /// A UDP header and eight bytes.
 pub(crate) fn udp(port: u16) -> Vec<u8> {
-    let mut datagram = 40_000_u16.to_be_bytes().to_vec();
+    udp_from(40_000, port)
+}
+
+/// The same, from this port.
+pub(crate) fn udp_from(source: u16, port: u16) -> Vec<u8> {
+    let mut datagram = source.to_be_bytes().to_vec();
     datagram.extend(port.to_be_bytes());
     datagram.extend([0, 16, 0, 0]);
     datagram.extend(*b"8 bytes.");

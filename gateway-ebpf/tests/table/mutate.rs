@@ -4,7 +4,7 @@
 use super::{
     cases::cases,
     frames::{tagged, tcp4, tcp6},
-    world::{ALLOW, BANS, BLOCK, THROTTLES},
+    world::{ALLOW, BANS, BLOCK, FEED, THROTTLES},
 };
 
 /// Marsaglia's xorshift64: enough to be varied, simple enough to be replayed.
@@ -38,7 +38,7 @@ impl Mutations {
     pub(crate) fn new(seed: u64) -> Self {
         let mut originals: Vec<Vec<u8>> = cases().into_iter().map(|(_, frame, _)| frame).collect();
         let prefixes = ALLOW.into_iter().chain(BLOCK).chain(BANS.map(|(prefix, _)| prefix));
-        let prefixes = prefixes.chain(THROTTLES.map(|(prefix, _)| prefix));
+        let prefixes = prefixes.chain(THROTTLES.map(|(prefix, _)| prefix)).chain(FEED);
         for prefix in prefixes {
             let address = prefix.split('/').next().unwrap_or_default();
             originals.push(if address.contains(':') { tcp6(address, 443, 2) } else { tcp4(address, 443, 2) });

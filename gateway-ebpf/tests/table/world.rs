@@ -22,7 +22,7 @@ pub(crate) const ALLOW: [&str; 4] =
 
 /// Blocks of the configuration: no end.
 pub(crate) const BLOCK: [&str; 4] =
-    ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48", "100.67.0.0/20"];
+    ["203.0.113.0/24", "198.51.100.200/32", "2001:db8:bad::/48", "100.68.0.0/20"];
 
 /// Blocks with an end: still live?
 pub(crate) const BANS: [(&str, bool); 22] = [
@@ -65,6 +65,17 @@ pub(crate) const THROTTLES: [(&str, u16); 6] = [
 /// Time that a packet of a throttle uses up.
 pub(crate) const THROTTLE_NS: u64 = 86_400_000_000_000;
 
+/// What the feeds list; two of them are allowed.
+pub(crate) const FEED: [&str; 7] = [
+    "100.67.0.0/23",
+    "100.67.7.64/28",
+    "100.67.7.200/32",
+    "198.51.100.140/32",
+    "2001:db8:feed::/48",
+    "2001:db8:fee::4/126",
+    "2001:db8:a:fee::/64",
+];
+
 /// What time it is on the host; live blocks end far behind it, expired ones have ended at 1.
 pub(crate) const NOW_NS: u64 = 1 << 50;
 /// When a live block ends.
@@ -83,6 +94,7 @@ pub(crate) struct Host {
     whole_drops: u64,
     cells: Vec<Cell>,
     pub(crate) heartbeat_ns: u64,
+    feed: Vec<IpNet>,
 }
 
 impl Host {
@@ -91,6 +103,7 @@ impl Host {
         let net = |text: &str| text.parse::<IpNet>().unwrap();
         let allow = ALLOW.map(net).to_vec();
         let mut host = Self::with(settings, allow, Vec::new());
+        host.feed = FEED.map(net).to_vec();
         for prefix in BLOCK.map(net) {
             // The configuration's own blocks lie in the trie, however long they are.
             host.blocks.push((prefix, Ban { prefix_bits: prefix.prefix_len(), ..Ban::default() }));
@@ -119,6 +132,7 @@ impl Host {
             whole_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             heartbeat_ns: NOW_NS,
+            feed: Vec::new(),
         };
         for (prefix, ban) in bans {
             host.add(prefix, ban);
@@ -238,6 +252,16 @@ impl Tables for Host {
 
     fn block6(&mut self, key: &PrefixKey6) -> Option<&mut Ban> {
         self.longest(net6(key))
+    }
+
+    fn listed4(&self, source: u32) -> bool {
+        let address = IpAddr::V4(source.into());
+        self.feed.iter().any(|prefix| prefix.contains(&address))
+    }
+
+    fn listed6(&self, upper: u64, lower: u64) -> bool {
+        let address = IpAddr::V6((u128::from(upper) << 64 | u128::from(lower)).into());
+        self.feed.iter().any(|prefix| prefix.contains(&address))
     }
 
     fn limited(&self, port: u16) -> bool {

@@ -48,6 +48,9 @@ fn bind_one(address: SocketAddr, cpu: usize) -> io::Result<TcpListener> {
     let _ = notice_dead_peers(&SockRef::from(&socket));
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    // Data in a SYN is no proof of an address, and offences need one. Whoever has the kernel accept it on every socket
+    // (`net.ipv4.tcp_fastopen`) has it accepted from listening on.
+    refuse_data_in_syns(&socket)?;
     // A hint for locality: a kernel without it spreads connections by hash.
     if let Ok(cpu) = libc::c_int::try_from(cpu) {
         let _ = set_incoming_cpu(&socket, cpu);
@@ -56,17 +59,51 @@ fn bind_one(address: SocketAddr, cpu: usize) -> io::Result<TcpListener> {
 }
 
 fn set_incoming_cpu(socket: &Socket, cpu: libc::c_int) -> io::Result<()> {
+    set_option(socket, (libc::SOL_SOCKET, libc::SO_INCOMING_CPU), cpu)
+}
+
+/// A queue of no length for connections that begin with data (RFC 7413). A kernel without knows of no such thing.
+fn refuse_data_in_syns(socket: &Socket) -> io::Result<()> {
+    match set_option(socket, (libc::IPPROTO_TCP, libc::TCP_FASTOPEN), 0) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP)) => Ok(()),
+        set => set,
+    }
+}
+
+fn set_option(
+    socket: &Socket,
+    (level, name): (libc::c_int, libc::c_int),
+    value: libc::c_int,
+) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    let length = libc::socklen_t::try_from(size_of_val(&cpu)).unwrap_or(4);
+    let length = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or(4);
     // SAFETY: the pointer is to a local of the length told.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_INCOMING_CPU,
-            (&raw const cpu).cast(),
-            length,
-        )
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn no_connection_may_begin_with_data() {
+        for socket in bind("127.0.0.1:0".parse().unwrap(), &[0, 1]).unwrap() {
+            let (mut length, mut bytes) = (-1_i32, 4_u32);
+            // SAFETY: both pointers are to locals, the second one tells the size of the first.
+            let result = unsafe {
+                libc::getsockopt(
+                    socket.as_raw_fd(),
+                    libc::IPPROTO_TCP,
+                    libc::TCP_FASTOPEN,
+                    (&raw mut length).cast(),
+                    &raw mut bytes,
+                )
+            };
+            assert_eq!((result, length), (0, 0));
+        }
+    }
 }

@@ -1,12 +1,21 @@
 //! `portcullis bans`: works on the pinned maps, so it answers while the gateway is down as well.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Read, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
-use portcullis::nic::{self, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError};
+use portcullis::{
+    control,
+    nic::{self, Allowed, BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, NicError, peers},
+};
 
-use super::{CONFIG_DEFAULT, Told, pin_dir};
+use super::{CONFIG_DEFAULT, Told, load, pin_dir};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bans {
@@ -28,6 +37,9 @@ pub(crate) enum Bans {
         /// How long, such as 90s, 10m, 24h
         #[arg(long = "for", value_name = "DURATION", default_value = "1h", value_parser = duration)]
         lasts: Duration,
+        /// Also where somebody is connected from there who may administer this host
+        #[arg(long)]
+        yes_really: bool,
     },
     /// End the block of an address or a prefix
     Del {
@@ -36,6 +48,20 @@ pub(crate) enum Bans {
         /// Address or prefix, as `list` shows it
         #[arg(value_parser = prefix)]
         source: IpNet,
+    },
+    /// Write every block that ends, one JSON object per line, with why and until when
+    Export {
+        #[command(flatten)]
+        pins: Pins,
+        /// Where to; standard output when absent
+        file: Option<PathBuf>,
+    },
+    /// Take in what `export` has written; a block that lasts longer already stays
+    Import {
+        #[command(flatten)]
+        pins: Pins,
+        /// Where from; "-": standard input
+        file: PathBuf,
     },
     /// Everything that the filter holds about an address, and what wins
     Why {
@@ -67,6 +93,16 @@ impl Pins {
         };
         nic::Bans::open_pinned(&directory).map_err(told)
     }
+
+    /// Whoever in this prefix has a connection to a port of administration, where the configuration tells the ports.
+    fn administrator_in(&self, prefix: IpNet) -> Option<IpAddr> {
+        if self.pin_dir.is_some() {
+            return None;
+        }
+        let ports = control::admin_ports(&load(&self.config).ok()?.config).ok()?;
+        let peers = peers::established(&ports).ok()?;
+        peers.iter().map(|peer| peer.address).find(|address| prefix.contains(address))
+    }
 }
 
 impl Bans {
@@ -82,25 +118,41 @@ impl Bans {
                     print_table(&records);
                 }
             }
-            Self::Add { pins, source, lasts } => {
+            Self::Add { pins, source, lasts, yes_really } => {
                 let mut bans = pins.open()?;
-                let allowed = bans.why(source.addr(), now_ns).map_err(told)?.allowed_by;
-                if let Some(allow) = allowed.first() {
+                let parts = match bans.allowed(source).map_err(told)? {
+                    Allowed::Nothing => Vec::new(),
+                    Allowed::Parts(parts) => parts,
+                    Allowed::Whole(allow) => {
+                        return Err(format!(
+                            "{source} lies in {allow}, which prefilter.allow lets through: nothing changed"
+                        ));
+                    }
+                };
+                if !yes_really && let Some(administrator) = pins.administrator_in(source) {
                     return Err(format!(
-                        "{source} lies in {allow}, which prefilter.allow lets through: nothing changed"
+                        "{source} holds {administrator}, who is connected to a port of administration of this host: \
+                         nothing changed; --yes-really blocks nevertheless"
                     ));
                 }
                 bans.add(source, &operator_entry(now_ns, lasts)).map_err(told)?;
                 println!("{source} is blocked for {}", words(lasts));
+                for allow in parts {
+                    println!("{allow} in it is not: prefilter.allow lets it through");
+                }
             }
             Self::Del { pins, source } => {
-                if !pins.open()?.remove(source).map_err(told)? {
+                let mut bans = pins.open()?;
+                if !bans.remove(source).map_err(told)? {
                     return Err(format!(
                         "{source} is not blocked; `portcullis bans why` tells what holds an address"
                     ));
                 }
+                bans.forget(source).map_err(told)?;
                 println!("{source} is no longer blocked");
             }
+            Self::Export { pins, file } => export(&pins.open()?, file.as_deref(), now_ns)?,
+            Self::Import { pins, file } => import(&mut pins.open()?, &file, now_ns)?,
             Self::Why { pins, address, json } => {
                 let explanation = pins.open()?.why(address, now_ns).map_err(told)?;
                 if json {
@@ -112,6 +164,72 @@ impl Bans {
         }
         Ok(())
     }
+}
+
+fn export(bans: &nic::Bans, file: Option<&Path>, now_ns: u64) -> Told<()> {
+    let now_unix_ms = unix_ms();
+    let records = bans.list(now_ns).map_err(told)?;
+    let lines: Vec<String> = records.iter().filter_map(|record| record.to_line(now_unix_ms)).collect();
+    let Some(file) = file else {
+        for line in &lines {
+            println!("{line}");
+        }
+        return Ok(());
+    };
+    let describe = |error: io::Error| format!("{}: {error}", file.display());
+    let mut out = BufWriter::new(File::create(file).map_err(describe)?);
+    for line in &lines {
+        writeln!(out, "{line}").map_err(describe)?;
+    }
+    out.into_inner().map_err(io::Error::from).and_then(|out| out.sync_all()).map_err(describe)?;
+    println!("{}: {} blocks", file.display(), lines.len());
+    Ok(())
+}
+
+/// A bad line is told before anything is changed.
+fn import(bans: &mut nic::Bans, file: &Path, now_ns: u64) -> Told<()> {
+    let describe = |error: &dyn std::fmt::Display| format!("{}: {error}; nothing changed", file.display());
+    let from: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file).map_err(|error| describe(&error))?)
+    };
+    let list = nic::read_list(BufReader::new(from)).map_err(|error| describe(&error))?;
+    let now_unix_ms = unix_ms();
+    let (mut added, mut ended, mut held, mut allowed) = (0_usize, 0_usize, 0_usize, 0_usize);
+    for listed in &list {
+        let Some(entry) = listed.entry(now_ns, now_unix_ms) else {
+            ended += 1;
+            continue;
+        };
+        if matches!(bans.allowed(listed.source).map_err(told)?, Allowed::Whole(_)) {
+            allowed += 1;
+            continue;
+        }
+        match bans.add_unless_longer(listed.source, &entry) {
+            Ok(true) => added += 1,
+            Ok(false) | Err(NicError::ByConfiguration(_)) => held += 1,
+            Err(error) => {
+                let done = added + ended + held + allowed;
+                return Err(format!(
+                    "{} after {done} of {} blocks: {}",
+                    file.display(),
+                    list.len(),
+                    told(error)
+                ));
+            }
+        }
+    }
+    println!(
+        "{added} blocked, {ended} had ended, {held} were blocked for as long already, {allowed} lie in prefilter.allow"
+    );
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "a list is dated for people and other hosts")]
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn operator_entry(now_ns: u64, lasts: Duration) -> BanEntry {
@@ -214,7 +332,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn told(error: NicError) -> String {
     match &error {
-        NicError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+        NicError::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             format!("{error} (the block list belongs to root: try sudo)")
         }
         _ => error.to_string(),

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a person")]
 
 mod bans;
+mod doctor;
 mod keys;
 
 use std::{
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use portcullis::{
     boot,
     config::{self, Loaded},
+    control::Enforcement,
     decide::Policy,
     nic,
 };
@@ -40,6 +42,8 @@ enum Command {
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Say what this machine's kernel and interfaces can do for the filter, and what is in its way; 1 when it would not run
+    Doctor(doctor::Doctor),
     /// Detach the filter from every interface and forget its blocks: the way out when in doubt
     PanicOpen(ConfigFile),
 }
@@ -48,6 +52,9 @@ enum Command {
 struct Run {
     #[command(flatten)]
     file: ConfigFile,
+    /// Filter although `prefilter.allow` is empty: nothing keeps whoever administers this host from being locked out
+    #[arg(long)]
+    yes_really: bool,
     /// Write the session keys of clients' connections to this file, for Wireshark: whoever reads it reads them all
     #[arg(long, value_name = "FILE")]
     tls_key_log: Option<PathBuf>,
@@ -67,13 +74,15 @@ impl Arguments {
     /// Does what was asked. 0: done, 1: it went wrong, 2 (from clap): the arguments are.
     pub(crate) fn run(self) -> ExitCode {
         let done = match self.command {
-            Command::Run(Run { file, tls_key_log }) => load(&file.config).and_then(|loaded| {
-                boot::run(&file.config, loaded.config, tls_key_log.as_deref())
+            Command::Run(Run { file, yes_really, tls_key_log }) => load(&file.config).and_then(|loaded| {
+                let enforcement = if yes_really { Enforcement::Regardless } else { Enforcement::Careful };
+                boot::run(&file.config, loaded.config, enforcement, tls_key_log.as_deref())
                     .map_err(|error| format!("portcullis: {error}"))
             }),
             Command::Check(file) => check(&file.config),
             Command::Bans(bans) => bans.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Doctor(doctor) => doctor.run(),
             Command::PanicOpen(file) => panic_open(&file.config),
         };
         match done {

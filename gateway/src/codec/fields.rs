@@ -153,6 +153,7 @@ pub(crate) struct Listed<'b> {
 
 impl<'b> Listed<'b> {
     /// Collects them from a head that was parsed, so there are at most [`CONNECTION_OPTIONS_MAX`].
+    #[inline]
     pub(crate) fn of(fields: &Fields<'_, 'b>) -> Self {
         let mut listed = Self::default();
         for name in fields.all("connection").flat_map(list) {

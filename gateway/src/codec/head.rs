@@ -27,6 +27,17 @@ pub enum Version {
     Http2,
 }
 
+impl Version {
+    /// As RFC 9110 §2.5 and §7.6.3 have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2.0",
+        }
+    }
+}
+
 /// How large a head may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 mod types;
+mod escalation;
 mod edits;
 mod cors;
 mod compress;
@@ -31,6 +32,7 @@ mod manual_tests;
 pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
+pub use escalation::{AdminPorts, Escalation, OFFENCE_COUNT_MAX, Threshold};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};
 pub use types::*;

@@ -104,11 +104,14 @@ pub(super) struct RawEscalation {
     pub(super) block_max: Field<Span>,
     pub(super) memory: Field<Span>,
     pub(super) exempt: Field<Vec<Spanned<String>>>,
+    pub(super) admin_ports: Field<RawAdminPorts>,
+    pub(super) known_for: Field<Span>,
+    pub(super) throttle: Field<OrOff<RawBucket>>,
     pub(super) unauthorized: Field<OrOff<RawThreshold>>,
     pub(super) forbidden: Field<OrOff<RawThreshold>>,
     pub(super) limited: Field<OrOff<RawThreshold>>,
     pub(super) malformed: Field<OrOff<RawThreshold>>,
-    pub(super) attack: Field<Later>,
+    pub(super) attack: Field<OrOff<RawThreshold>>,
     pub(super) not_found: Field<OrOff<RawThreshold>>,
 }
 
@@ -503,6 +506,21 @@ pub(super) enum RawPorts {
 #[serde(rename_all = "snake_case")]
 pub(super) enum OfListeners {
     Listeners,
+}
+
+/// `escalation.admin_ports`
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "it is \"unlimited\" or a list of port numbers")]
+pub(super) enum RawAdminPorts {
+    Word(Unlimited),
+    Ports(Vec<u16>),
+}
+
+/// "unlimited"
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Unlimited {
+    Unlimited,
 }
 
 /// `keys.ID.expires`: a TOML date and time, or the same in quotes.

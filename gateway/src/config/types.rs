@@ -10,6 +10,7 @@ use super::{
     compress::Coding,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
+    escalation::Escalation,
 };
 
 /// The most that `limits.head_size` may allow: a request head must fit into one of a worker's buffers.
@@ -150,40 +151,6 @@ pub struct Rate {
     pub per_s: f64,
     /// Bucket size in tokens; at least one.
     pub burst: u64,
-}
-
-/// `[escalation]`: offences that become a block at the NIC.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Escalation {
-    /// Decide and tell, block nothing.
-    pub dry_run: bool,
-    /// The first block of a source.
-    pub block_for: Duration,
-    /// No block is longer.
-    pub block_max: Duration,
-    /// A source that offends again within this time is blocked twice as long.
-    pub memory: Duration,
-    /// Prefixes that are never blocked.
-    pub exempt: Vec<IpNet>,
-    /// 401 answers.
-    pub unauthorized: Option<Threshold>,
-    /// 403 answers.
-    pub forbidden: Option<Threshold>,
-    /// 429 answers.
-    pub limited: Option<Threshold>,
-    /// Requests that are not HTTP, desync attempts, TLS garbage.
-    pub malformed: Option<Threshold>,
-    /// 404 answers.
-    pub not_found: Option<Threshold>,
-}
-
-/// `{ count = 20, within = "10s" }`; "off" is `None`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Threshold {
-    /// The offence that crosses the line.
-    pub count: u32,
-    /// The window that they are counted in.
-    pub within: Duration,
 }
 
 /// `[listeners.NAME]`

@@ -1,21 +1,32 @@
 //! Offences in, blocks at the NIC out: the shell around `escalate`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use ipnet::IpNet;
 
 use crate::{
-    config::Config,
-    decide::Snapshot,
+    config::{AdminPorts, Config, FilterPorts},
+    decide::{Snapshot, known::Known},
     nic::{
         BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
-        monotonic_ns,
+        Strikes, monotonic_ns, peers,
     },
     respond::{Offence, OffenceKind},
 };
 
 use super::{
-    escalate::{Block, Escalation, Tally},
+    admins::Admins,
+    escalate::{Action, Block, Escalation, Remembered, Tally},
     protect::Protected,
 };
+
+/// Beats, one a second, between two looks at who administers this host.
+const BEATS_PER_LOOK: u64 = 5;
+/// Beats between two sweeps of what the maps remember of blocks that are over.
+const BEATS_PER_MEMORY_SWEEP: u64 = 60;
 
 /// The filter and what is decided about it.
 pub(super) struct Blocks {
@@ -24,25 +35,52 @@ pub(super) struct Blocks {
     /// What the XDP program itself has to say.
     diagnostics: Option<LogSource>,
     listener_ports: Vec<u16>,
+    admins: Admins,
+    beats: u64,
     written: BTreeMap<OffenceKind, u64>,
+    throttled: BTreeMap<OffenceKind, u64>,
     full: u64,
     failed: u64,
+    /// Sources that the next process will not remember, for want of room.
+    unremembered: u64,
 }
 
 impl Blocks {
-    pub(super) fn new(snapshot: &Snapshot, mut filter: Option<Filter>) -> Self {
+    /// `known` says where consumers have proved who they are.
+    pub(super) fn new(snapshot: &Snapshot, mut filter: Option<Filter>, known: Arc<Known>) -> Self {
         let config = &snapshot.config;
-        Self {
+        let protected = Protected::of(config, &snapshot.addresses, []);
+        let mut blocks = Self {
             diagnostics: filter.as_mut().and_then(Filter::take_log_source),
-            escalation: Escalation::new(
-                config.escalation.clone(),
-                Protected::of(config, &snapshot.addresses),
-            ),
+            escalation: Escalation::new(config.escalation.clone(), protected, known),
             filter,
             listener_ports: listener_ports(config),
+            admins: Admins::default(),
+            beats: 0,
             written: BTreeMap::new(),
+            throttled: BTreeMap::new(),
             full: 0,
             failed: 0,
+            unremembered: 0,
+        };
+        let now_ns = monotonic_ns();
+        blocks.look_at_admins(snapshot, now_ns);
+        blocks.recall(now_ns);
+        blocks
+    }
+
+    /// What the process before this one knew of those whom it had blocked.
+    fn recall(&mut self, now_ns: u64) {
+        let Some(filter) = &mut self.filter else { return };
+        match filter.bans().memory() {
+            Ok(memory) => {
+                for (source, Strikes { until_ns, strikes, throttles, .. }) in memory {
+                    let remembered =
+                        Remembered { strikes: strikes.into(), throttles: throttles.into(), until_ns };
+                    self.escalation.remember(source, remembered, now_ns);
+                }
+            }
+            Err(error) => log::warn!("nobody's earlier blocks are remembered: {error}"),
         }
     }
 
@@ -63,19 +101,34 @@ impl Blocks {
         if let Some(source) = self.escalation.blocked(offence.source, offence.at_ns.min(now_ns))
             && matches!(filter.bans().holds(source, now_ns), Ok(false))
         {
-            self.escalation.pardon(&source);
+            self.pardon(source);
+        }
+    }
+
+    fn pardon(&mut self, source: IpNet) {
+        self.escalation.pardon(&source);
+        if let Some(filter) = &mut self.filter
+            && let Err(error) = filter.bans().forget(source)
+        {
+            log::warn!("{source} will be remembered after a restart: {error}");
         }
     }
 
     fn block(&mut self, block: &Block) {
         let Some(filter) = self.filter.as_mut().filter(|_| !block.dry_run) else {
-            log::info!("would block {}", sentence(block));
+            let verb = if block.action == Action::Drop { "block" } else { "slow down" };
+            log::info!("would {verb} {}", sentence(block));
             return;
         };
-        match filter.bans().add(block.source, &entry(block)) {
-            Ok(()) => {
-                *self.written.entry(block.kind).or_default() += 1;
-                log::info!("blocked {}", sentence(block));
+        match filter.bans().add_unless_longer(block.source, &entry(block)) {
+            Ok(_) => {
+                let (counts, verb) = match block.action {
+                    Action::Drop => (&mut self.written, "blocked"),
+                    Action::Throttle(_) => (&mut self.throttled, "slowed down"),
+                };
+                *counts.entry(block.kind).or_default() += 1;
+                log::info!("{verb} {}", sentence(block));
+                self.keep_in_mind(block.source);
             }
             // The operator's own block already holds.
             Err(NicError::ByConfiguration(_)) => {}
@@ -91,10 +144,70 @@ impl Blocks {
         }
     }
 
-    /// Once a second: the filter hears that we live, and what has ended makes room.
-    pub(super) fn beat(&mut self, now_ns: u64) {
-        self.escalation.forget(now_ns);
+    /// The strikes of a source outlive this process.
+    fn keep_in_mind(&mut self, source: IpNet) {
+        let (Some(filter), Some(remembered)) = (&mut self.filter, self.escalation.remembered(&source)) else {
+            return;
+        };
+        let few = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+        let strikes = Strikes {
+            until_ns: remembered.until_ns,
+            strikes: few(remembered.strikes),
+            throttles: few(remembered.throttles),
+            reserved: 0,
+        };
+        if let Err(error) = filter.bans().remember(source, strikes) {
+            self.unremembered += 1;
+            log::warn!("{source} will not be remembered after a restart: {error}");
+        }
+    }
+
+    /// Who has a connection to a port of administration is never blocked from now on, and no longer if it was: its
+    /// packets may have been shut out while its connection still stood.
+    fn look_at_admins(&mut self, snapshot: &Snapshot, now_ns: u64) {
         let Some(filter) = &mut self.filter else { return };
+        let found = admin_ports(&snapshot.config).and_then(|ports| peers::established(&ports));
+        let peers = match found {
+            Ok(peers) => peers,
+            Err(error) => {
+                log::warn!("whoever administers this host is not known, and not spared: {error}");
+                return;
+            }
+        };
+        if !self.admins.look(&peers, now_ns) {
+            return;
+        }
+        for address in self.admins.addresses() {
+            log::debug!("{address} administers this host");
+            for record in filter.bans().why(*address, now_ns).map(|why| why.blocked_by).unwrap_or_default() {
+                if record.origin == BanOrigin::Escalation
+                    && matches!(filter.bans().remove(record.prefix), Ok(true))
+                {
+                    log::warn!("{} is no longer blocked: {address} administers this host", record.prefix);
+                    self.escalation.pardon(&record.prefix);
+                }
+            }
+        }
+        self.protect(snapshot);
+    }
+
+    /// Once a second: the filter hears that we live, what has ended makes room, and who has gone is looked for.
+    pub(super) fn beat(&mut self, snapshot: &Snapshot, now_ns: u64) {
+        self.escalation.forget(now_ns);
+        self.beats = self.beats.wrapping_add(1);
+        if self.beats.is_multiple_of(BEATS_PER_LOOK) {
+            self.look_at_admins(snapshot, now_ns);
+        }
+        let Some(filter) = &mut self.filter else { return };
+        if let Err(error) = filter.look_after() {
+            log::error!("the filter is not where it should be: {error}");
+        }
+        let memory_ns = u64::try_from(snapshot.config.escalation.memory.as_nanos()).unwrap_or(u64::MAX);
+        if self.beats.is_multiple_of(BEATS_PER_MEMORY_SWEEP)
+            && let Err(error) = filter.bans().sweep_memory(now_ns.saturating_sub(memory_ns))
+        {
+            log::warn!("what is long over is still remembered: {error}");
+        }
         if let Err(error) = filter.heartbeat(now_ns) {
             log::error!("the filter's heartbeat: {error}");
         }
@@ -121,7 +234,8 @@ impl Blocks {
     /// Servers have moved: who is never blocked.
     pub(super) fn protect(&mut self, snapshot: &Snapshot) {
         let config = &snapshot.config;
-        self.escalation.reconfigure(config.escalation.clone(), Protected::of(config, &snapshot.addresses));
+        let protected = Protected::of(config, &snapshot.addresses, self.admins.addresses().iter().copied());
+        self.escalation.reconfigure(config.escalation.clone(), protected);
     }
 
     /// Interfaces with the mode in effect.
@@ -159,6 +273,21 @@ impl Blocks {
         self.written.iter().map(|(kind, count)| (*kind, *count))
     }
 
+    /// Sources that were slowed down, by what led to it.
+    pub(super) fn throttled(&self) -> impl Iterator<Item = (OffenceKind, u64)> + '_ {
+        self.throttled.iter().map(|(kind, count)| (*kind, *count))
+    }
+
+    /// Sources that the next process will not remember.
+    pub(super) fn unremembered(&self) -> u64 {
+        self.unremembered
+    }
+
+    /// Those who are taken for administrators, and how often there were too many of them to follow.
+    pub(super) fn admins(&self) -> (usize, u64) {
+        (self.admins.addresses().len(), self.admins.overflows())
+    }
+
     /// Blocks that could not be written: for want of room, and for other reasons.
     pub(super) fn lost(&self) -> (u64, u64) {
         (self.full, self.failed)
@@ -170,11 +299,33 @@ pub(crate) fn listener_ports(config: &Config) -> Vec<u16> {
     config.listeners.iter().map(|listener| listener.address.port()).collect()
 }
 
+/// Where administrators come in: by default whatever this host listens on, without what serves clients.
+pub fn admin_ports(config: &Config) -> std::io::Result<BTreeSet<u16>> {
+    let ports = match &config.escalation.admin_ports {
+        AdminPorts::Ports(ports) => ports.iter().copied().collect(),
+        AdminPorts::Unlimited => {
+            let mut ports = peers::listening_ports()?;
+            let limited = match &config.prefilter.ports {
+                FilterPorts::Ports(ports) => ports.as_slice(),
+                FilterPorts::Listeners => &[],
+            };
+            for port in limited.iter().chain(&listener_ports(config)) {
+                ports.remove(port);
+            }
+            ports
+        }
+    };
+    Ok(ports)
+}
+
 fn entry(block: &Block) -> BanEntry {
     BanEntry {
         expires_at_ns: block.until_ns,
         offence_at_ns: block.offence_at_ns,
-        action: BanAction::Drop,
+        action: match block.action {
+            Action::Drop => BanAction::Drop,
+            Action::Throttle(rate) => BanAction::throttle(rate),
+        },
         strikes: u16::try_from(block.strikes).unwrap_or(u16::MAX),
         kind: ban_kind(block.kind),
         origin: BanOrigin::Escalation,
@@ -194,6 +345,7 @@ fn ban_kind(kind: OffenceKind) -> BanKind {
         OffenceKind::Limited => BanKind::Limited,
         OffenceKind::Malformed => BanKind::Malformed,
         OffenceKind::NotFound => BanKind::NotFound,
+        OffenceKind::Attack => BanKind::Attack,
     }
 }
 
@@ -212,4 +364,35 @@ fn sentence(block: &Block) -> String {
         block.route.as_deref().unwrap_or("-"),
         block.request_id.as_str(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, path::Path};
+
+    use super::*;
+    use crate::config;
+
+    #[track_caller]
+    fn check(text: &str, ports: [u16; 3], expected: [bool; 3]) {
+        let config = config::parse(text, Path::new("."), &|_| None).unwrap().config;
+        let found = admin_ports(&config).unwrap();
+        assert_eq!(ports.map(|port| found.contains(&port)), expected);
+    }
+
+    #[test]
+    fn administrators_come_in_where_no_client_does() {
+        let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [ssh, served, limited] = sockets.each_ref().map(|socket| socket.local_addr().unwrap().port());
+        let ports = [ssh, served, limited];
+        check("[prefilter]\n", ports, [true; 3]);
+        let listener = format!("[listeners.public]\naddress = \"127.0.0.1:{served}\"\n");
+        check(&listener, ports, [true, false, true]);
+        let limits = format!("[prefilter]\nports = [{limited}]\n{listener}");
+        check(&limits, ports, [true, false, false]);
+        check(&format!("[escalation]\nadmin_ports = [{ssh}]\n"), ports, [true, false, false]);
+        check("[escalation]\nadmin_ports = []\n", ports, [false; 3]);
+        drop(sockets);
+        check("[prefilter]\n", ports, [false; 3]);
+    }
 }

@@ -4,6 +4,9 @@
 //! offence. It never blocks a protected address, nor one that only a proxy header named, and never without an end;
 //! it never touches a map, a clock or a log.
 //!
+//! Behind one address there may be many. Where a consumer has lately proved who it is from there, the first line that is
+//! crossed slows the source down, so that the others are still served, and only the next one shuts it out.
+//!
 //! The window is exact: per source and kind the ring holds the times of the last `count` offences, so the line is
 //! crossed when the oldest of `count` lies no more than `within` before the newest. Memory is bounded by
 //! [`SOURCES_MAX`] sources and [`STAMPS_MAX`] times; past either, the source whose last offence is oldest makes
@@ -21,6 +24,7 @@ use ipnet::IpNet;
 use super::protect::Protected;
 use crate::{
     config,
+    decide::known::{self, Known},
     respond::{Offence, OffenceKind, RequestId},
 };
 
@@ -31,19 +35,28 @@ pub const STAMPS_MAX: usize = 1 << 21;
 /// After a block was ordered, offences for so long are ignored: they were under way. Later ones show that the block
 /// is not in force (someone lifted it, the traffic comes in elsewhere) and count.
 pub const UNDER_WAY_MAX: Duration = Duration::from_secs(5);
-/// The highest `count` that a threshold may have; the configuration refuses more.
-pub const COUNT_MAX: u32 = 1000;
 
 const KINDS: usize = OffenceKind::ALL.len();
 
 // One source alone always has room, so making room never takes the source that is being counted.
-const _: () = assert!(COUNT_MAX as usize * KINDS < STAMPS_MAX);
+const _: () = assert!(config::OFFENCE_COUNT_MAX as usize * KINDS < STAMPS_MAX);
+
+/// What the NIC does with a source that has crossed a line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Action {
+    /// Nothing of it passes.
+    Drop,
+    /// So many of its packets pass.
+    Throttle(config::Rate),
+}
 
 /// A source that has to be blocked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Block {
     /// The address or prefix.
     pub source: IpNet,
+    /// Whether it is shut out or slowed down.
+    pub action: Action,
     /// The kind whose line it crossed.
     pub kind: OffenceKind,
     /// Offences of that kind within the window by then.
@@ -62,6 +75,17 @@ pub struct Block {
     pub lasts: Duration,
     /// Only told: `escalation.dry_run`.
     pub dry_run: bool,
+}
+
+/// What is known of a source that was blocked, for those who come after this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remembered {
+    /// Blocks within `memory`.
+    pub strikes: u32,
+    /// Those of them that only slowed it down.
+    pub throttles: u32,
+    /// When the last one ends or has ended, ns.
+    pub until_ns: u64,
 }
 
 /// What became of the offences so far.
@@ -84,6 +108,7 @@ pub struct Tally {
 pub struct Escalation {
     settings: config::Escalation,
     protected: Protected,
+    known: Arc<Known>,
     sources: HashMap<IpNet, Source>,
     /// (last offence, source) of every source without a strike; the first makes room.
     clean: BTreeSet<(u64, IpNet)>,
@@ -102,6 +127,8 @@ struct Source {
     /// Times of the latest offences by kind, ascending, at most `count` of each.
     stamps: [VecDeque<u64>; KINDS],
     strikes: u32,
+    /// Those of the strikes that only slowed it down.
+    throttles: u32,
     blocked_until_ns: u64,
     /// Offences before this are ignored; at most `blocked_until_ns`.
     ignored_until_ns: u64,
@@ -114,20 +141,21 @@ impl Source {
 }
 
 impl Escalation {
-    /// An empty table.
-    pub fn new(settings: config::Escalation, protected: Protected) -> Self {
-        Self::bounded(settings, protected, SOURCES_MAX, STAMPS_MAX)
+    /// An empty table. `known` says where consumers have proved who they are.
+    pub fn new(settings: config::Escalation, protected: Protected, known: Arc<Known>) -> Self {
+        Self::bounded(settings, protected, known, (SOURCES_MAX, STAMPS_MAX))
     }
 
     fn bounded(
         settings: config::Escalation,
         protected: Protected,
-        sources_max: usize,
-        stamps_max: usize,
+        known: Arc<Known>,
+        (sources_max, stamps_max): (usize, usize),
     ) -> Self {
         Self {
             settings,
             protected,
+            known,
             sources: HashMap::new(),
             clean: BTreeSet::new(),
             struck: BTreeSet::new(),
@@ -172,10 +200,34 @@ impl Escalation {
         block
     }
 
-    /// The source that `address` belongs to, if its block should hold at `at_ns`. In a dry run none does.
+    /// The source that `address` belongs to, if its block or throttle should hold at `at_ns`. In a dry run none does.
     pub fn blocked(&self, address: IpAddr, at_ns: u64) -> Option<IpNet> {
         let key = self.protected.source_of(address).filter(|_| !self.settings.dry_run)?;
         self.sources.get(&key).is_some_and(|source| at_ns < source.blocked_until_ns).then_some(key)
+    }
+
+    /// What an earlier process knew of a source; what is older than `memory` is of no use.
+    pub fn remember(&mut self, key: IpNet, remembered: Remembered, now_ns: u64) {
+        let Remembered { strikes, throttles, until_ns } = remembered;
+        let stale = until_ns.saturating_add(nanos(self.settings.memory)) < now_ns;
+        if strikes == 0 || stale || self.sources.contains_key(&key) || self.protected.overlaps(&key) {
+            return;
+        }
+        let source = Source {
+            last_ns: until_ns.min(now_ns),
+            strikes,
+            throttles: throttles.min(strikes),
+            blocked_until_ns: until_ns,
+            ..Source::default()
+        };
+        self.put(key, source);
+    }
+
+    /// What there is to remember of a source.
+    pub fn remembered(&self, key: &IpNet) -> Option<Remembered> {
+        let source = self.sources.get(key).filter(|source| source.strikes > 0)?;
+        let Source { strikes, throttles, blocked_until_ns: until_ns, .. } = *source;
+        Some(Remembered { strikes, throttles, until_ns })
     }
 
     /// Forgets a source: its block could not be written, or somebody has lifted it.
@@ -228,6 +280,7 @@ impl Escalation {
             OffenceKind::Limited => self.settings.limited,
             OffenceKind::Malformed => self.settings.malformed,
             OffenceKind::NotFound => self.settings.not_found,
+            OffenceKind::Attack => self.settings.attack,
         }
     }
 
@@ -239,9 +292,15 @@ impl Escalation {
         offences: u32,
         now_ns: u64,
     ) -> Block {
-        let remembered = now_ns <= source.blocked_until_ns.saturating_add(nanos(self.settings.memory));
-        source.strikes = if remembered { source.strikes.saturating_add(1) } else { 1 };
-        let lasts = block_length(&self.settings, source.strikes);
+        if now_ns > source.blocked_until_ns.saturating_add(nanos(self.settings.memory)) {
+            (source.strikes, source.throttles) = (0, 0);
+        }
+        source.strikes = source.strikes.saturating_add(1);
+        let throttle =
+            self.settings.throttle.filter(|_| source.throttles == 0 && self.is_shared(&key, now_ns));
+        source.throttles += u32::from(throttle.is_some());
+        // The first block lasts no longer for having been announced.
+        let lasts = block_length(&self.settings, source.strikes.saturating_sub(source.throttles));
         source.blocked_until_ns = now_ns.saturating_add(nanos(lasts));
         // A dry run tells once per block that would have been; nothing keeps its offences away.
         let ignored = if self.settings.dry_run { lasts } else { lasts.min(UNDER_WAY_MAX) };
@@ -250,6 +309,7 @@ impl Escalation {
         source.stamps = Default::default();
         Block {
             source: key,
+            action: throttle.map_or(Action::Drop, Action::Throttle),
             kind: offence.kind,
             offences,
             route: offence.route.clone(),
@@ -260,6 +320,14 @@ impl Escalation {
             lasts,
             dry_run: self.settings.dry_run,
         }
+    }
+
+    /// Whether others may be behind this source who are to be served: a consumer has lately proved who it is.
+    fn is_shared(&self, key: &IpNet, now_ns: u64) -> bool {
+        let source = known::Source::of(key.addr(), self.protected.source_bits());
+        let seen_ns = source.and_then(|source| self.known.seen_ns(source));
+        let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(self.settings.known_for)) >= now_ns;
+        seen_ns.is_some_and(lately)
     }
 
     /// Takes a source out of the table and of every index.
@@ -292,7 +360,7 @@ impl Escalation {
 
 /// Enters `at_ns` and says whether `count` offences now lie within the window.
 fn cross(ring: &mut VecDeque<u64>, at_ns: u64, threshold: config::Threshold) -> bool {
-    let count = threshold.count.clamp(1, COUNT_MAX) as usize;
+    let count = threshold.count.clamp(1, config::OFFENCE_COUNT_MAX) as usize;
     let place = ring.partition_point(|&earlier| earlier <= at_ns);
     ring.insert(place, at_ns);
     let newest_ns = ring.back().copied().unwrap_or(at_ns);

@@ -181,6 +181,13 @@ fn fold_filter(blocks: &mut Blocks) {
     for (cause, count) in ignored {
         counter!("portcullis_offences_ignored_total", "cause" => cause).absolute(count);
     }
+    for (kind, count) in blocks.throttled() {
+        counter!("portcullis_throttles_total", "reason" => kind.label()).absolute(count);
+    }
+    let (admins, overflows) = blocks.admins();
+    gauge!("portcullis_admins").set(float(admins as u64));
+    counter!("portcullis_bounds_hit_total", "bound" => "admin_connections").absolute(overflows);
+    counter!("portcullis_bounds_hit_total", "bound" => "escalation_memory").absolute(blocks.unremembered());
     let (full, failed) = blocks.lost();
     counter!("portcullis_bounds_hit_total", "bound" => "block_list").absolute(full);
     counter!("portcullis_bans_failed_total").absolute(failed);
@@ -223,6 +230,11 @@ fn describe() {
         "Offences that lead to no block: named by a header, of a protected address, or of a source just blocked"
     );
     describe_counter!("portcullis_bans_total", "Blocks written, by what led to them");
+    describe_counter!(
+        "portcullis_throttles_total",
+        "Sources that crossed a line and were slowed down instead of blocked, since consumers share them"
+    );
+    describe_gauge!("portcullis_admins", "Addresses that are not blocked because they administer this host");
     describe_counter!("portcullis_bans_failed_total", "Blocks that could not be written");
     describe_gauge!("portcullis_bans_active", "Blocks in force");
     describe_gauge!("portcullis_build_info", "1, with the version");

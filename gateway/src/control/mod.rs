@@ -6,6 +6,7 @@
 //! worker ever waits for it. What decides (`escalate`, `protect`, the state machine of `health`) is pure; this file
 //! is the loop around it.
 
+mod admins;
 pub mod protect;
 pub mod escalate;
 pub mod health;
@@ -38,19 +39,20 @@ use tokio::{
 
 use crate::{
     config::{self, Config},
-    decide::limit,
+    decide::{known::Known, limit},
     nic::{Filter, monotonic_ns},
     respond::Offence,
     telemetry::{AccessWriter, Cells},
 };
 use admin::{Attached, Health, QUESTIONS_MAX, Question};
 use blocks::Blocks;
+pub use blocks::admin_ports;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
-pub use policy::{Publisher, SnapshotError};
+pub use policy::{Enforcement, Publisher, SnapshotError};
 use watchdog::Watchdog;
 
 /// Offences that wait for the control thread, over all workers.
@@ -74,6 +76,8 @@ pub struct Equipment {
     pub cells: Vec<Arc<Cells>>,
     /// Their buckets.
     pub limiter: Arc<limit::Table>,
+    /// Where authenticated consumers come from.
+    pub known: Arc<Known>,
     /// The access log's writer.
     pub access: AccessWriter,
     /// Set when no new connections are wanted.
@@ -140,6 +144,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         mut offences,
         cells,
         limiter,
+        known,
         access,
         draining,
         workers,
@@ -157,7 +162,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
             }
         });
     }
-    let blocks = Blocks::new(&snapshot, filter);
+    let blocks = Blocks::new(&snapshot, filter, known);
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),
@@ -268,7 +273,7 @@ impl Control {
     /// Once a second. A worker whose thread has ended takes its share of the connections with it: better to end and
     /// be started again than to serve a part of the clients.
     fn beat(&mut self) -> io::Result<()> {
-        self.blocks.beat(monotonic_ns());
+        self.blocks.beat(&self.publisher.current(), monotonic_ns());
         self.certificates.beat();
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {
@@ -296,7 +301,7 @@ impl Control {
         while !self.workers_have_ended() {
             tokio::select! {
                 _ = beat.tick() => {
-                    self.blocks.beat(monotonic_ns());
+                    self.blocks.beat(&self.publisher.current(), monotonic_ns());
                     self.look_after_workers()?;
                 }
                 Some(question) = asked.recv() => self.answer(question),

@@ -34,12 +34,38 @@ impl From<JoinError> for SnapshotError {
     }
 }
 
+/// Whether the filter may drop packets while nobody is allowed for certain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforcement {
+    /// Not with an empty `prefilter.allow`.
+    Careful,
+    /// `run --yes-really`
+    Regardless,
+}
+
+impl Enforcement {
+    /// An error: this configuration could lock out whoever administers the host.
+    pub fn check(self, config: &Config) -> Result<(), SnapshotError> {
+        let filter = &config.prefilter;
+        let may_lock_out = !filter.interfaces.is_empty() && !filter.dry_run && filter.allow.is_empty();
+        if self == Self::Regardless || !may_lock_out {
+            return Ok(());
+        }
+        Err(SnapshotError(
+            "prefilter.allow is empty: the filter could lock out whoever administers this host. List their addresses \
+             there, try it with `dry_run = true` in [prefilter], or start with `portcullis run --yes-really`"
+                .to_owned(),
+        ))
+    }
+}
+
 /// Compiles configurations and publishes the result. Counting slots stay with their names over reloads.
 pub struct Publisher {
     published: Arc<ArcSwap<Snapshot>>,
     /// Earlier ones, until no worker goes by them any more.
     retired: Vec<Arc<Snapshot>>,
     slots: Slots,
+    enforcement: Enforcement,
 }
 
 #[derive(Default)]
@@ -52,11 +78,16 @@ struct Slots {
 }
 
 impl Publisher {
-    /// Publishes the first snapshot.
-    pub fn new(config: Config) -> Result<Self, SnapshotError> {
+    /// Publishes the first snapshot; later ones are held to `enforcement`.
+    pub fn new(config: Config, enforcement: Enforcement) -> Result<Self, SnapshotError> {
         let mut slots = Slots::default();
         let first = assemble(Read::compile(config)?, &mut slots, None)?;
-        Ok(Self { published: Arc::new(ArcSwap::from_pointee(first)), retired: Vec::new(), slots })
+        Ok(Self {
+            published: Arc::new(ArcSwap::from_pointee(first)),
+            retired: Vec::new(),
+            slots,
+            enforcement,
+        })
     }
 
     /// Where workers read it.
@@ -75,6 +106,7 @@ impl Publisher {
         if let Some(what) = needs_restart(&current.config, &read.config) {
             return Err(SnapshotError(format!("{what} changed, which needs a restart")));
         }
+        self.enforcement.check(&read.config)?;
         let snapshot = Arc::new(assemble(read, &mut self.slots, Some(&current))?);
         keep_verdicts(&current, &snapshot);
         Ok(snapshot)
@@ -216,6 +248,35 @@ mod tests {
         let text = format!("[upstreams.app]\nservers = [{servers}]\n");
         let loaded = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration");
         assemble(Read::compile(loaded.config).expect("a policy"), slots, None).expect("a snapshot")
+    }
+
+    #[track_caller]
+    fn check_enforced(prefilter: &str, enforcement: Enforcement, expected: bool) {
+        let text = format!("[prefilter]\n{prefilter}\n");
+        let config = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration").config;
+        assert_eq!(enforcement.check(&config).is_ok(), expected, "{prefilter}");
+    }
+
+    #[test]
+    fn the_filter_does_not_drop_while_nobody_is_allowed_unless_really() {
+        let filtering = "interfaces = [\"eth0\"]";
+        check_enforced(filtering, Enforcement::Careful, false);
+        check_enforced(filtering, Enforcement::Regardless, true);
+        check_enforced(&format!("{filtering}\ndry_run = true"), Enforcement::Careful, true);
+        check_enforced(&format!("{filtering}\nallow = [\"192.0.2.1\"]"), Enforcement::Careful, true);
+        check_enforced("", Enforcement::Careful, true);
+    }
+
+    #[test]
+    fn a_reload_is_held_to_it_too() {
+        let parse = |text: &str| config::parse(text, Path::new("."), &|_| None).expect("good").config;
+        let allowed = "[prefilter]\ninterfaces = [\"eth0\"]\nallow = [\"192.0.2.1\"]\n";
+        let emptied = "[prefilter]\ninterfaces = [\"eth0\"]\n";
+        for (enforcement, taken) in [(Enforcement::Careful, false), (Enforcement::Regardless, true)] {
+            let mut publisher = Publisher::new(parse(allowed), enforcement).expect("taken");
+            let prepared = publisher.prepare(Read::compile(parse(emptied)).expect("a policy"));
+            assert_eq!(prepared.is_ok(), taken);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! as one, or nothing because it is protected. A prefix that goes out never overlaps a protected one. It never looks
 //! at what the offender did.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -37,8 +37,9 @@ impl Protected {
         }
     }
 
-    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy and forwarder, and every upstream server where it is now.
-    pub fn of(config: &Config, addresses: &Addresses) -> Self {
+    /// `prefilter.allow`, `escalation.exempt`, every trusted proxy and forwarder, every upstream server where it is now,
+    /// whoever administers this host, and what never comes in from outside.
+    pub fn of(config: &Config, addresses: &Addresses, admins: impl IntoIterator<Item = IpAddr>) -> Self {
         let proxies = config
             .listeners
             .iter()
@@ -49,6 +50,7 @@ impl Protected {
                     server.list().iter().map(|address| IpNet::from(address.ip())).collect::<Vec<_>>()
                 }),
             );
+        let nets = nets.chain(admins.into_iter().map(administrator)).chain(local());
         Self::new(nets, config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6)
     }
 
@@ -67,6 +69,11 @@ impl Protected {
         Some(if self.overlaps(&wide) { exact } else { wide })
     }
 
+    /// The lengths in bits that make a source, of IPv4 and IPv6.
+    pub fn source_bits(&self) -> (u8, u8) {
+        (self.prefix_v4, self.prefix_v6)
+    }
+
     /// Whether any protected address lies in `net`.
     pub fn overlaps(&self, net: &IpNet) -> bool {
         match canonical_net(*net) {
@@ -80,6 +87,25 @@ impl Protected {
             }
         }
     }
+}
+
+/// An IPv6 host has many addresses in its /64, and another one than that of its connection may be the offender's.
+fn administrator(address: IpAddr) -> IpNet {
+    const HOME_BITS: u8 = 64;
+    match address.to_canonical() {
+        address @ IpAddr::V4(_) => address.into(),
+        IpAddr::V6(address) => Ipv6Net::new_assert(address, HOME_BITS).trunc().into(),
+    }
+}
+
+/// Loopback, where the admin API is asked, and what lies on the link, which the filter lets through anyway (RFC 1122
+/// §3.2.1.3, RFC 4291 §2.5.3 and §2.5.6).
+fn local() -> [IpNet; 3] {
+    [
+        Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128).into(),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).into(),
+    ]
 }
 
 /// `::ffff:192.0.2.0/120` is `192.0.2.0/24`: a dual-stack listener sees IPv4 peers in the long form.

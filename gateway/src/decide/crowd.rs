@@ -12,6 +12,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
+    num::NonZeroU64,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -45,7 +46,7 @@ struct Set([AtomicU64; SLOTS_PER_SET]);
 pub struct Place {
     crowd: Arc<Crowd>,
     /// The hash of its source; none: it was let in uncounted.
-    hash: Option<u64>,
+    hash: Option<NonZeroU64>,
 }
 
 impl std::fmt::Debug for Crowd {
@@ -65,10 +66,11 @@ impl Crowd {
     /// Counts a connection of `source` (an IPv6 one counts as its /64) to the listener of this name; none: it has
     /// `max` already.
     pub fn enter(self: &Arc<Self>, listener: &str, source: IpAddr, max: u32) -> Option<Place> {
-        let hash = self.keyed.hash_one((listener, Subject::source(source)));
+        // Zero stands for none; that two sources in 2^64 share a hash changes nothing.
+        let hash = self.keyed.hash_one((listener, Subject::source(source))).max(1);
         let place = |hash| Some(Place { crowd: Arc::clone(self), hash });
         match self.set(hash).enter(fingerprint(hash), u64::from(max.min(CONNECTIONS_PER_SOURCE_MAX))) {
-            Entry::Counted => place(Some(hash)),
+            Entry::Counted => place(NonZeroU64::new(hash)),
             Entry::Full => None,
             Entry::NoSlot => place(None),
         }
@@ -93,6 +95,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(hash) = self.hash {
+            let hash = hash.get();
             self.crowd.set(hash).leave(fingerprint(hash));
         }
     }

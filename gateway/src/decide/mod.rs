@@ -16,6 +16,7 @@ mod forwarded;
 pub mod route;
 pub mod limit;
 pub mod crowd;
+pub mod known;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;

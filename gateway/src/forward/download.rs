@@ -1,7 +1,12 @@
 //! The response: server → client. Heads are parsed and written anew; a body of known length passes through the buffer
 //! that received it, with the new head in front of its first bytes; chunked bodies are decoded and framed again.
 
-use std::{future::Future, pin::pin, rc::Rc, task::Poll};
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+};
 
 use crate::{
     codec::{
@@ -456,7 +461,7 @@ impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
 
     async fn receive(&mut self, buffer: &mut Buffer) -> std::io::Result<usize> {
         let taken = std::mem::replace(buffer, Buffer::placeholder());
-        let reading = self.server_read.read(taken, &self.tools.buffers);
+        let reading = pin!(self.server_read.read(taken, &self.tools.buffers));
         let on_gone = || self.server_deadline.cut(Phase::ResponseBody);
         let ((received, returned), gone) = cut_when_gone(reading, self.client_write, on_gone).await;
         *buffer = returned;
@@ -478,11 +483,10 @@ impl<'a, S: Receive, W: Transmit> Download<'a, '_, S, W> {
 /// Drives `reading` to its end, with a `cut` that brings the end at once when the client says that it wants no more;
 /// and whether it did.
 async fn cut_when_gone<F: Future>(
-    reading: F,
+    mut reading: Pin<&mut F>,
     client: &mut impl Transmit,
     cut: impl Fn(),
 ) -> (F::Output, bool) {
-    let mut reading = pin!(reading);
     let mut gone = false;
     std::future::poll_fn(move |context| {
         if let Poll::Ready(output) = reading.as_mut().poll(context) {

@@ -31,7 +31,7 @@ use crate::{
     decide::compress::Agreed,
     http2::To,
     net::{
-        Buffer, Buffers, Deadline, Deadlines, Pace, Phase, Pipes, Receive, Stream, Transmit, join,
+        Buffer, Buffers, Deadline, Deadlines, Pace, Phase, Pipes, Receive, Stream, Transmit, coarse_ns, join,
         monotonic_ns,
     },
 };
@@ -283,7 +283,7 @@ pub async fn forward<R: Receive, W: Transmit>(
     let mut upload = Upload::new(request.body, request.body_bytes_max, request.trailers_removed);
     upload.take_received(client.received, &mut request.head)?;
     let mut failed_servers = Vec::new();
-    let mut retries = Retries::new(pool, upstream, request.retry, monotonic_ns());
+    let mut retries = Retries::new(pool, upstream, request.retry, coarse_ns());
     let nobody = || {
         if pool.is_resolved(upstream) { ForwardError::NoLiveServer } else { ForwardError::Unresolved }
     };
@@ -345,7 +345,7 @@ pub async fn forward<R: Receive, W: Transmit>(
             Ok((mut outcome, after)) => {
                 tools.heads.give(request.head);
                 match after {
-                    After::Reuse => lease.give_back(monotonic_ns()),
+                    After::Reuse => lease.give_back(coarse_ns()),
                     After::Close => {}
                     After::Switch(switched) => outcome.tunnel = Some(Tunnel { lease, switched }),
                 }
@@ -392,7 +392,7 @@ pub enum Event {
 }
 
 async fn check_out(tools: &Tools, pool: &Pool, wanted: &Wanted<'_>) -> Result<Lease, ForwardError> {
-    let now_ns = monotonic_ns();
+    let now_ns = coarse_ns();
     if now_ns >= wanted.deadline_ns {
         return Err(ForwardError::ConnectTimeout);
     }

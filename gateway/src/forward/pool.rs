@@ -41,7 +41,7 @@ pub struct Connection {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since_ns: u64,
 }
 
@@ -130,7 +130,7 @@ struct Servers {
 /// What a request may go on with.
 enum Taken {
     /// A connection that is there.
-    Connection(Connection),
+    Connection(Box<Connection>),
     /// A stream on a connection that others use.
     Stream(Box<SharedStream>),
     /// The right to open one.
@@ -221,7 +221,7 @@ impl Servers {
     }
 
     /// The connection that was used last, of those that are neither too old nor have heard anything meanwhile.
-    fn take_idle(&self, server: &Server, now_ns: u64) -> Option<Connection> {
+    fn take_idle(&self, server: &Server, now_ns: u64) -> Option<Box<Connection>> {
         server.follow_addresses();
         loop {
             let idle = server.idle.borrow_mut().pop()?;
@@ -268,7 +268,7 @@ impl Servers {
         }
     }
 
-    fn give_back(&self, server: usize, mut connection: Connection, now_ns: u64) {
+    fn give_back(&self, server: usize, mut connection: Box<Connection>, now_ns: u64) {
         let Some(entry) = self.servers.get(server) else { return };
         entry.follow_addresses();
         let here = entry.is_at(&mut connection) && !self.keeps_nothing.get();
@@ -436,7 +436,7 @@ impl Pool {
                 let connection =
                     connect(&entry.addresses, turn, servers.tls.as_ref(), tools, told, (slot, at_ns)).await;
                 match opening {
-                    None => Carrier::Own(connection?),
+                    None => Carrier::Own(Box::new(connection?)),
                     Some(opening) => {
                         let shared = servers.share(entry, connection, wanted, tools, at_ns).await;
                         drop(opening);
@@ -508,7 +508,7 @@ impl Drop for Opening<'_> {
 /// What carries an exchange to a server.
 pub enum Carrier {
     /// A connection of its own for that time.
-    Own(Connection),
+    Own(Box<Connection>),
     /// A stream beside others.
     Shared(Box<SharedStream>),
 }

@@ -12,7 +12,7 @@ use std::{
     task::Poll,
 };
 
-use crate::net::{Deadline, Meter, Pace, Patience, Phase, monotonic_ns};
+use crate::net::{Deadline, Meter, Pace, Patience, Phase, coarse_ns};
 
 use super::upload::UploadState;
 
@@ -63,7 +63,7 @@ impl<'a> Taking<'a> {
         meter: Meter,
         mut sending: Pin<&mut F>,
     ) -> F::Output {
-        let mut from_ns = monotonic_ns();
+        let mut from_ns = coarse_ns();
         self.upload.sending.set(true);
         self.arm(from_ns);
         let output = poll_fn(|context| {
@@ -71,7 +71,7 @@ impl<'a> Taking<'a> {
                 return Poll::Ready(output);
             }
             while self.deadline.poll_look(context).is_ready() {
-                let now_ns = monotonic_ns();
+                let now_ns = coarse_ns();
                 self.waited_ns = self.waited_ns.saturating_add(now_ns.saturating_sub(from_ns));
                 from_ns = now_ns;
                 self.look(now_ns, meter.taken_bytes());
@@ -79,7 +79,7 @@ impl<'a> Taking<'a> {
             Poll::Pending
         })
         .await;
-        self.waited_ns = self.waited_ns.saturating_add(monotonic_ns().saturating_sub(from_ns));
+        self.waited_ns = self.waited_ns.saturating_add(coarse_ns().saturating_sub(from_ns));
         if self.taken_bytes.is_none() && meter.is_blind() {
             // What was sent is all that can be seen.
             self.patience.spend(std::mem::take(&mut self.waited_ns), bytes);

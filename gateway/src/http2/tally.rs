@@ -1,8 +1,9 @@
 //! What a peer sends that carries nothing: counted frame by frame, before anything is done for it.
 //!
 //! Pings, settings, priorities, window updates, resets, empty DATA and frames of unknown types cost their sender nine
-//! bytes and us some work; honest peers send them in proportion to what they ask and what they get. Comes in: the bytes
-//! that were received, how many were sent, and when a stream came to a good end. Goes out: whether it is too much
+//! bytes and us some work; honest peers send them in proportion to what they ask and what they get, and now and then to
+//! see whether we are there. Comes in: the bytes that were received and when, how many were sent, and when a stream came
+//! to a good end. Goes out: whether it is too much
 //! (CVE-2019-9512, 9514, 9515, 9516, 9518; CVE-2023-44487). It reads nothing but the nine bytes in front of each frame
 //! (RFC 9113 §4.1), and keeps no more.
 
@@ -14,6 +15,8 @@ const FREE_FRAMES: i64 = 1000;
 const FRAMES_PER_LOAD: i64 = 10;
 /// One more for so many bytes that the peer got: it has to open its window for them.
 const BYTES_PER_FRAME: u64 = 128;
+/// One more for so many seconds: pings keep a connection alive (the shortest interval that gRPC's clients take is 10 s).
+const S_PER_FRAME: u64 = 5;
 /// Streams that may be reset by their client before it matters how many came to a good end.
 const FREE_RESETS: u64 = 100;
 
@@ -50,6 +53,8 @@ pub struct Tally {
     /// Frames that may still come.
     credit: i64,
     sent_bytes: u64,
+    /// Up to when time has been credited; none: not begun.
+    credited_s: Option<u64>,
     /// Of a server, what it resets costs only itself: we asked for it.
     bounds_resets: bool,
     resets: u64,
@@ -77,6 +82,7 @@ impl Tally {
             head_bytes: 0,
             credit: FREE_FRAMES,
             sent_bytes: 0,
+            credited_s: None,
             bounds_resets,
             resets: 0,
             ended: 0,
@@ -105,6 +111,16 @@ impl Tally {
                 self.head_bytes = 0;
                 self.frame()?;
             }
+        }
+    }
+
+    /// It is `now_s` by a clock that never steps. Patience earns no more than what any connection begins with.
+    pub fn pass_time(&mut self, now_s: u64) {
+        let since_s = *self.credited_s.get_or_insert(now_s);
+        let earned = now_s.saturating_sub(since_s) / S_PER_FRAME;
+        self.credited_s = Some(since_s + earned * S_PER_FRAME);
+        if self.credit < FREE_FRAMES {
+            self.credit = self.credit.saturating_add_unsigned(earned).min(FREE_FRAMES);
         }
     }
 
@@ -241,6 +257,26 @@ mod tests {
             tally.count(&frame(RST_STREAM, 0, 4)).unwrap();
         }
         assert_eq!(tally.count(&frame(RST_STREAM, 0, 4)), Err(Excess::Frames), "but it answers nothing");
+    }
+
+    #[test]
+    fn whoever_only_pings_now_and_then_may_do_so_for_days() {
+        let pings = |every_s: u64| {
+            let mut tally = begun();
+            tally.pass_time(7);
+            (1..=100_000).find(|n| {
+                tally.pass_time(7 + n * every_s);
+                tally.count(&frame(PING, 0, 8)).is_err()
+            })
+        };
+        assert_eq!(pings(10), None);
+        assert_eq!(pings(S_PER_FRAME), None);
+        assert!(pings(1).is_some_and(|n| (1240..=1260).contains(&n)), "five times as fast as it earns");
+        let mut patient = begun();
+        patient.pass_time(0);
+        patient.pass_time(1 << 40);
+        let broken = (1..=100_000).find(|_| patient.count(&frame(PING, 0, 8)).is_err());
+        assert_eq!(broken, Some(FREE_FRAMES + 1), "it earns no more than what it began with");
     }
 
     #[test]

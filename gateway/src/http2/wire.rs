@@ -15,7 +15,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::tally::{Excess, Tally};
-use crate::net::{Buffer, Buffers, Deadline, Phase, ReadHalf, WriteHalf, monotonic_ns};
+use crate::net::{Buffer, Buffers, Deadline, Phase, ReadHalf, WriteHalf, coarse_ns};
 
 /// h2 is told to wait when so much is to be sent.
 const OUTBOX_BYTES_MAX: usize = 64 * 1024;
@@ -24,6 +24,8 @@ const OUTBOX_KEPT_BYTES: usize = 4 * 1024;
 /// Bytes that are read and thrown away behind h2's last word, so that the peer hears it: a close with unread bytes
 /// would reset the connection.
 const DRAINED_BYTES_MAX: usize = 1024 * 1024;
+
+const NS_PER_S: u64 = 1_000_000_000;
 
 /// h2's end.
 pub struct Wire(Rc<Queues>);
@@ -136,7 +138,10 @@ impl Pumps {
 
     /// False: it is too much.
     fn count(&self, bytes: &[u8]) -> bool {
-        let counted = self.0.tally.borrow_mut().count(bytes);
+        let mut tally = self.0.tally.borrow_mut();
+        tally.pass_time(coarse_ns() / NS_PER_S);
+        let counted = tally.count(bytes);
+        drop(tally);
         self.0.excess.set(self.0.excess.get().or(counted.err()));
         self.0.excess.get().is_none()
     }
@@ -157,7 +162,7 @@ impl Pumps {
     /// Sends what h2 says until it has said its last and all of it is sent, or the peer takes nothing for `idle_ns`.
     pub async fn send(&self, write: &mut WriteHalf, deadline: &Deadline, idle_ns: u64) {
         while let Some(bytes) = self.to_send().await {
-            deadline.arm(Phase::Send, monotonic_ns().saturating_add(idle_ns));
+            deadline.arm(Phase::Send, coarse_ns().saturating_add(idle_ns));
             let count = bytes.len();
             let (sent, mut bytes) = write.write_all(bytes).await;
             deadline.disarm();

@@ -23,7 +23,7 @@ mod panics;
 mod tls;
 
 pub use buffer::{BUFFER_BYTES, BULK_BUFFER_BYTES, Buffer, Buffers, HEADROOM_BYTES};
-pub use clock::{monotonic_ns, nanos, unix_s};
+pub use clock::{coarse_ns, monotonic_ns, nanos, unix_s};
 pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
 pub use halves::{Receive, Transmit, bytes_of};
 pub use join::join;

@@ -42,7 +42,7 @@ pub struct ReadHalf {
     socket: OwnedReadHalf<TcpStream>,
     session: Option<Rc<RefCell<Session>>>,
     /// Ciphertext that was received together with what has been read so far.
-    ciphertext: Option<Buffer>,
+    ciphertext: Option<Box<Buffer>>,
 }
 
 /// The half that sends.
@@ -84,7 +84,7 @@ impl Stream {
     /// Puts back what was received before the handshake: it is the handshake's beginning.
     pub fn put_back(&mut self, received: Buffer) {
         if !received.data().is_empty() {
-            self.read.ciphertext = Some(received);
+            self.read.ciphertext = Some(Box::new(received));
         }
     }
 
@@ -119,12 +119,11 @@ impl Stream {
         if self.read.holds_something() {
             return false;
         }
-        let mut byte = [0_u8; 1];
-        // SAFETY: the descriptor is ours while `self` lives; one byte of writable memory is passed.
-        let received = unsafe {
-            libc::recv(self.fd(), byte.as_mut_ptr().cast(), 1, libc::MSG_PEEK | libc::MSG_DONTWAIT)
-        };
-        received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
+        // Half of what a peek costs, which would lock the socket.
+        let mut heard = libc::pollfd { fd: self.fd(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one local entry; no wait. The descriptor is ours while `self` lives.
+        let count = unsafe { libc::poll(&raw mut heard, 1, 0) };
+        count == 0
     }
 }
 
@@ -182,7 +181,7 @@ impl ReadHalf {
             // What was put back comes first; in one piece, since buffers have one size.
             if let Some(kept) = self.ciphertext.take() {
                 let count = buffer.append(kept.data());
-                buffers.give(kept);
+                buffers.give(*kept);
                 return (Ok(count), buffer);
             }
             return receive_from(&mut self.socket, buffer, waits).await;
@@ -197,7 +196,7 @@ impl ReadHalf {
                 Err(error) => return (Err(error), buffer),
             }
             let mut ciphertext = match self.ciphertext.take() {
-                Some(kept) => kept,
+                Some(kept) => *kept,
                 None => match receive_from(&mut self.socket, buffers.take(), waits).await {
                     (Ok(_), received) => received,
                     (Err(error), unused) => {
@@ -223,7 +222,7 @@ impl ReadHalf {
         if ciphertext.data().is_empty() {
             buffers.give(ciphertext);
         } else {
-            self.ciphertext = Some(ciphertext);
+            self.ciphertext = Some(Box::new(ciphertext));
         }
     }
 }

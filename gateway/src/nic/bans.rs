@@ -14,8 +14,8 @@ use gateway_ebpf::{
 use ipnet::IpNet;
 
 use super::{
-    NicError,
-    maps::{Plain, Policy},
+    NicError, heritage,
+    maps::{Plain, Policy, versioned},
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
     settings::pace,
     upkeep::Upkeep,
@@ -170,7 +170,26 @@ impl Explanation {
 impl Bans {
     /// Opens the maps that a gateway has pinned.
     pub fn open_pinned(pin_dir: &Path) -> Result<Self, NicError> {
-        Ok(Self { policy: Policy::open(pin_dir)?, upkeep: Upkeep::default() })
+        let dir = versioned(pin_dir);
+        match Self::open_in(&dir) {
+            Err(NicError::NotPinned(_)) => Err(match heritage::others(pin_dir, &dir).last() {
+                Some((version, _)) => {
+                    NicError::OtherVersion { pin_dir: pin_dir.to_owned(), version: *version }
+                }
+                None => NicError::NotPinned(pin_dir.to_owned()),
+            }),
+            opened => opened,
+        }
+    }
+
+    /// Opens the maps that are pinned in this very directory.
+    pub(super) fn open_in(dir: &Path) -> Result<Self, NicError> {
+        Ok(Self { policy: Policy::open(dir)?, upkeep: Upkeep::default() })
+    }
+
+    /// Whether there is an entry of exactly this prefix, live or not.
+    pub(super) fn knows(&self, prefix: IpNet) -> Result<bool, NicError> {
+        Ok(self.find(prefix)?.is_some())
     }
 
     /// Blocks or throttles a prefix, or replaces what was said about it. [`NicError::Full`]: nothing was written, and nothing was evicted.
@@ -201,6 +220,22 @@ impl Bans {
             log::warn!("the note on the block of {prefix} is lost: {error}");
         }
         Ok(())
+    }
+
+    /// As [`Self::add`], unless the prefix is blocked for as long already; false: it was. What a second would add is not
+    /// worth a new entry: a list that is dated by the wall clock is not exact.
+    pub fn add_unless_longer(&mut self, prefix: IpNet, entry: &BanEntry) -> Result<bool, NicError> {
+        const SAME_NS: u64 = 1_000_000_000;
+        let enough_ns = entry.expires_at_ns.saturating_sub(SAME_NS);
+        // A throttle is less than a block, however long it lasts.
+        let is_as_strict = |ban: &Ban| ban.action == layout::DROP || entry.action != BanAction::Drop;
+        let held = |ban: Ban| ban.expires_at_ns > enough_ns && is_as_strict(&ban);
+        let held = self.find(canonical(prefix))?.is_some_and(held);
+        if held {
+            return Ok(false);
+        }
+        self.add(prefix, entry)?;
+        Ok(true)
     }
 
     /// Ends a block; false: there was none.
@@ -466,7 +501,7 @@ pub(super) fn ignore_missing(result: Result<(), MapError>) -> Result<bool, NicEr
 }
 
 /// A hash answers `E2BIG`, a trie `ENOSPC`.
-fn is_full(error: &MapError) -> bool {
+pub(super) fn is_full(error: &MapError) -> bool {
     matches!(os_error(error), Some(libc::E2BIG | libc::ENOSPC))
 }
 

@@ -26,6 +26,14 @@ pub(super) fn make_dir(dir: &Path) -> Result<(), NicError> {
     made.map_err(NicError::io(format!("make {}", dir.display())))
 }
 
+/// Whether [`make_dir`] has a place to do it.
+pub(super) fn can_make_dir(dir: &Path) -> Result<(), NicError> {
+    if on_bpffs(dir)? || dir.starts_with(MOUNT_POINT) && Path::new(MOUNT_POINT).exists() {
+        return Ok(());
+    }
+    Err(NicError::NotBpffs(dir.to_owned()))
+}
+
 /// Whether the nearest directory that exists lies on a BPF file system.
 fn on_bpffs(dir: &Path) -> Result<bool, NicError> {
     let nearest = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));

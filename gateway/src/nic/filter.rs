@@ -1,7 +1,7 @@
 //! The running filter: open, follow the configuration, read back.
 
 use std::{
-    fs, io,
+    io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use std::{
 use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::Xdp};
 use aya_log::EbpfLogger;
 use gateway_ebpf::{
-    Ban, BanOrigin, Reason, Verdict,
+    ABI, Ban, BanOrigin, Reason, Verdict,
     layout::{HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, Sample, Settings},
 };
 use ipnet::IpNet;
@@ -18,8 +18,9 @@ use ipnet::IpNet;
 use super::{
     NicError,
     bans::{Bans, ignore_missing},
-    bpffs, link,
-    maps::{PINNED, Plain, Runtime, versioned},
+    bpffs, heritage,
+    link::{self, Standing},
+    maps::{PINNED, Plain, Runtime, of_version, versioned},
     prefix::{canonical, key4, key6, net4, net6},
     settings, sys,
 };
@@ -36,11 +37,14 @@ pub const BUILT: bool = cfg!(nic_filter);
 
 /// The filter, loaded and attached. Dropping it leaves it in place: the pins hold it.
 pub struct Filter {
-    pin_dir: PathBuf,
+    /// Where this version's maps and links are pinned.
+    dir: PathBuf,
     object: Ebpf,
     bans: Bans,
     runtime: Runtime,
     attached: Vec<(String, XdpMode)>,
+    /// The mode that the configuration wants.
+    mode: XdpMode,
 }
 
 /// Packets and bytes of one reason and verdict, over all CPUs, since the maps were made.
@@ -84,14 +88,28 @@ impl Filter {
     /// Where it fails, what an earlier process has pinned stays, and nothing new does: blocks in maps that no
     /// interface obeys would look as if they held.
     pub fn open(prefilter: &Prefilter, listener_ports: &[u16]) -> Result<Self, NicError> {
+        Self::open_as(prefilter, listener_ports, ABI)
+    }
+
+    /// As [`Self::open`], pinned as if the maps' layouts were of this version: for tests of the way from one to the
+    /// next.
+    #[doc(hidden)]
+    pub fn open_as(prefilter: &Prefilter, listener_ports: &[u16], version: u32) -> Result<Self, NicError> {
         let object = OBJECT.ok_or(NicError::NotBuilt)?;
         sys::raise_memlock();
-        let dir = versioned(&prefilter.pin_dir);
+        let dir = of_version(&prefilter.pin_dir, version);
+        let others = heritage::others(&prefilter.pin_dir, &dir);
+        if let Some((later, _)) = others.iter().find(|(other, _)| *other > version) {
+            return Err(NicError::LaterVersion { pin_dir: prefilter.pin_dir.clone(), version: *later });
+        }
         let is_first = !dir.exists();
         bpffs::make_dir(&dir)?;
-        let opened = Self::open_in(&dir, object, prefilter, listener_ports);
+        let older: Vec<PathBuf> = others.into_iter().map(|(_, dir)| dir).collect();
+        let opened = Self::open_in(&dir, &older, object, prefilter, listener_ports);
+        // Where an older version was there, this one may have taken over a part of its links by now.
         if opened.is_err()
             && is_first
+            && older.is_empty()
             && let Err(error) = detach(&prefilter.pin_dir)
         {
             log::warn!("{}: what was pinned stays there: {error}", prefilter.pin_dir.display());
@@ -101,6 +119,7 @@ impl Filter {
 
     fn open_in(
         dir: &Path,
+        older: &[PathBuf],
         object: &[u8],
         prefilter: &Prefilter,
         listener_ports: &[u16],
@@ -108,15 +127,32 @@ impl Filter {
         let mut object = load(object, dir, prefilter)?;
         program(&mut object)?.load()?;
         let mut filter = Self {
-            pin_dir: prefilter.pin_dir.clone(),
+            dir: dir.to_owned(),
             object,
-            bans: Bans::open_pinned(&prefilter.pin_dir)?,
-            runtime: Runtime::open(&prefilter.pin_dir)?,
+            bans: Bans::open_in(dir)?,
+            runtime: Runtime::open(dir)?,
             attached: Vec::new(),
+            mode: prefilter.mode,
         };
         filter.heartbeat(sys::monotonic_ns())?;
-        filter.apply(prefilter, listener_ports)?;
+        filter.apply_policy(prefilter, listener_ports)?;
+        filter.inherit(older)?;
+        filter.set_interfaces(prefilter, older)?;
+        // What was blocked while the other program still ran.
+        filter.inherit(older)?;
+        for old in older {
+            heritage::retire(old)?;
+        }
         Ok(filter)
+    }
+
+    fn inherit(&mut self, older: &[PathBuf]) -> Result<(), NicError> {
+        // What the latest says counts, so it comes first.
+        for old in older.iter().rev() {
+            let inherited = heritage::inherit(&mut self.bans, old)?;
+            log::info!("{inherited} blocks are taken over from {}", old.display());
+        }
+        if older.is_empty() { Ok(()) } else { self.bans.settle() }
     }
 
     /// Brings the running filter to this configuration, live. Sizes of maps stay as they were made.
@@ -124,6 +160,11 @@ impl Filter {
     /// What is new is added before what is old is removed, allow prefixes before blocks: at no moment is an address
     /// dropped that both configurations allow. What is claimed about a /24 is taken back before its rules change.
     pub fn apply(&mut self, prefilter: &Prefilter, listener_ports: &[u16]) -> Result<(), NicError> {
+        self.apply_policy(prefilter, listener_ports)?;
+        self.set_interfaces(prefilter, &[])
+    }
+
+    fn apply_policy(&mut self, prefilter: &Prefilter, listener_ports: &[u16]) -> Result<(), NicError> {
         let allow: Vec<IpNet> = prefilter.allow.iter().copied().map(canonical).collect();
         let block: Vec<IpNet> = prefilter.block.iter().copied().map(canonical).collect();
         self.add_allow(&allow)?;
@@ -135,8 +176,42 @@ impl Filter {
         self.remove_block(&block)?;
         self.remove_allow(&allow)?;
         self.set_settings(prefilter, 0)?;
-        self.bans.settle()?;
-        self.set_interfaces(prefilter)
+        self.bans.settle()
+    }
+
+    /// Looks whether every interface still carries the filter. One that has lost it gets it again. Where a pin was
+    /// removed, which opens the host while no gateway runs, the filter is taken off everywhere, until the next start or
+    /// reload.
+    pub fn look_after(&mut self) -> Result<(), NicError> {
+        let dir = self.dir.clone();
+        for (interface, mode) in self.attached.clone() {
+            match link::standing(&dir, &interface)? {
+                Standing::Attached => {}
+                Standing::Lost if sys::ifindex(&interface).is_none() => {}
+                Standing::Lost => {
+                    log::warn!("{interface} had lost the filter ({mode:?}): attaching it again");
+                    let program = program(&mut self.object)?.fd()?;
+                    let program = program.try_clone().map_err(NicError::io("hold the program"))?;
+                    link::attach((&dir, &[]), &interface, self.mode, program.as_fd())?;
+                }
+                Standing::Unpinned if !dir.exists() => {
+                    log::error!(
+                        "THE FILTER IS NO LONGER THIS PROCESS'S: another version has taken it over, or somebody has \
+                         said `panic-open`"
+                    );
+                    self.attached.clear();
+                    return Ok(());
+                }
+                Standing::Unpinned => {
+                    log::error!(
+                        "THE FILTER IS OFF: the pin of {interface} was removed; it stays off until the next start or reload"
+                    );
+                    self.attached.clear();
+                    return link::pinned(&dir).iter().try_for_each(|interface| link::detach(&dir, interface));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says that user space lives; without it for 5 s the limits go off. Call it every second.
@@ -286,19 +361,22 @@ impl Filter {
         Ok(())
     }
 
-    fn set_interfaces(&mut self, prefilter: &Prefilter) -> Result<(), NicError> {
-        let dir = versioned(&self.pin_dir);
+    fn set_interfaces(&mut self, prefilter: &Prefilter, older: &[PathBuf]) -> Result<(), NicError> {
+        let dir = self.dir.clone();
         let program =
             program(&mut self.object)?.fd()?.try_clone().map_err(NicError::io("hold the program"))?;
         self.attached.clear();
+        self.mode = prefilter.mode;
         for interface in &prefilter.interfaces {
-            let mode = link::attach(&dir, interface, prefilter.mode, program.as_fd())?;
+            let mode = link::attach((&dir, older), interface, prefilter.mode, program.as_fd())?;
             self.attached.push((interface.clone(), mode));
         }
-        for interface in link::pinned(&dir) {
-            if !prefilter.interfaces.contains(&interface) {
-                log::info!("{interface}: the filter is detached");
-                link::detach(&dir, &interface)?;
+        for dir in older.iter().chain([&dir]) {
+            for interface in link::pinned(dir) {
+                if !prefilter.interfaces.contains(&interface) {
+                    log::info!("{interface}: the filter is detached");
+                    link::detach(dir, &interface)?;
+                }
             }
         }
         Ok(())
@@ -307,19 +385,19 @@ impl Filter {
 
 /// Removes every pin, which detaches the filter everywhere and forgets its blocks: the host stands open.
 pub fn detach(pin_dir: &Path) -> Result<(), NicError> {
-    let dir = versioned(pin_dir);
-    if !dir.exists() {
+    let own = versioned(pin_dir);
+    let mut dirs: Vec<PathBuf> = heritage::others(pin_dir, &own).into_iter().map(|(_, dir)| dir).collect();
+    dirs.extend(own.exists().then_some(own));
+    if dirs.is_empty() {
         return Err(NicError::NotPinned(pin_dir.to_owned()));
     }
     // Links first: as soon as they are gone nothing is dropped any more.
-    for interface in link::pinned(&dir) {
-        link::detach(&dir, &interface)?;
+    for dir in &dirs {
+        for interface in link::pinned(dir) {
+            link::detach(dir, &interface)?;
+        }
     }
-    let describe = || NicError::io(format!("remove {}", dir.display()));
-    for entry in fs::read_dir(&dir).map_err(describe())? {
-        fs::remove_file(entry.map_err(describe())?.path()).map_err(describe())?;
-    }
-    fs::remove_dir(&dir).map_err(describe())
+    dirs.iter().try_for_each(|dir| heritage::retire(dir))
 }
 
 fn load(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<Ebpf, NicError> {

@@ -12,16 +12,19 @@ use std::{
 
 use aya::programs::loaded_programs;
 
-use super::{NicError, sys, xdp};
+use super::{
+    NicError, sys,
+    xdp::{self, Interface},
+};
 use crate::config::XdpMode;
 
 /// Interface names hold no colon, and the BPF file system wants no dot.
 const PREFIX: &str = "link:";
 
-/// Attaches `program` to an interface, or puts it behind the link that is pinned for it. Gives the mode in effect,
-/// which is never [`XdpMode::Auto`].
+/// Attaches `program` to an interface, or puts it behind the link that is pinned for it, here or by an `older` version.
+/// Gives the mode in effect, which is never [`XdpMode::Auto`].
 pub(super) fn attach(
-    dir: &Path,
+    (dir, older): (&Path, &[PathBuf]),
     interface: &str,
     mode: XdpMode,
     program: BorrowedFd<'_>,
@@ -30,6 +33,15 @@ pub(super) fn attach(
     if let Some(link) = adopt(dir, interface, mode, ifindex)? {
         sys::link_update(link.as_fd(), program).map_err(NicError::io(format!("take over {interface}")))?;
         return mode_in_effect(ifindex);
+    }
+    for old in older {
+        if let Some(link) = adopt(old, interface, mode, ifindex)? {
+            sys::link_update(link.as_fd(), program)
+                .map_err(NicError::io(format!("take over {interface}")))?;
+            let path = pin_of(dir, interface);
+            sys::pin(link.as_fd(), &path).map_err(NicError::io(format!("pin {}", path.display())))?;
+            return mode_in_effect(ifindex);
+        }
     }
     let link = match mode {
         XdpMode::Native => create(interface, ifindex, program, sys::NATIVE)?,
@@ -46,7 +58,31 @@ pub(super) fn attach(
     };
     let path = pin_of(dir, interface);
     sys::pin(link.as_fd(), &path).map_err(NicError::io(format!("pin {}", path.display())))?;
+    tell(ifindex);
     mode_in_effect(ifindex)
+}
+
+/// How the link of an interface stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It holds this very interface.
+    Attached,
+    /// Its interface is gone or is another one, or somebody has detached it.
+    Lost,
+    /// Its pin was removed.
+    Unpinned,
+}
+
+/// Looks at the link of an interface.
+pub(super) fn standing(dir: &Path, interface: &str) -> Result<Standing, NicError> {
+    let path = pin_of(dir, interface);
+    let link = match sys::open_pin(&path) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Unpinned),
+        Err(error) => return Err(NicError::io(format!("open {}", path.display()))(error)),
+    };
+    let holds = sys::link_ifindex(link.as_fd()).map_err(NicError::io("read the pinned link"))?;
+    Ok(if holds.is_some() && holds == sys::ifindex(interface) { Standing::Attached } else { Standing::Lost })
 }
 
 /// Detaches an interface.
@@ -103,20 +139,88 @@ fn create(interface: &str, ifindex: u32, program: BorrowedFd<'_>, mode: u32) -> 
     })
 }
 
+/// Who is in the way: on the interface itself, or on the bond that it is a port of.
 fn busy(interface: &str, ifindex: u32) -> NicError {
-    let id = xdp::attached(ifindex).unwrap_or_default().program;
+    let own = xdp::interface(ifindex).unwrap_or_default();
+    let above = own.master.and_then(|master| xdp::interface(master).ok());
+    match above {
+        Some(above) if own.program == 0 && above.program != 0 => NicError::Above {
+            interface: interface.into(),
+            name: program_name(above.program),
+            id: above.program,
+            above: above.name,
+        },
+        _ => NicError::Busy { interface: interface.into(), id: own.program, name: program_name(own.program) },
+    }
+}
+
+/// As the kernel knows it; empty where it is gone or nameless.
+pub(super) fn program_name(id: u32) -> String {
     let mut programs = loaded_programs().flatten();
-    let name = programs
-        .find(|program| program.id() == id)
-        .and_then(|program| Some(program.name_as_str()?.to_owned()));
-    NicError::Busy { interface: interface.into(), id, name: name.unwrap_or_default() }
+    let program = programs.find(|program| program.id() == id);
+    program.and_then(|program| Some(program.name_as_str()?.to_owned())).unwrap_or_default()
 }
 
 fn mode_in_effect(ifindex: u32) -> Result<XdpMode, NicError> {
-    let attached = xdp::attached(ifindex).map_err(NicError::io("ask for the XDP mode"))?;
-    Ok(if attached.generic { XdpMode::Generic } else { XdpMode::Native })
+    let interface = xdp::interface(ifindex).map_err(NicError::io("ask for the XDP mode"))?;
+    Ok(if interface.generic { XdpMode::Generic } else { XdpMode::Native })
+}
+
+/// What an operator should know of where the filter now stands, if anything.
+fn advice(interface: &Interface, master: Option<&Interface>) -> Option<String> {
+    let name = &interface.name;
+    match (interface.kind.as_str(), master) {
+        ("bond", _) => {
+            Some(format!("{name} is a bond: the filter is on the bond itself and covers all its ports"))
+        }
+        ("vlan", _) => Some(format!(
+            "{name} is a VLAN: the filter reads tags, and on the interface below it would see this and every other \
+             VLAN earlier"
+        )),
+        (_, Some(master)) if master.kind == "bond" => Some(format!(
+            "{name} is a port of the bond {bond}: what comes in by its other ports is not filtered; name {bond} in \
+             prefilter.interfaces instead",
+            bond = master.name
+        )),
+        _ => None,
+    }
+}
+
+fn tell(ifindex: u32) {
+    let Ok(interface) = xdp::interface(ifindex) else { return };
+    let master = interface.master.and_then(|master| xdp::interface(master).ok());
+    if let Some(advice) = advice(&interface, master.as_ref()) {
+        log::info!("{advice}");
+    }
 }
 
 fn pin_of(dir: &Path, interface: &str) -> PathBuf {
     dir.join(format!("{PREFIX}{}", interface.replace('.', ":")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: &str, master: Option<&str>, expected: Option<&str>) {
+        let interface = Interface { name: "eth1".into(), kind: kind.into(), ..Interface::default() };
+        let master =
+            master.map(|kind| Interface { name: "above0".into(), kind: kind.into(), ..Interface::default() });
+        let advice = advice(&interface, master.as_ref());
+        match expected {
+            Some(part) => assert!(advice.as_ref().is_some_and(|advice| advice.contains(part)), "{advice:?}"),
+            None => assert_eq!(advice, None),
+        }
+    }
+
+    #[test]
+    fn where_bonds_and_vlans_are_filtered_is_told() {
+        check("", None, None);
+        check("veth", None, None);
+        check("", Some("bridge"), None);
+        check("bond", None, Some("on the bond itself"));
+        check("", Some("bond"), Some("name above0 in prefilter.interfaces"));
+        check("vlan", None, Some("is a VLAN"));
+    }
 }

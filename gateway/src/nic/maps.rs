@@ -11,7 +11,7 @@ use aya::{
 };
 use gateway_ebpf::{
     ABI, Ban,
-    layout::{CpuState, Note, NoteKey, Settings},
+    layout::{CpuState, Note, NoteKey, Settings, Strikes},
 };
 
 use super::{NicError, classes::Classes};
@@ -32,6 +32,8 @@ unsafe impl Pod for Plain<CpuState> {}
 unsafe impl Pod for Plain<Note> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<NoteKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<Strikes> {}
 
 pub(super) type Key4 = Key<[u32; 2]>;
 pub(super) type Key6 = Key<[u32; 4]>;
@@ -50,25 +52,27 @@ pub(super) struct Policy {
     pub(super) block4: Trie4<Plain<Ban>>,
     pub(super) block6: Trie6<Plain<Ban>>,
     pub(super) notes: HashMap<MapData, Plain<NoteKey>, Plain<Note>>,
+    pub(super) strikes: HashMap<MapData, Plain<NoteKey>, Plain<Strikes>>,
 }
 
 impl Policy {
-    pub(super) fn open(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
+    /// `dir` is that of one version.
+    pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
         if !dir.join("SETTINGS").exists() {
-            return Err(NicError::NotPinned(pin_dir.to_owned()));
+            return Err(NicError::NotPinned(dir.to_owned()));
         }
         Ok(Self {
-            settings: open(&dir, "SETTINGS")?,
-            active: open(&dir, "ACTIVE")?,
-            classes: Classes::open(&dir)?,
-            allow4: open(&dir, "ALLOW4")?,
-            allow6: open(&dir, "ALLOW6")?,
-            bans4: open(&dir, "BANS4")?,
-            bans6: open(&dir, "BANS6")?,
-            block4: open(&dir, "BLOCK4")?,
-            block6: open(&dir, "BLOCK6")?,
-            notes: open(&dir, "NOTES")?,
+            settings: open(dir, "SETTINGS")?,
+            active: open(dir, "ACTIVE")?,
+            classes: Classes::open(dir)?,
+            allow4: open(dir, "ALLOW4")?,
+            allow6: open(dir, "ALLOW6")?,
+            bans4: open(dir, "BANS4")?,
+            bans6: open(dir, "BANS6")?,
+            block4: open(dir, "BLOCK4")?,
+            block6: open(dir, "BLOCK6")?,
+            notes: open(dir, "NOTES")?,
+            strikes: open(dir, "STRIKES")?,
         })
     }
 
@@ -100,21 +104,21 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    pub(super) fn open(pin_dir: &Path) -> Result<Self, NicError> {
-        let dir = versioned(pin_dir);
-        let cells: Array<_, [u64; 2]> = open(&dir, "CELLS")?;
+    /// `dir` is that of one version.
+    pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
+        let cells: Array<_, [u64; 2]> = open(dir, "CELLS")?;
         Ok(Self {
-            heartbeat: open(&dir, "HEARTBEAT")?,
-            ports: open(&dir, "PORTS")?,
-            state: open(&dir, "STATE")?,
-            events: open(&dir, "EVENTS")?,
+            heartbeat: open(dir, "HEARTBEAT")?,
+            ports: open(dir, "PORTS")?,
+            state: open(dir, "STATE")?,
+            events: open(dir, "EVENTS")?,
             cells: cells.len(),
         })
     }
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 16] = [
+pub(super) const PINNED: [&str; 19] = [
     "SETTINGS",
     "ACTIVE",
     "HEARTBEAT",
@@ -131,11 +135,19 @@ pub(super) const PINNED: [&str; 16] = [
     "STATE",
     "EVENTS",
     "NOTES",
+    "FEEDS4",
+    "FEEDS6",
+    "STRIKES",
 ];
 
 /// Where this version's maps and links are pinned.
 pub(super) fn versioned(pin_dir: &Path) -> PathBuf {
-    pin_dir.join(format!("v{ABI}"))
+    of_version(pin_dir, ABI)
+}
+
+/// Where those of another one are.
+pub(super) fn of_version(pin_dir: &Path, version: u32) -> PathBuf {
+    pin_dir.join(format!("v{version}"))
 }
 
 fn open<M: TryFrom<Map, Error = MapError>>(dir: &Path, name: &str) -> Result<M, NicError> {

@@ -5,22 +5,35 @@
 //! start takes it over without a gap. It never decides whom to block, runs on the control thread only and never on a
 //! worker: some of its calls take milliseconds.
 
+mod area;
+mod allowed;
 mod bans;
 mod bpffs;
 mod classes;
 mod error;
+mod feeds;
+pub mod features;
 mod filter;
+mod heritage;
 mod json;
 mod link;
 mod maps;
+mod memory;
+mod netlink;
+pub mod peers;
 mod prefix;
 mod settings;
+pub mod survey;
 mod sys;
+mod transfer;
 mod upkeep;
 mod xdp;
 
+pub use allowed::Allowed;
 pub use bans::{BanAction, BanEntry, BanNote, BanRecord, Bans, Explanation};
-pub use error::NicError;
+pub use error::{NicError, way_out};
+pub use feeds::{Feeds, List, Listing, NAME_BYTES_MAX, Published, Ranges};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
-pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict};
+pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict, layout::Strikes};
 pub use sys::monotonic_ns;
+pub use transfer::{ListError, Listed, read_list};

@@ -83,6 +83,20 @@ pub(super) fn net6(key: &Key6) -> Option<Ipv6Net> {
     Ipv6Net::new(Ipv6Addr::from_bits(bits), key.prefix_len().try_into().ok()?).ok()
 }
 
+/// The prefix behind the bytes of a key of `BLOCK4`: its length, then the address.
+pub(super) fn trie4(key: &[u8]) -> Option<IpNet> {
+    let (bits, address) = (key.first_chunk::<4>()?, key.get(4..)?.first_chunk::<4>()?);
+    let bits = u8::try_from(u32::from_ne_bytes(*bits)).ok()?;
+    Some(Ipv4Net::new(Ipv4Addr::from(*address), bits).ok()?.into())
+}
+
+/// As [`trie4`], of `BLOCK6`.
+pub(super) fn trie6(key: &[u8]) -> Option<IpNet> {
+    let (bits, address) = (key.first_chunk::<4>()?, key.get(4..)?.first_chunk::<16>()?);
+    let bits = u8::try_from(u32::from_ne_bytes(*bits)).ok()?;
+    Some(Ipv6Net::new(Ipv6Addr::from(*address), bits).ok()?.into())
+}
+
 /// The source behind a key of `BANS4`.
 pub(super) fn source4(key: u32, prefix_bits: u8) -> Option<IpNet> {
     Some(Ipv4Net::new(Ipv4Addr::from_bits(u32::from_be(key)), prefix_bits).ok()?.into())
@@ -149,6 +163,16 @@ mod tests {
             assert_eq!(net6(&key6(prefix)), Some(prefix));
         }
         assert_eq!(key4("192.0.2.1/32".parse().unwrap()).data()[0].to_ne_bytes(), [192, 0, 2, 1]);
+    }
+
+    #[test]
+    fn a_key_can_be_read_from_its_bytes() {
+        let bytes = |bits: u32, address: &[u8]| [&bits.to_ne_bytes(), address].concat();
+        assert_eq!(trie4(&bytes(24, &[192, 0, 2, 0, 0, 0, 0, 0])), Some(net("192.0.2.0/24")));
+        let address = "2001:db8:1::".parse::<Ipv6Addr>().unwrap();
+        assert_eq!(trie6(&bytes(48, &address.octets())), Some(net("2001:db8:1::/48")));
+        assert_eq!(trie4(&bytes(33, &[192, 0, 2, 0])), None);
+        assert_eq!(trie4(&[24, 0, 0, 0, 192]), None);
     }
 
     #[test]

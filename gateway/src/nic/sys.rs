@@ -15,17 +15,42 @@ use std::{
     sync::atomic::AtomicU64,
 };
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_XDP: u32 = 37;
+const BPF_PROG_TYPE_XDP: u32 = 6;
 
 /// `XDP_FLAGS_SKB_MODE`
 pub(super) const GENERIC: u32 = 1 << 1;
 /// `XDP_FLAGS_DRV_MODE`
 pub(super) const NATIVE: u32 = 1 << 2;
+
+/// Loads a program that passes everything.
+pub(super) fn load_pass() -> io::Result<OwnedFd> {
+    /// The start of the kernel's struct; what is left out counts as zero.
+    #[repr(C)]
+    struct Attributes {
+        kind: u32,
+        instruction_count: u32,
+        instructions: u64,
+        license: u64,
+    }
+    /// `r0 = XDP_PASS; exit`, two of `struct bpf_insn`.
+    static PASS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 2, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let attributes = Attributes {
+        kind: BPF_PROG_TYPE_XDP,
+        instruction_count: 2,
+        instructions: PASS.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+    };
+    descriptor(bpf(BPF_PROG_LOAD, &attributes)?)
+}
 
 /// Attaches `program` to an interface; the link ends with the last descriptor or pin of it.
 pub(super) fn link_create(program: BorrowedFd<'_>, ifindex: u32, mode: u32) -> io::Result<OwnedFd> {
@@ -56,6 +81,43 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 /// Detaches a link at once. Dropping its last reference does it as well, but some time later.
 pub(super) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &number(link)).map(drop)
+}
+
+/// The key behind `before`, or the first one; false: there is none.
+pub(super) fn map_next_key(map: BorrowedFd<'_>, before: Option<&[u8]>, next: &mut [u8]) -> io::Result<bool> {
+    let before = before.map_or(0, |key| key.as_ptr() as u64);
+    let attributes = ElementAttributes::new(map, before, next.as_mut_ptr() as u64);
+    found(bpf(BPF_MAP_GET_NEXT_KEY, &attributes))
+}
+
+/// Reads a value; false: there is none of this key.
+pub(super) fn map_look_up(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let attributes = ElementAttributes::new(map, key.as_ptr() as u64, value.as_mut_ptr() as u64);
+    found(bpf(BPF_MAP_LOOKUP_ELEM, &attributes))
+}
+
+/// The caller's slices are as long as the map's keys and values.
+#[repr(C)]
+struct ElementAttributes {
+    map: u32,
+    reserved: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+impl ElementAttributes {
+    fn new(map: BorrowedFd<'_>, key: u64, value: u64) -> Self {
+        Self { map: number(map), reserved: 0, key, value, flags: 0 }
+    }
+}
+
+fn found(answer: io::Result<libc::c_long>) -> io::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Pins a descriptor of a program, map or link.
@@ -164,7 +226,7 @@ pub(super) fn raise_memlock() {
     }
 }
 
-fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
+pub(super) fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
     // SAFETY: the struct is laid out as the kernel's union member of this command, its size is given, and whatever it
     // points to lives in the caller until the call returns.
     let result =
@@ -172,12 +234,12 @@ fn bpf<A>(command: libc::c_long, attributes: &A) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
+pub(super) fn descriptor(result: libc::c_long) -> io::Result<OwnedFd> {
     let number = i32::try_from(result).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-fn number(descriptor: BorrowedFd<'_>) -> u32 {
+pub(super) fn number(descriptor: BorrowedFd<'_>) -> u32 {
     descriptor.as_raw_fd().cast_unsigned()
 }

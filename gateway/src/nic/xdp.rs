@@ -1,125 +1,129 @@
-//! Which XDP program an interface carries: one question to the kernel by rtnetlink.
+//! What an interface is and which XDP program it carries: one question to the kernel by rtnetlink.
 //!
-//! Source: `include/uapi/linux/if_link.h` (`IFLA_XDP`), RFC 3549 for the framing.
+//! Source: `include/uapi/linux/if_link.h`.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::io;
+
+use super::netlink::{self, attributes, number};
 
 /// What the kernel says about an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Attached {
-    /// Runs in the generic hook, not in the driver.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Interface {
+    /// Its name.
+    pub(super) name: String,
+    /// "bond", "veth", "vlan"; empty: hardware, or the driver does not say.
+    pub(super) kind: String,
+    /// The index of the bond or bridge that it is a port of.
+    pub(super) master: Option<u32>,
+    /// Its queues, as many as were made.
+    pub(super) rx_queues: u32,
+    /// As above.
+    pub(super) tx_queues: u32,
+    /// Bytes of a frame's payload.
+    pub(super) mtu: u32,
+    /// Its program runs in the generic hook, not in the driver.
     pub(super) generic: bool,
-    /// The program's id; 0: none.
+    /// Its program's id; 0: none.
     pub(super) program: u32,
 }
 
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFLA_XDP_PROG_ID: u16 = 4;
 const XDP_ATTACHED_SKB: u8 = 2;
-const NESTED: u16 = 1 << 15;
 
-/// Netlink message header and `ifinfomsg`.
-const HEADER_BYTES: usize = 16 + 16;
-/// An answer about one interface; with many virtual functions it is some kilobytes.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// `ifinfomsg`: family, type, index, flags, change.
+const HEADER_BYTES: usize = 16;
 
 /// Asks the kernel.
-pub(super) fn attached(ifindex: u32) -> io::Result<Attached> {
-    // SAFETY: a new descriptor or an error; nothing else is touched.
-    let socket =
-        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE) };
-    if socket < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
-    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    let question = question(ifindex);
-    // SAFETY: the kernel reads the buffer, whose length is given, before the call returns.
-    let sent = unsafe { libc::send(socket.as_raw_fd(), question.as_ptr().cast(), question.len(), 0) };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let mut answer = vec![0_u8; ANSWER_BYTES_MAX];
-    // SAFETY: the kernel writes at most the buffer's length, which is given, before the call returns.
-    let received = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
-    let received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-    read_answer(answer.get(..received).unwrap_or_default())
-}
-
-/// `RTM_GETLINK` for one interface.
-fn question(ifindex: u32) -> Vec<u8> {
-    let mut question = Vec::with_capacity(HEADER_BYTES);
-    question.extend(u32::try_from(HEADER_BYTES).unwrap_or_default().to_ne_bytes());
-    question.extend(libc::RTM_GETLINK.to_ne_bytes());
-    #[expect(clippy::cast_possible_truncation, reason = "NLM_F_REQUEST is 1")]
-    question.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    question.extend([0; 8]);
+pub(super) fn interface(ifindex: u32) -> io::Result<Interface> {
+    let mut found = Interface::default();
     // Family, type and flags say nothing; the index says which.
-    question.extend([0; 4]);
-    question.extend(ifindex.to_ne_bytes());
-    question.extend([0; 8]);
-    question
+    let mut question = [0; HEADER_BYTES];
+    for (to, from) in question.iter_mut().skip(4).zip(ifindex.to_ne_bytes()) {
+        *to = from;
+    }
+    netlink::ask(libc::NETLINK_ROUTE, (libc::RTM_GETLINK, 0), &question, |answer| {
+        found = read_answer(answer);
+    })?;
+    Ok(found)
 }
 
-fn read_answer(answer: &[u8]) -> io::Result<Attached> {
-    const ERROR: u16 = 2;
-    if number::<2>(answer, 4).map(u16::from_ne_bytes) == Some(ERROR) {
-        let code = number::<4>(answer, 16).map_or(0, i32::from_ne_bytes);
-        return Err(io::Error::from_raw_os_error(-code));
-    }
-    let mut attached = Attached::default();
+fn read_answer(answer: &[u8]) -> Interface {
+    let mut found = Interface::default();
     for (kind, value) in attributes(answer.get(HEADER_BYTES..).unwrap_or_default()) {
-        if kind == IFLA_XDP {
-            for (kind, value) in attributes(value) {
-                match kind {
-                    IFLA_XDP_ATTACHED => attached.generic = value.first() == Some(&XDP_ATTACHED_SKB),
-                    IFLA_XDP_PROG_ID => attached.program = number(value, 0).map_or(0, u32::from_ne_bytes),
-                    _ => {}
+        match kind {
+            IFLA_IFNAME => found.name = text(value),
+            IFLA_MTU => found.mtu = word(value),
+            IFLA_MASTER => found.master = Some(word(value)).filter(|master| *master != 0),
+            IFLA_NUM_TX_QUEUES => found.tx_queues = word(value),
+            IFLA_NUM_RX_QUEUES => found.rx_queues = word(value),
+            IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                found.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
+            IFLA_XDP => {
+                for (kind, value) in attributes(value) {
+                    match kind {
+                        IFLA_XDP_ATTACHED => found.generic = value.first() == Some(&XDP_ATTACHED_SKB),
+                        IFLA_XDP_PROG_ID => found.program = word(value),
+                        _ => {}
+                    }
                 }
             }
+            _ => {}
         }
     }
-    Ok(attached)
+    found
 }
 
-/// Length, type, value, padded to four bytes; what does not add up ends the walk.
-fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(number(rest, 0).map(u16::from_ne_bytes)?);
-        let kind = number(rest, 2).map(u16::from_ne_bytes)?;
-        let value = rest.get(4..length)?;
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind & !NESTED, value))
-    })
+fn word(value: &[u8]) -> u32 {
+    number(value, 0).map_or(0, u32::from_ne_bytes)
 }
 
-fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
+/// Up to its NUL.
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nic::netlink::attribute;
 
     #[test]
     fn the_loopback_interface_is_known_and_an_index_of_none_is_not() {
-        assert!(attached(1).is_ok());
-        assert!(attached(0x7fff_ffff).is_err());
+        let loopback = interface(1).unwrap();
+        assert_eq!((loopback.name.as_str(), loopback.master), ("lo", None));
+        assert!(loopback.mtu > 0 && loopback.rx_queues > 0);
+        assert!(interface(0x7fff_ffff).is_err());
     }
 
     #[test]
     fn attributes_are_walked_within_their_bounds() {
         let mut answer = vec![0; HEADER_BYTES];
-        let nested = [5, 0, 2, 0, 2, 0, 0, 0, 8, 0, 4, 0, 77, 0, 0, 0];
-        answer.extend([20, 0, 43, 128]);
-        answer.extend(nested);
-        assert_eq!(read_answer(&answer).unwrap(), Attached { generic: true, program: 77 });
+        answer.extend(attribute(IFLA_MASTER, &7_u32.to_ne_bytes()));
+        answer.extend(attribute(IFLA_LINKINFO, &attribute(IFLA_INFO_KIND, b"bond\0")));
+        let xdp = [attribute(IFLA_XDP_ATTACHED, &[2]), attribute(IFLA_XDP_PROG_ID, &77_u32.to_ne_bytes())];
+        answer.extend(attribute(IFLA_XDP, &xdp.concat()));
+        let whole = read_answer(&answer);
+        let expected = Interface {
+            master: Some(7),
+            kind: "bond".into(),
+            generic: true,
+            program: 77,
+            ..Interface::default()
+        };
+        assert_eq!(whole, expected);
         for cut in 0..answer.len() {
-            assert_eq!(read_answer(&answer[..cut]).unwrap(), Attached::default(), "cut at {cut}");
+            assert_eq!(read_answer(&answer[..cut]).program, 0, "cut at {cut}");
         }
     }
 }

@@ -1,9 +1,8 @@
 //! A request that may pass goes to its upstream, and what came of it into its record.
 
-use std::rc::Rc;
+use std::{net::SocketAddr, rc::Rc};
 
 use super::{
-    introduce::Ends,
     judge::Approved,
     record::Record,
     worker::{Current, Worker},
@@ -22,8 +21,8 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
     worker: &Rc<Worker>,
     current: &Rc<Current>,
     (upstream, route): (&Upstream, &RoutePolicy),
-    approved: Approved,
-    (client, ends): (Client<'_, R, W>, &Ends),
+    approved: Box<Approved>,
+    (client, ends): (Client<'_, R, W>, (SocketAddr, SocketAddr)),
     record: &mut Record,
 ) -> Result<Outcome, Failed> {
     let index = approved.upstream;
@@ -50,9 +49,7 @@ pub(super) async fn exchange<R: Receive, W: Transmit>(
         deadline_ns: record.begun_ns.saturating_add(approved.request_timeout_ns),
         head_timeout_ns: nanos(upstream.head_timeout),
         retry: upstream.retry,
-        introduction: upstream
-            .proxy_protocol
-            .map(|version| decide::introduction(version, Some((ends.peer, ends.local)))),
+        introduction: upstream.proxy_protocol.map(|version| decide::introduction(version, Some(ends))),
     };
     let pick = |failed: &[usize]| worker.pick(current, index, failed);
     let on_event = |event: Event, server: usize| {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::worker::{Manners, Worker, find_place};
 use crate::{
     codec::{self, PROXY_HEADER_BYTES_MAX, Told},
+    config,
     decide::crowd::Place,
     net::{self, BUFFER_BYTES, Buffer, Deadline, HEADROOM_BYTES, Phase, Stream, monotonic_ns, nanos},
     telemetry::Bound,
@@ -18,12 +19,13 @@ use crate::{
 const _: () = assert!(PROXY_HEADER_BYTES_MAX < BUFFER_BYTES - HEADROOM_BYTES);
 
 /// The ends of a client's connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Ends {
-    /// Who is at the other one.
-    pub(super) peer: SocketAddr,
-    /// Where that one connected to.
-    pub(super) local: SocketAddr,
+    /// Who is at the other one, in its short form. A socket's address would take twice as much.
+    pub(super) peer: IpAddr,
+    peer_port: u16,
+    /// Where that one connected to, where it is known better than by the listener: rare, so it is apart.
+    local: Option<Box<SocketAddr>>,
     /// A forwarder says so: the packets are the forwarder's, which must not be blocked for what others do.
     pub(super) is_told: bool,
 }
@@ -40,16 +42,17 @@ pub(super) struct Introduced {
 
 impl Ends {
     /// Those of the socket itself.
-    fn of_socket(stream: &Stream, peer: SocketAddr, worker: &Worker, manners: &Manners) -> Self {
+    fn of_socket(stream: &Stream, peer: SocketAddr, worker: &Worker) -> Self {
         // Asking the kernel costs a system call, and only a server that is told of clients hears the answer.
         let asked = worker.current().snapshot.config.upstreams.iter().any(|u| u.proxy_protocol.is_some());
-        let local = if asked { stream.local_address().ok() } else { None };
-        Self { peer, local: local.unwrap_or(manners.settings.address), is_told: false }
+        let local = if asked { stream.local_address().ok().map(Box::new) } else { None };
+        Self { peer: peer.ip().to_canonical(), peer_port: peer.port(), local, is_told: false }
     }
 
-    /// The peer's address, in its short form.
-    pub(super) fn address(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+    /// The peer, and where it connected to on that listener.
+    pub(super) fn both(&self, listener: &config::Listener) -> (SocketAddr, SocketAddr) {
+        let peer = SocketAddr::new(self.peer, self.peer_port);
+        (peer, self.local.as_deref().copied().unwrap_or(listener.address))
     }
 }
 
@@ -62,9 +65,9 @@ pub(super) async fn introduce(
     (worker, manners): (&Worker, &Manners),
     deadline: &Deadline,
 ) -> Option<Introduced> {
-    let ends = Ends::of_socket(stream, peer, worker, manners);
+    let ends = Ends::of_socket(stream, peer, worker);
     let forwarders = &manners.settings.proxy_protocol_from;
-    if !forwarders.iter().any(|prefix| prefix.contains(&ends.address())) {
+    if !forwarders.iter().any(|prefix| prefix.contains(&ends.peer)) {
         return Some(Introduced { ends, received: Buffer::placeholder(), place: None });
     }
     let timeout_ns = nanos(manners.settings.timeouts.head);
@@ -75,8 +78,13 @@ pub(super) async fn introduce(
     match told {
         Some(Told::Nothing) => Some(Introduced { ends, received, place: None }),
         Some(Told::Ends { source, destination }) => {
-            let ends = Ends { peer: source, local: destination, is_told: true };
-            let Ok(place) = find_place(worker, ends.address(), &manners.settings) else {
+            let ends = Ends {
+                peer: source.ip().to_canonical(),
+                peer_port: source.port(),
+                local: Some(Box::new(destination)),
+                is_told: true,
+            };
+            let Ok(place) = find_place(worker, ends.peer, &manners.settings) else {
                 worker.cells.bound_hit(Bound::ConnectionsPerSource);
                 worker.tools.buffers.give(received);
                 return None;

@@ -36,7 +36,7 @@ pub(super) struct Caller<'w> {
 
 /// What becomes of a request.
 pub(super) enum Verdict {
-    Forward(Approved),
+    Forward(Box<Approved>),
     Respond(OwnAnswer),
     Refuse(Answer, Reach),
 }
@@ -86,7 +86,7 @@ impl Caller<'_> {
     ) -> Verdict {
         let listener = &self.manners.settings;
         let (source, by_header) = decide::source_of(
-            self.ends.address(),
+            self.ends.peer,
             &listener.trusted_proxies,
             head.headers.all("x-forwarded-for"),
             head.headers.all("forwarded"),
@@ -126,6 +126,9 @@ impl Caller<'_> {
         match decided {
             Err(Refused { refusal, .. }) => Verdict::Refuse(respond::refused(&refusal), Reach::Request),
             Ok(plan) => {
+                if plan.identity.is_some() && !source_is_forwarded {
+                    self.worker.note_known(source, &current.snapshot, record.begun_ns);
+                }
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
                     let refusal = Refusal::BodyTooLarge { max };
@@ -160,7 +163,7 @@ impl Caller<'_> {
 
     /// Whether the other end may speak for others.
     fn peer_is_trusted(&self) -> bool {
-        let peer = self.ends.address();
+        let peer = self.ends.peer;
         self.manners.settings.trusted_proxies.iter().any(|prefix| prefix.contains(&peer))
     }
 
@@ -175,7 +178,7 @@ impl Caller<'_> {
         upstream: usize,
         policy: &Policy,
         record: &Record,
-    ) -> Result<Approved, Refusal> {
+    ) -> Result<Box<Approved>, Refusal> {
         let heads = &self.worker.tools.heads;
         let route = policy.route(plan.route).ok_or(Refusal::NoRoute)?;
         let values = reshape::values_of(head, &plan, record);
@@ -183,7 +186,7 @@ impl Caller<'_> {
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
-        let (peer, listener) = (self.ends.address(), &self.manners.settings);
+        let (peer, listener) = (self.ends.peer, &self.manners.settings);
         let is_trusted = self.peer_is_trusted();
         let forwarded_for = forwarded_for(head, (record.source, peer), is_trusted);
         let asked = decide::Asked { proto: self.scheme, host: head.authority };
@@ -208,7 +211,7 @@ impl Caller<'_> {
         heads.give(scratch);
         let timeout = plan.request_timeout.unwrap_or(listener.timeouts.request);
         let called_for = if record.is_grpc { codec::grpc_timeout(&head.headers) } else { None };
-        Ok(Approved {
+        Ok(Box::new(Approved {
             upstream,
             head: out,
             body: head.body,
@@ -222,7 +225,7 @@ impl Caller<'_> {
             response_lines,
             compress: compress::negotiate(head, &route.compress),
             plan,
-        })
+        }))
     }
 }
 

@@ -46,11 +46,12 @@ pub(super) struct Multiplexed {
     pumps: Pumps,
 }
 
-type Incoming = (http::Request<RecvStream>, SendResponse<Bytes>);
+/// A request, and where its answer goes: too large to be handed about.
+pub(super) type Incoming = Box<(http::Request<RecvStream>, SendResponse<Bytes>)>;
 
 /// What happens to a connection.
 enum Event {
-    Stream(Box<Incoming>),
+    Stream(Incoming),
     /// It is time to end in order.
     Leave,
     /// It is time to end whatever the client does.
@@ -121,7 +122,7 @@ impl Multiplexed {
         };
         loop {
             match self.next_event(&mut h2).await {
-                Event::Stream(incoming) => self.accept(*incoming),
+                Event::Stream(incoming) => self.accept(incoming),
                 Event::Leave => {
                     self.life.rearm();
                     self.leaving.set(true);
@@ -177,13 +178,13 @@ impl Multiplexed {
         }
     }
 
-    fn accept(self: &Rc<Self>, (request, mut respond): Incoming) {
+    fn accept(self: &Rc<Self>, mut incoming: Incoming) {
         if self.streams.get() >= self.manners.settings.limits.streams as usize {
             self.worker.cells.bound_hit(Bound::Http2Streams);
-            respond.send_reset(h2::Reason::REFUSED_STREAM);
+            incoming.1.send_reset(h2::Reason::REFUSED_STREAM);
             return;
         }
-        seats::serve(&self.worker, Work { open: OpenStream::new(self), request, respond });
+        seats::serve(&self.worker, Work { open: OpenStream::new(self), incoming });
     }
 
     /// The connection has ended, for a reason that may be its client's fault.
@@ -198,7 +199,7 @@ impl Multiplexed {
 
     fn report(&self, kind: OffenceKind) {
         let (ends, worker) = (&self.ends, &self.worker);
-        worker.report(offence(kind, ends.address(), ends.is_told, worker.next_request_id()));
+        worker.report(offence(kind, ends.peer, ends.is_told, worker.next_request_id()));
     }
 
     /// A request was answered to its end.

@@ -8,10 +8,11 @@ use std::{
     task::{Poll, Waker},
 };
 
-use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
-
-use super::{multiplexed::OpenStream, stream::serve_stream, worker::Worker};
+use super::{
+    multiplexed::{Incoming, OpenStream},
+    stream::serve_stream,
+    worker::Worker,
+};
 use crate::{
     net::{contain, spawn},
     telemetry::Bound,
@@ -23,8 +24,7 @@ const SEATS_MAX: usize = 1024;
 /// A stream to serve.
 pub(super) struct Work {
     pub(super) open: OpenStream,
-    pub(super) request: http::Request<RecvStream>,
-    pub(super) respond: SendResponse<Bytes>,
+    pub(super) incoming: Incoming,
 }
 
 /// The tasks of a worker that wait for a stream.
@@ -54,9 +54,9 @@ pub(super) fn serve(worker: &Rc<Worker>, work: Work) {
 /// One stream after the other. A panic costs the stream.
 async fn serve_streams(worker: Rc<Worker>, seat: Rc<Seat>) {
     loop {
-        let Work { open, request, respond } = seat.work().await;
+        let Work { open, incoming } = seat.work().await;
         let connection = open.connection();
-        if contain(pin!(serve_stream(connection, request, respond))).await.is_none() {
+        if contain(pin!(serve_stream(connection, incoming))).await.is_none() {
             worker.cells.bound_hit(Bound::Panics);
             log::error!("a stream of {} was dropped: its task panicked", connection.ends.peer);
         }

@@ -61,7 +61,7 @@ pub(super) async fn failed(
     let (failure, kind) = blame(error);
     worker.cells.handshake_failed(failure);
     if let Some(kind) = kind {
-        worker.report(offence(kind, ends.address(), ends.is_told, worker.next_request_id()));
+        worker.report(offence(kind, ends.peer, ends.is_told, worker.next_request_id()));
     }
     if matches!(failure, HandshakeFailure::UnrecognizedName | HandshakeFailure::ClientCertificate) {
         deadline.arm(Phase::Linger, monotonic_ns().saturating_add(LINGER_NS));

@@ -5,14 +5,13 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::{Reason, RecvStream, server::SendResponse};
+use h2::Reason;
 
 use super::{
     after,
     exchange::exchange,
     judge::{Approved, Caller, Reach, Verdict},
-    multiplexed::Multiplexed,
+    multiplexed::{Incoming, Multiplexed},
     record::Record,
     telling, tunnel,
     worker::Current,
@@ -44,12 +43,9 @@ enum End {
 }
 
 /// Serves a request; a stream that does not come to a good end is reset.
-pub(super) async fn serve_stream(
-    connection: &Rc<Multiplexed>,
-    request: http::Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-) {
+pub(super) async fn serve_stream(connection: &Rc<Multiplexed>, incoming: Incoming) {
     let worker = &connection.worker;
+    let (request, respond) = *incoming;
     let (parts, body) = request.into_parts();
     let current = worker.current();
     let mut record = Record::new(monotonic_ns(), worker.next_request_id(), &connection.ends);
@@ -142,7 +138,7 @@ impl Exchange<'_> {
         }
     }
 
-    async fn forward(&mut self, current: &Rc<Current>, approved: Approved, record: &mut Record) -> End {
+    async fn forward(&mut self, current: &Rc<Current>, approved: Box<Approved>, record: &mut Record) -> End {
         let Some(way) = approved.way(current) else { return self.refuse(&Failure::Internal, record).await };
         let (worker, manners) = (&self.connection.worker, &self.connection.manners);
         let websocket = approved.plan.websocket;
@@ -154,7 +150,7 @@ impl Exchange<'_> {
             deadline: &self.deadline,
             pace: manners.pace(),
         };
-        let ends = &self.connection.ends;
+        let ends = self.connection.ends.both(&manners.settings);
         let done = exchange(worker, current, way, approved, (client, ends), record).await;
         worker.tools.buffers.give(received);
         match done {

@@ -21,6 +21,7 @@ use crate::{
     decide::{
         Snapshot, balance,
         crowd::{Crowd, Place},
+        known::{self, Known},
         limit,
     },
     forward::{Encoders, Heads, Pool, Tools},
@@ -49,6 +50,8 @@ pub struct Equipment {
     pub limiter: Arc<limit::Table>,
     /// Connections by source, of all workers.
     pub crowd: Arc<Crowd>,
+    /// Where authenticated consumers come from, of all workers.
+    pub known: Arc<Known>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
     /// To the control thread; full means counted, never waited for.
@@ -120,6 +123,7 @@ pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
     crowd: Arc<Crowd>,
+    known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
     pub(super) draining: Cell<bool>,
@@ -154,6 +158,7 @@ impl Worker {
             },
             limiter: equipment.limiter,
             crowd: equipment.crowd,
+            known: equipment.known,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
             draining: Cell::new(false),
@@ -213,6 +218,15 @@ impl Worker {
         random ^= random << 17;
         self.random.set(random);
         random
+    }
+
+    /// A consumer has proved who it is in a request that came from this source.
+    pub(super) fn note_known(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
+        let prefilter = &snapshot.config.prefilter;
+        let bits = (prefilter.source_prefix_v4, prefilter.source_prefix_v6);
+        if let Some(source) = known::Source::of(source, bits) {
+            self.known.note(source, now_ns);
+        }
     }
 
     pub(super) fn report(&self, offence: Offence) {
@@ -319,15 +333,11 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
     worker.cells.connection_opened();
     // Outside of the task, which keeps all that it is given.
     let begun = Box::pin(begin(Rc::clone(worker), stream, (peer, place), Rc::clone(manners)));
-    net::spawn(hold(Rc::clone(worker), peer, begun));
+    net::spawn(hold(Rc::clone(worker), peer.ip(), begun));
 }
 
 /// A connection's task.
-async fn hold(
-    worker: Rc<Worker>,
-    peer: SocketAddr,
-    begun: Pin<Box<impl Future<Output = Option<Connection>>>>,
-) {
+async fn hold(worker: Rc<Worker>, peer: IpAddr, begun: Pin<Box<impl Future<Output = Option<Connection>>>>) {
     if contain(pin!(serve_connection(begun))).await.is_none() {
         worker.cells.bound_hit(Bound::Panics);
         log::error!("a connection from {peer} was dropped: its task panicked");
@@ -362,9 +372,9 @@ pub(super) fn find_place(
 mod tests {
     use super::*;
 
-    /// The most that the task of an idle connection may take: with the runtime's own, it fits a block of 640 bytes. What
+    /// The most that the task of an idle connection may take: with the runtime's own, it fits a block of 512 bytes. What
     /// only a request needs is boxed.
-    const IDLE_BYTES_MAX: usize = 560;
+    const IDLE_BYTES_MAX: usize = 432;
 
     fn future_bytes<A, F: Future>(_: impl Fn(Rc<Worker>, A) -> F) -> usize {
         size_of::<F>()
@@ -374,7 +384,7 @@ mod tests {
     fn an_idle_connection_keeps_no_room_for_a_request() {
         type Accepted = (Stream, SocketAddr, Rc<Manners>);
         let bytes = future_bytes(|worker, (stream, peer, manners): Accepted| {
-            hold(Rc::clone(&worker), peer, Box::pin(begin(worker, stream, (peer, None), manners)))
+            hold(Rc::clone(&worker), peer.ip(), Box::pin(begin(worker, stream, (peer, None), manners)))
         });
         assert!(bytes <= IDLE_BYTES_MAX, "{bytes}");
     }

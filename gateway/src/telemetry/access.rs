@@ -114,6 +114,7 @@ fn write_line(out: &mut Vec<u8>, exchange: &Exchange<'_>) {
     push_json(out, exchange.method);
     out.extend_from_slice(b",\"path\":");
     push_json(out, exchange.path);
+    let _ = write!(out, ",\"protocol\":\"{}\"", exchange.protocol);
     let _ = write!(out, ",\"status\":{},\"refusal\":", exchange.status);
     push_optional(out, Some(exchange.refusal).filter(|refusal| !refusal.is_empty()));
     out.extend_from_slice(b",\"route\":");
@@ -216,6 +217,7 @@ mod tests {
             source: [192, 0, 2, 7].into(),
             method: "GET",
             path,
+            protocol: "HTTP/2.0",
             status: 200,
             refusal: "",
             route: Some("orders"),
@@ -236,6 +238,7 @@ mod tests {
         assert_eq!(out.split_inclusive(|&byte| byte == b'\n').count(), 1, "one line");
         let record: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(record["path"], path);
+        assert_eq!(record["protocol"], "HTTP/2.0");
         assert_eq!(record["consumer"].as_str(), consumer);
         assert_eq!(record["duration_us"], 1234);
         assert_eq!(record["refusal"], serde_json::Value::Null);

@@ -19,6 +19,8 @@ pub struct Exchange<'e> {
     pub method: &'e str,
     /// Its canonical path, without the query, which may hold secrets.
     pub path: &'e str,
+    /// What the client spoke, such as `HTTP/1.1`.
+    pub protocol: &'static str,
     /// The answer's status; 499 where the client left before there was one.
     pub status: u16,
     /// Why it was refused or failed; empty where it was not.

@@ -113,6 +113,33 @@ fn one_whom_the_operator_lets_go_is_blocked_again_when_it_goes_on() {
 }
 
 #[test]
+fn a_shared_address_is_slowed_down_before_it_is_shut_out() {
+    let test = "nic::a_shared_address_is_slowed_down_before_it_is_shut_out";
+    // So fast that it is not felt: how the filter slows down has tests of its own.
+    let escalation = "block_for = \"10m\"\nthrottle = { rate = \"100000/s\", burst = 60_000 }\n\
+                      unauthorized = { count = 5, within = \"1m\" }";
+    let Some(mut stage) = Stage::set(test, Sections { escalation, ..Sections::default() }) else { return };
+    let (shared, name) = (GUESSER_V4.into(), format!("{GUESSER_V4}/32"));
+    stage.check_keyed(shared);
+    let mut connection = None;
+    for _ in 0..COUNT {
+        stage.offend(&mut connection, shared, &guess()).unwrap();
+    }
+    let slowed = wait::until(TIME_MAX, || {
+        let metrics = stage.gateway().metrics().unwrap();
+        (metrics.sum("portcullis_throttles_total", &[("reason", "unauthorized")]) > 0.0).then_some(())
+    });
+    assert!(slowed.is_some(), "{}", stage.gateway().output());
+    let list = stage.told(&["bans", "list"]);
+    assert!(list.contains(&name) && list.contains("throttle"), "{list}");
+    stage.check_keyed(shared);
+    // One who goes on is shut out, whoever else is there; what was under way does not count.
+    stage.offend_until_dropped_within(shared, &guess(), 100_000);
+    assert_eq!(stage.ban(&name).strikes, 2);
+    stage.check_dropped(shared);
+}
+
+#[test]
 fn a_dry_run_of_the_escalation_says_whom_it_would_block() {
     let test = "nic::a_dry_run_of_the_escalation_says_whom_it_would_block";
     let escalation = "dry_run = true\nunauthorized = { count = 5, within = \"1m\" }";

@@ -58,6 +58,33 @@ fn a_killed_gateways_blocks_hold_until_the_next_one_takes_over() {
 }
 
 #[test]
+fn a_restart_wipes_nobodys_slate() {
+    let test = "nic::a_restart_wipes_nobodys_slate";
+    let escalation = "block_for = \"2s\"\nunauthorized = { count = 5, within = \"1m\" }";
+    let sections = Sections { escalation, ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    let (source, name) = (GUESSER_V4.into(), format!("{GUESSER_V4}/32"));
+    for strikes in 1..=3 {
+        stage.offend_until_dropped(source, &guess());
+        let ban = stage.ban(&name);
+        assert_eq!(ban.strikes, strikes, "the gateway before this one had counted the others");
+        // It is over by the time that the next gateway looks, and the filter holds nothing about it.
+        stage.await_served(source);
+        let over = wait::until(TIME_MAX, || stage.blocked().is_empty().then_some(()));
+        assert!(over.is_some());
+        stage.take_gateway().kill().unwrap();
+        stage.start(sections);
+    }
+    // Whom an operator forgives while no gateway runs begins afresh.
+    stage.offend_until_dropped(source, &guess());
+    stage.take_gateway().kill().unwrap();
+    stage.told(&["bans", "del", &GUESSER_V4.to_string()]);
+    stage.start(sections);
+    stage.offend_until_dropped(source, &guess());
+    assert_eq!(stage.ban(&name).strikes, 1);
+}
+
+#[test]
 fn an_ended_gateway_leaves_its_filter_and_panic_open_removes_it() {
     let test = "nic::an_ended_gateway_leaves_its_filter_and_panic_open_removes_it";
     let Some(mut stage) = Stage::set(test, SECTIONS) else { return };

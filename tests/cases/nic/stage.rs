@@ -163,6 +163,11 @@ limits = ["one"]
         self.pins.path()
     }
 
+    /// Writes a file beside the configuration, and says where.
+    pub(super) fn write(&self, name: &str, content: &str) -> String {
+        self.directory.write(name, content).unwrap().display().to_string()
+    }
+
     /// The running gateway.
     pub(super) fn gateway(&mut self) -> &mut Gateway {
         self.gateway.as_mut().expect("the gateway runs")
@@ -203,6 +208,16 @@ limits = ["one"]
         assert!(matches!(answer, Err(ClientError::TimedOut)), "{source} is not dropped: {answer:?}");
     }
 
+    /// A consumer who proves who it is is served from there.
+    #[track_caller]
+    pub(super) fn check_keyed(&self, source: IpAddr) {
+        let headers = [("x-api-key", self.key.as_str())];
+        let asked =
+            || Ok(self.connect(source, TIME_MAX)?.request(&Request::get("/keyed").with(&headers))?.status);
+        let answer: Result<u16, ClientError> = asked();
+        assert!(matches!(answer, Ok(200)), "{source} is not served: {answer:?}");
+    }
+
     /// Packets come through, and nobody listens.
     #[track_caller]
     pub(super) fn check_refused(&self, source: IpAddr) {
@@ -221,15 +236,26 @@ limits = ["one"]
     /// connection while it lasts; how many were answered.
     #[track_caller]
     pub(super) fn offend_until_dropped(&self, source: IpAddr, offence: &[u8]) -> usize {
+        self.offend_until_dropped_within(source, offence, OFFENCES_MAX)
+    }
+
+    /// The same, where a block may take so many offences.
+    #[track_caller]
+    pub(super) fn offend_until_dropped_within(
+        &self,
+        source: IpAddr,
+        offence: &[u8],
+        offences_max: usize,
+    ) -> usize {
         let mut connection = None;
-        for answered in 0..OFFENCES_MAX {
+        for answered in 0..offences_max {
             match self.offend(&mut connection, source, offence) {
                 Ok(()) => {}
                 Err(ClientError::TimedOut) => return answered,
                 Err(error) => panic!("{source}, offence {answered}: {error}"),
             }
         }
-        panic!("{source} is not blocked after {OFFENCES_MAX} offences")
+        panic!("{source} is not blocked after {offences_max} offences")
     }
 
     /// Sends `offence` on the connection at hand or a new one, and waits for its answer.

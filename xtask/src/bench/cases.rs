@@ -144,8 +144,8 @@ pub(super) struct IdleCase {
     pub(super) bytes_max: f64,
 }
 
-/// How many connections idle at once.
-pub(super) const IDLE_CONNECTIONS: u32 = 2000;
+/// How many connections idle at once: so many that what is allocated in pieces of megabytes counts as what it is.
+pub(super) const IDLE_CONNECTIONS: u32 = 6000;
 
 pub(super) const IDLE_CASES: [IdleCase; 2] = [
     IdleCase { name: "idle-plain", protocol: Protocol::Http1, bytes_max: 1024.0 },

@@ -27,6 +27,8 @@ use super::{
 pub mod names {
     /// `portcullis run --config FILE`
     pub const RUN: &str = "run";
+    /// `portcullis run --yes-really`: filter although nobody is allowed for certain.
+    pub const YES_REALLY: &str = "--yes-really";
     /// `portcullis check --config FILE`
     pub const CHECK: &str = "check";
     /// The option that names the configuration.
@@ -115,7 +117,11 @@ impl Gateway {
         let config = start.directory.join("portcullis.toml");
         fs::write(&config, start.config).with_context(|| config.display().to_string())?;
         let mut command = start.place.command(start.binary);
-        command.args([names::RUN, names::CONFIG]).arg(&config).current_dir(start.directory);
+        // Nobody administers a host of the lab, so nobody can be locked out of it.
+        command
+            .args([names::RUN, names::YES_REALLY, names::CONFIG])
+            .arg(&config)
+            .current_dir(start.directory);
         let process = Process::start(command, start.directory.join("portcullis.output"))?;
         let mut gateway = Self {
             process,

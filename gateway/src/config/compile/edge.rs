@@ -1,4 +1,4 @@
-//! `[runtime]`, `[prefilter]`, `[escalation]` and `[log]`: the sections that stand once.
+//! `[runtime]`, `[prefilter]` and `[log]`: sections that stand once.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,14 +10,14 @@ use toml::Spanned;
 
 use crate::config::{
     raw::{
-        Field, RawAccessFile, RawBucket, RawByteBucket, RawEscalation, RawLog, RawPorts, RawPrefilter,
-        RawRuntime, RawThreshold, RawWorkers,
+        Field, RawAccessFile, RawBucket, RawByteBucket, RawLog, RawPorts, RawPrefilter, RawRuntime,
+        RawWorkers,
     },
     report::{
         Choice::{self, Works},
         Report, Scope,
     },
-    types::{AccessLog, Escalation, FilterPorts, Log, Prefilter, Rate, Runtime, Threshold, Workers, XdpMode},
+    types::{AccessLog, FilterPorts, Log, Prefilter, Rate, Runtime, Workers, XdpMode},
     values::{OrOff, Size, TextOr},
 };
 
@@ -257,7 +257,7 @@ fn prefix_len(
     u8::try_from(length).unwrap_or(u8::MAX)
 }
 
-fn bucket_or_off(
+pub(super) fn bucket_or_off(
     report: &mut Report,
     at: &Scope,
     key: &str,
@@ -324,49 +324,6 @@ pub(super) fn bucket_of(
     Some(Rate { per_s, burst })
 }
 
-pub(super) fn escalation(report: &mut Report, section: Option<(Scope, RawEscalation)>) -> Escalation {
-    let (at, raw) = section.unwrap_or_else(|| absent("escalation"));
-    report.later(&at, &[("attack", &raw.attack)]);
-    let block_for = report.duration(&at, "block_for", raw.block_for.as_ref(), Duration::from_mins(1));
-    let block_max = report.duration(&at, "block_max", raw.block_max.as_ref(), Duration::from_hours(24));
-    if block_for > block_max {
-        let place =
-            raw.block_max.as_ref().or(raw.block_for.as_ref()).map_or_else(|| at.here(), |value| at.at(value));
-        report.error(place, "`escalation.block_max` is shorter than `escalation.block_for`");
-    }
-    Escalation {
-        dry_run: raw.dry_run.is_some_and(Spanned::into_inner),
-        block_for,
-        block_max,
-        memory: report.duration(&at, "memory", raw.memory.as_ref(), Duration::from_hours(24)),
-        exempt: report.prefixes(&at, "exempt", raw.exempt),
-        unauthorized: threshold(report, &at, "unauthorized", raw.unauthorized, (20, 10)),
-        forbidden: threshold(report, &at, "forbidden", raw.forbidden, (50, 10)),
-        limited: threshold(report, &at, "limited", raw.limited, (100, 10)),
-        malformed: threshold(report, &at, "malformed", raw.malformed, (5, 10)),
-        not_found: threshold(report, &at, "not_found", raw.not_found, (100, 60)),
-    }
-}
-
-fn threshold(
-    report: &mut Report,
-    at: &Scope,
-    key: &str,
-    value: Field<OrOff<RawThreshold>>,
-    (count, within_s): (u32, u64),
-) -> Option<Threshold> {
-    let within = Duration::from_secs(within_s);
-    let Some(value) = value else { return Some(Threshold { count, within }) };
-    let inner = at.inner(key, &value);
-    match value.into_inner() {
-        OrOff::Off => None,
-        OrOff::On(raw) => Some(Threshold {
-            count: report.number_u32(&inner, "count", raw.count.as_ref(), count, 1..=1_000_000),
-            within: report.duration(&inner, "within", raw.within.as_ref(), within),
-        }),
-    }
-}
-
 pub(super) fn log(report: &mut Report, section: Option<(Scope, RawLog)>) -> Log {
     use log::LevelFilter;
     let (at, raw) = section.unwrap_or_else(|| absent("log"));
@@ -428,6 +385,6 @@ pub(super) fn choose_or<T: Copy>(
 }
 
 /// A section that nobody wrote: all of it is default, so that its place is never shown.
-fn absent<T: Default>(section: &str) -> (Scope, T) {
+pub(super) fn absent<T: Default>(section: &str) -> (Scope, T) {
     (Scope { source: 0, span: 0..0, path: section.to_owned() }, T::default())
 }

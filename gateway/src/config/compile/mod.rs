@@ -20,6 +20,7 @@ use super::{
 };
 
 mod edge;
+mod escalation;
 mod pem;
 mod listener;
 mod listener_tls;
@@ -100,7 +101,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
     Some(Config {
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
-        escalation: edge::escalation(report, escalation),
+        escalation: escalation::escalation(report, escalation),
         listeners,
         admin,
         upstreams: upstream::upstreams(report, upstreams),

@@ -3,7 +3,10 @@
 use std::{fs, num::NonZeroU64, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
-use crate::config::{AccessLog, Balance, Protocols, ProxyProtocol, ServerAddress, UpstreamProtocol, Workers};
+use crate::config::{
+    AccessLog, AdminPorts, Balance, Protocols, ProxyProtocol, ServerAddress, Threshold, UpstreamProtocol,
+    Workers,
+};
 
 #[test]
 fn runtime() {
@@ -75,7 +78,17 @@ fn prefilter_and_escalation() {
     refuse("[prefilter]\npin_dir = \"pins\"\n", &["2:11: `prefilter.pin_dir` must be an absolute path"]);
     warn("[prefilter]\ninterfaces = [\"eth0\"]\n", &["2:14: `prefilter.allow` is empty"]);
     warn("[prefilter]\ninterfaces = [\"eth0\"]\nallow = [\"192.0.2.0/24\"]\n", &[]);
-    refuse("[escalation]\nattack = { count = 1 }\n", &["2:10: `escalation.attack` is not supported yet"]);
+    let attack = accept("[escalation]\nattack = { count = 1 }\n").escalation.attack;
+    assert_eq!(attack, Some(Threshold { count: 1, within: Duration::from_mins(1) }));
+    let ports = |line: &str| accept(&format!("[escalation]\n{line}\n")).escalation.admin_ports;
+    assert_eq!(ports(""), AdminPorts::Unlimited);
+    assert_eq!(ports("admin_ports = \"unlimited\""), AdminPorts::Unlimited);
+    assert_eq!(ports("admin_ports = [2222, 22, 22]"), AdminPorts::Ports(vec![22, 2222]));
+    refuse("[escalation]\nadmin_ports = [0]\n", &["2:15: `escalation.admin_ports` holds 0"]);
+    refuse("[escalation]\nadmin_ports = \"ssh\"\n", &["2:15: `escalation.admin_ports`: it is \"unlimited\""]);
+    assert_eq!(accept("[escalation]\nthrottle = \"off\"\n").escalation.throttle, None);
+    refuse("[escalation]\nthrottle = { burst = 1 }\n", &["2:12: `escalation.throttle` needs `rate`"]);
+    refuse("[escalation]\nlimited = { count = 1001 }\n", &["2:21: `escalation.limited.count` is 1001"]);
     refuse("[escalation]\nlimited = { count = 0 }\n", &["2:21: `escalation.limited.count` is 0"]);
     refuse(
         "[escalation]\nlimited = { within = 5 }\n",

@@ -1,4 +1,7 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::hash_map::RandomState,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use proptest::prelude::*;
 
@@ -15,17 +18,37 @@ fn settings() -> config::Escalation {
         block_max: Duration::from_hours(24),
         memory: Duration::from_hours(24),
         exempt: vec![],
+        admin_ports: config::AdminPorts::Unlimited,
+        known_for: Duration::from_mins(15),
+        throttle: Some(config::Rate { per_s: 100.0, burst: 200 }),
         unauthorized: line(20, 10),
         forbidden: line(50, 10),
         limited: line(100, 10),
         malformed: line(5, 10),
+        attack: None,
         not_found: None,
     }
 }
 
+/// Nobody is known.
+fn strangers() -> Arc<Known> {
+    Arc::new(Known::new(64, RandomState::new()))
+}
+
 fn escalation(protected: &[&str]) -> Escalation {
     let nets = protected.iter().map(|net| net.parse().unwrap());
-    Escalation::new(settings(), Protected::new(nets, 32, 64))
+    Escalation::new(settings(), Protected::new(nets, 32, 64), strangers())
+}
+
+fn slowed_down() -> Action {
+    Action::Throttle(settings().throttle.unwrap())
+}
+
+/// A consumer of the guesser's address has proved who it is at `seen_ns`.
+fn shared(settings: config::Escalation, seen_ns: u64) -> Escalation {
+    let known = strangers();
+    known.note(known::Source::of(GUESSER.parse().unwrap(), (32, 64)).unwrap(), seen_ns);
+    Escalation::new(settings, Protected::new([], 32, 64), known)
 }
 
 fn offence(kind: OffenceKind, source: &str, at_ns: u64) -> Offence {
@@ -115,10 +138,30 @@ fn kinds_and_sources_are_counted_apart() {
 }
 
 #[test]
+fn every_kind_has_a_line_of_its_own() {
+    let line = |count| Some(config::Threshold { count, within: Duration::from_secs(10) });
+    let settings = config::Escalation {
+        unauthorized: line(2),
+        forbidden: line(3),
+        limited: line(4),
+        malformed: line(5),
+        not_found: line(6),
+        attack: line(7),
+        ..settings()
+    };
+    for (place, kind) in OffenceKind::ALL.into_iter().enumerate() {
+        let mut table = Escalation::new(settings.clone(), Protected::new([], 32, 64), strangers());
+        let crossed = blocks_at(&mut table, GUESSER, kind, &train(S, 10, 1));
+        assert_eq!(crossed, [place + 2], "{kind:?}");
+    }
+}
+
+#[test]
 fn a_block_says_why() {
     let block = cross_line(&mut escalation(&[]), 3 * S).unwrap();
     let expected = Block {
         source: "203.0.113.9/32".parse().unwrap(),
+        action: Action::Drop,
         kind: OffenceKind::Unauthorized,
         offences: 20,
         route: Some("orders".into()),
@@ -177,6 +220,75 @@ fn memory_runs_from_the_end_of_a_block() {
 }
 
 #[test]
+fn a_shared_address_is_slowed_down_before_it_is_shut_out() {
+    let mut table = shared(settings(), S);
+    let mut now_ns = S;
+    for (action, strikes, expected_s) in
+        [(slowed_down(), 1, 60), (Action::Drop, 2, 60), (Action::Drop, 3, 120), (Action::Drop, 4, 240)]
+    {
+        let block = cross_line(&mut table, now_ns).unwrap();
+        assert_eq!((block.action, block.strikes), (action, strikes));
+        assert_eq!(block.lasts, Duration::from_secs(expected_s));
+        now_ns = block.until_ns;
+    }
+}
+
+#[test]
+fn one_who_is_slowed_down_and_goes_on_is_shut_out() {
+    let mut table = shared(settings(), S);
+    let source: IpAddr = GUESSER.parse().unwrap();
+    let throttle = cross_line(&mut table, S).unwrap();
+    assert_eq!(throttle.action, slowed_down());
+    assert_eq!(table.blocked(source, 2 * S), Some(throttle.source), "the filter has an entry of it");
+    assert!(cross_line(&mut table, S + nanos(UNDER_WAY_MAX) - 1).is_none(), "under way");
+    let block = cross_line(&mut table, S + nanos(UNDER_WAY_MAX)).unwrap();
+    assert_eq!(block.action, Action::Drop);
+    assert_eq!(table.blocked(source, block.until_ns - 1), Some(block.source));
+}
+
+#[test]
+fn whoever_was_known_long_ago_is_a_stranger() {
+    let known_for_ns = nanos(settings().known_for);
+    let action = |settings, at_ns| cross_line(&mut shared(settings, S), at_ns).unwrap().action;
+    assert_eq!(action(settings(), S + known_for_ns), slowed_down());
+    assert_eq!(action(settings(), S + known_for_ns + 1), Action::Drop);
+    assert_eq!(action(config::Escalation { throttle: None, ..settings() }, S), Action::Drop);
+}
+
+#[test]
+fn what_one_process_remembers_the_next_one_goes_on_with() {
+    let mut first = escalation(&[]);
+    let block = cross_line(&mut first, S).unwrap();
+    let remembered = first.remembered(&block.source).unwrap();
+    assert_eq!(remembered, Remembered { strikes: 1, throttles: 0, until_ns: block.until_ns });
+
+    let mut second = escalation(&[]);
+    second.remember(block.source, remembered, 2 * S);
+    assert_eq!(second.blocked(GUESSER.parse().unwrap(), 2 * S), Some(block.source));
+    let again = cross_line(&mut second, block.until_ns).unwrap();
+    assert_eq!((again.strikes, again.lasts), (2, Duration::from_mins(2)));
+
+    let stale_ns = block.until_ns + nanos(settings().memory) + 1;
+    let mut late = escalation(&[]);
+    late.remember(block.source, remembered, stale_ns);
+    assert_eq!(late.sources(), 0);
+    let mut protected = escalation(&["203.0.113.0/24"]);
+    protected.remember(block.source, remembered, 2 * S);
+    assert_eq!(protected.sources(), 0, "who is protected now has no past");
+    assert_eq!(escalation(&[]).remembered(&block.source), None);
+}
+
+#[test]
+fn that_a_source_was_slowed_down_is_remembered_too() {
+    let mut first = shared(settings(), S);
+    let block = cross_line(&mut first, S).unwrap();
+    let mut second = shared(settings(), S);
+    second.remember(block.source, first.remembered(&block.source).unwrap(), S);
+    let again = cross_line(&mut second, block.until_ns).unwrap();
+    assert_eq!((again.action, again.strikes, again.lasts), (Action::Drop, 2, Duration::from_mins(1)));
+}
+
+#[test]
 fn strikes_never_overflow() {
     let mut settings = settings();
     settings.block_max = Duration::MAX;
@@ -205,7 +317,7 @@ fn a_block_that_is_not_in_force_is_ordered_again() {
 #[test]
 fn a_dry_run_tells_once_per_block() {
     let dry_run = config::Escalation { dry_run: true, ..settings() };
-    let mut table = Escalation::new(dry_run, Protected::new([], 32, 64));
+    let mut table = Escalation::new(dry_run, Protected::new([], 32, 64), strangers());
     let block = cross_line(&mut table, S).unwrap();
     assert!(block.dry_run);
     assert!(cross_line(&mut table, block.until_ns - 1).is_none());
@@ -278,7 +390,7 @@ fn forgetting_leaves_what_still_counts() {
 
 #[test]
 fn a_full_table_forgets_whoever_was_quiet_longest() {
-    let mut table = Escalation::bounded(settings(), Protected::new([], 32, 64), 3, STAMPS_MAX);
+    let mut table = Escalation::bounded(settings(), Protected::new([], 32, 64), strangers(), (3, STAMPS_MAX));
     for (place, source) in
         ["192.0.2.1", "192.0.2.2", "192.0.2.3", "192.0.2.1", "192.0.2.4"].iter().enumerate()
     {
@@ -294,7 +406,7 @@ fn a_full_table_forgets_whoever_was_quiet_longest() {
 
 #[test]
 fn times_are_bounded_over_all_sources() {
-    let mut table = Escalation::bounded(settings(), Protected::new([], 32, 64), 1000, 25);
+    let mut table = Escalation::bounded(settings(), Protected::new([], 32, 64), strangers(), (1000, 25));
     for source in ["192.0.2.1", "192.0.2.2"] {
         assert_eq!(blocks_at(&mut table, source, OffenceKind::Limited, &train(S, 15, 1)), [0; 0]);
     }
@@ -314,7 +426,7 @@ proptest! {
     fn the_line_is_exact(gaps in prop::collection::vec(0_u64..1_200, 0..120), count in 1_u32..24) {
         let threshold = config::Threshold { count, within: Duration::from_micros(10) };
         let settings = config::Escalation { unauthorized: Some(threshold), ..settings() };
-        let mut table = Escalation::new(settings, Protected::new([], 32, 64));
+        let mut table = Escalation::new(settings, Protected::new([], 32, 64), strangers());
         let mut times = vec![];
         for gap in gaps {
             times.push(times.last().copied().unwrap_or(S) + gap);
@@ -331,7 +443,7 @@ proptest! {
     fn disorder_never_invents_a_block(times in prop::collection::vec(0_u64..40_000, 0..120), count in 1_u32..24) {
         let threshold = config::Threshold { count, within: Duration::from_micros(10) };
         let settings = config::Escalation { unauthorized: Some(threshold), ..settings() };
-        let mut table = Escalation::new(settings, Protected::new([], 32, 64));
+        let mut table = Escalation::new(settings, Protected::new([], 32, 64), strangers());
         for seen in 1..=times.len() {
             let offence = offence(OffenceKind::Unauthorized, GUESSER, times[seen - 1]);
             if table.observe(&offence, 40_000).is_some() {
@@ -343,11 +455,11 @@ proptest! {
 
     #[test]
     fn whatever_happens_every_bound_holds_and_every_block_ends(
-        offences in prop::collection::vec((0_u8..24, 0_usize..5, any::<bool>(), 0_u64..3 * S), 0..400),
+        offences in prop::collection::vec((0_u8..24, 0_usize..KINDS, any::<bool>(), 0_u64..3 * S), 0..400),
     ) {
         let settings = config::Escalation { block_max: Duration::from_mins(3), ..settings() };
         let protected: Vec<IpNet> = vec!["192.0.2.0/30".parse().unwrap()];
-        let mut table = Escalation::bounded(settings, Protected::new(protected.clone(), 30, 64), 4, 40);
+        let mut table = Escalation::bounded(settings, Protected::new(protected.clone(), 30, 64), strangers(), (4, 40));
         let mut now_ns = S;
         for (host, kind, forwarded, gap) in offences {
             now_ns += gap;
