@@ -5,17 +5,23 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
     programs::Xdp,
 };
 use gateway_ebpf::{
     Ban,
     class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
+    feeds::{
+        LINES4, LINES6, Line,
+        fill::{fill4, fill6},
+    },
     layout::{DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
 };
+
+use super::kernel;
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;
@@ -46,6 +52,8 @@ pub(super) struct Blocked {
     pub(super) prefixes4: Vec<(u32, u8)>,
     /// Upper halves.
     pub(super) prefixes6: Vec<(u64, u8)>,
+    /// All of it by a feed.
+    pub(super) by_feed: bool,
 }
 
 /// The program; its maps go with it.
@@ -73,8 +81,13 @@ impl Filter {
         let mut filter = Self { object, program };
         filter.set()?;
         filter.allow()?;
-        filter.block(blocked)?;
-        filter.classify(blocked)?;
+        if blocked.by_feed {
+            filter.classify(&Blocked::default())?;
+            filter.list(blocked)?;
+        } else {
+            filter.block(blocked)?;
+            filter.classify(blocked)?;
+        }
         Ok(filter)
     }
 
@@ -137,6 +150,30 @@ impl Filter {
         Ok(())
     }
 
+    /// Fills the tables of the feeds.
+    fn list(&mut self, blocked: &Blocked) -> Result<()> {
+        let wide = |length: u8, bits: u8| u128::MAX.checked_shr((128 - bits + length).into()).unwrap_or(0);
+        let of4 = |(address, bits): (u32, u8)| (address.into(), u128::from(address) | wide(bits, 32));
+        let of6 =
+            |(upper, bits): (u64, u8)| (u128::from(upper) << 64, u128::from(upper) << 64 | wide(bits, 128));
+        let sources4 = blocked.sources4.iter().map(|address| (*address, 32));
+        let ranges4 = ranges(sources4.chain(blocked.prefixes4.iter().copied()).map(of4).collect());
+        let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
+        let ranges6 = ranges(sources6.chain(blocked.prefixes6.iter().copied()).map(of6).collect());
+        let mut lines4 = vec![Line::default(); LINES4];
+        #[expect(clippy::cast_possible_truncation, reason = "they were 32 bits before")]
+        let narrow = ranges4.into_iter().map(|(first, last)| (first as u32, last as u32));
+        fill4(&mut lines4, narrow).ok().context("too much for a table")?;
+        let mut lines6 = vec![Line::default(); LINES6];
+        fill6(&mut lines6, ranges6).ok().context("too much for a table")?;
+        for (name, lines) in [("FEEDS4", lines4), ("FEEDS6", lines6)] {
+            let map = self.object.map(name).with_context(|| format!("no map {name} in the object"))?;
+            let Map::ArrayOfMaps(outer) = map else { bail!("{name} is no array of maps") };
+            kernel::put(outer.fd().as_fd(), kernel::table(&lines)?.as_fd())?;
+        }
+        Ok(())
+    }
+
     fn classify(&mut self, blocked: &Blocked) -> Result<()> {
         let sources4 = blocked.sources4.iter().map(|address| (*address, 32, Effect::Look));
         let prefixes4 =
@@ -171,11 +208,21 @@ impl Filter {
         Ok(())
     }
 
-    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
-        &'a mut self,
-        name: &str,
-    ) -> Result<M> {
+    fn map<'a, M: TryFrom<&'a mut Map, Error = MapError>>(&'a mut self, name: &str) -> Result<M> {
         let map = self.object.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
         Ok(M::try_from(map)?)
     }
+}
+
+/// In order, without touching each other.
+fn ranges(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }
