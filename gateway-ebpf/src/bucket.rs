@@ -7,7 +7,7 @@
 //!
 //! Source of the rule: ITU-T I.371, the virtual scheduling form of GCRA.
 
-use crate::layout::{BYTES_PER_INTERVAL, Pace};
+use crate::layout::{BYTES_PER_INTERVAL, Cell, Pace};
 
 /// An arrival time further ahead than the pace can have put it, give or take this, was stored under a slower pace.
 const STALE_AFTER_NS: u64 = 1_000_000_000;
@@ -72,9 +72,16 @@ pub const fn bytes_cost_ns(bytes: u64, pace: Pace) -> u64 {
 pub fn cells_of(bucket: Bucket, key: u64, seed: u64, cell_mask: u32) -> (u32, u32) {
     let seed = if bucket as u64 == 0 { seed } else { mix(bucket as u64, seed) };
     let hash = mix(key, seed);
-    let (low, high) = (hash as u32, (hash >> 32) as u32);
-    (low & cell_mask & !1, (high & cell_mask) | 1)
+    let page = (hash >> 32) as u32 & cell_mask & !PAGE_CELL_MASK;
+    let within = cell_mask & PAGE_CELL_MASK;
+    (page | (hash as u32 & within & !1), page | ((hash >> 8) as u32 & within) | 1)
 }
+
+/// Both cells lie in one page of memory: finding the second page would cost a flood as much as all the rest. In turn a
+/// heavy source is met in both cells a little more often: see `ARCHITECTURE.md`, "The filter's maps".
+const PAGE_CELL_MASK: u32 = (4096 / size_of::<Cell>() as u32) - 1;
+
+const _: () = assert!((PAGE_CELL_MASK + 1).is_power_of_two());
 
 /// A seeded 64-bit mix (the finalizer of `MurmurHash3`): every bit of the key moves every bit of the result.
 #[inline(always)]

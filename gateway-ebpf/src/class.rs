@@ -4,7 +4,7 @@
 //! what they must be. Most packets come from a /24 that no rule touches, and then nothing else is looked up. Pure: the
 //! program reads the bits, user space writes them, host tests check both.
 //!
-//! The exact tables are the truth. [`Class::Deeper`] is always right, since it claims nothing; every other class claims
+//! The exact tables are the truth. [`Class::Any`] is always right, since it claims nothing; every other class claims
 //! something about the tables that has to hold for as long as it can be read. So who changes the tables first takes
 //! back what would no longer hold, and only who has seen all of the tables claims anything. The guard of IPv6 claims
 //! by a clear bit that no rule touches the /48; a bit that is set claims nothing.
@@ -29,10 +29,10 @@ pub enum Class {
     Clean = 0,
     /// A block without an end holds all of it, and no allow prefix any of it.
     Drop = 1,
-    /// Anything may be: the tables have to be asked.
+    /// No allow prefix touches it: only blocks and throttles have to be asked for.
     Deeper = 2,
-    /// An allow prefix holds all of it.
-    Allow = 3,
+    /// Anything may be: also an allow prefix.
+    Any = 3,
 }
 
 impl Class {
@@ -42,8 +42,8 @@ impl Class {
         match word >> (address >> 8 << 1 & 63) & 3 {
             0 => Self::Clean,
             1 => Self::Drop,
-            3 => Self::Allow,
-            _ => Self::Deeper,
+            2 => Self::Deeper,
+            _ => Self::Any,
         }
     }
 
@@ -51,6 +51,13 @@ impl Class {
     pub const fn pattern(self) -> u64 {
         self as u64 * 0x5555_5555_5555_5555
     }
+}
+
+/// The word once a block or a throttle touches the /24s of these bits: none of them is clean any more, and whatever
+/// else was claimed still holds.
+pub const fn with_block(word: u64, mask: u64) -> u64 {
+    let clean = !(word | word >> 1) & Class::Drop.pattern() & mask;
+    word | clean << 1
 }
 
 /// The word of `CLASS24` that holds the class of an address (host byte order).
@@ -92,14 +99,13 @@ pub enum Effect {
 }
 
 /// Writes the classes that these rules make into words that are all zero. Where several touch a /24, allowing wins
-/// over dropping as it does in the verdict, and whatever holds only a part of it makes it [`Class::Deeper`].
+/// over dropping as it does in the verdict, and a block that holds only a part of it makes it [`Class::Deeper`].
 pub fn classify24(words: &mut [u64], rules: &[Rule4]) {
     let passes = [
         (Effect::Look, None, Class::Deeper),
         (Effect::DropForGood, Some(false), Class::Deeper),
         (Effect::DropForGood, Some(true), Class::Drop),
-        (Effect::Allow, Some(false), Class::Deeper),
-        (Effect::Allow, Some(true), Class::Allow),
+        (Effect::Allow, None, Class::Any),
     ];
     for (effect, whole, class) in passes {
         let fits = |rule: &Rule4| {
@@ -145,7 +151,7 @@ pub fn guard_bits_of(upper: u64, prefix_bits: u8) -> Option<impl Iterator<Item =
 
 const _: () = {
     assert!(GUARD_BITS.is_power_of_two());
-    assert!(Class::Deeper.pattern() == 0xaaaa_aaaa_aaaa_aaaa);
+    assert!(Class::Any.pattern() == u64::MAX);
     assert!(GUARD_WIDEST <= 32 && GUARD_NARROW > 32);
 };
 
@@ -215,18 +221,26 @@ mod tests {
         check(&[("192.0.2.0/25", DropForGood)], "192.0.2.200", Class::Deeper);
         check(&[("192.0.2.0/24", Look)], "192.0.2.1", Class::Deeper);
         check(&[("192.0.2.7/32", Look)], "192.0.2.1", Class::Deeper);
-        check(&[("192.0.2.0/24", Allow)], "192.0.2.1", Class::Allow);
-        check(&[("192.0.2.7/32", Allow)], "192.0.2.1", Class::Deeper);
+        check(&[("192.0.2.0/24", Allow)], "192.0.2.1", Class::Any);
+        check(&[("192.0.2.7/32", Allow)], "192.0.2.1", Class::Any);
         // What is allowed in part is never dropped whole, and what is dropped anyway needs no look at its bans.
-        check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Deeper);
+        check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Any);
         check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Allow)], "192.0.3.1", Class::Drop);
         check(&[("192.0.0.0/16", DropForGood), ("192.0.2.7/32", Look)], "192.0.2.1", Class::Drop);
         check(&[("192.0.0.0/16", Look), ("192.0.2.0/24", DropForGood)], "192.0.2.1", Class::Drop);
         // Allowing wins over everything within it.
-        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Look)], "192.0.2.7", Class::Allow);
-        check(&[("192.0.0.0/16", Allow), ("192.0.0.0/8", DropForGood)], "192.0.2.7", Class::Allow);
-        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Allow);
+        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Look)], "192.0.2.7", Class::Any);
+        check(&[("192.0.0.0/16", Allow), ("192.0.0.0/8", DropForGood)], "192.0.2.7", Class::Any);
+        check(&[("192.0.0.0/16", Allow), ("192.0.2.7/32", Allow)], "192.0.2.1", Class::Any);
         check(&[("0.0.0.0/0", DropForGood)], "255.255.255.255", Class::Drop);
+    }
+
+    #[test]
+    fn a_block_makes_clean_24s_ones_to_look_at_and_no_others() {
+        let before = 0b11_10_01_00_11_10_01_00;
+        assert_eq!(with_block(before, u64::MAX), before | 0b10_00_00_00_10 | Class::Deeper.pattern() << 16);
+        assert_eq!(with_block(before, 0xff), before | 0b10);
+        assert_eq!(with_block(0, 0b1100), 0b1000);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub const RECENTS: usize = 16_384;
 pub const BYTES_PER_INTERVAL: u64 = 1024;
 
 /// Drops of a /24 as a whole are charged to its entry once in so many times, all of them at once; a power of two.
-pub const WHOLE_DROPS_PER_CHARGE: u64 = 256;
+pub const WHOLE_DROPS_PER_CHARGE: u64 = 1024;
 
 /// Bytes of the ring buffer of samples: some 5 000 of them.
 pub const EVENTS_BYTES: usize = 1 << 18;
@@ -349,6 +349,18 @@ pub struct CpuState {
     pub whole_drops: u64,
     /// SYNs to limited ports, whatever became of them.
     pub syns: u64,
+    /// The clock, as it was read last.
+    pub tick: Tick,
+}
+
+/// The coarse clock goes on with the tick, so it is read once in each; asking the kernel costs as much as half a packet.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tick {
+    /// Number of the tick.
+    pub jiffies: u64,
+    /// `CLOCK_MONOTONIC` then, to the tick.
+    pub now_ns: u64,
 }
 
 /// A dropped packet, or one that a dry run would have dropped: what the ring buffer `EVENTS` holds.
@@ -425,7 +437,7 @@ const _: () = {
     assert!(size_of::<Settings>() == 160);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 32);
+    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 48);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two() && VERDICTS_MAX.is_power_of_two());

@@ -52,16 +52,16 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
         let class = Class::of(self.tables.class_word(class_index(source)), source);
         match class {
-            Class::Allow => return Some(Reason::Allowed),
             Class::Drop => {
                 self.charge_whole_drop(&key);
                 return Some(Reason::BlockedPrefix);
             }
-            Class::Deeper if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) => {
+            Class::Any if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) => {
                 return Some(Reason::Allowed);
             }
-            Class::Clean | Class::Deeper => {}
+            Class::Clean | Class::Deeper | Class::Any => {}
         }
+        // What feeds list is not in the classes: they are swapped as a whole.
         if self.tables.listed4(source) {
             return Some(Reason::BlockedFeed);
         }

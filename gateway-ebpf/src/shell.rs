@@ -14,7 +14,9 @@ use aya_ebpf::{
         xdp_md,
     },
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
-    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len},
+    helpers::{
+        bpf_jiffies64, bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_map_lookup_elem, bpf_xdp_get_buff_len,
+    },
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
@@ -25,7 +27,7 @@ use gateway_ebpf::{
     classify,
     layout::{
         Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6,
-        REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, VERDICTS_MAX, port_bit,
+        REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX, port_bit,
     },
     syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
     verdict::{Clock, Outcome},
@@ -78,12 +80,12 @@ static BLOCK4: LpmTrie<[u32; 2], Ban, 65_536> = LpmTrie::new();
 /// As `BLOCK4`.
 #[btf_map]
 static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
+/// The limiter's two rows: even and odd indices. Mapped by nobody, but what may be begins with a page.
+#[btf_map]
+static CELLS: Array<Cell, 65_536, MMAPABLE> = Array::new();
 /// Buckets of sources of which something good is known. The key is the source as the limiter calls it.
 #[btf_map]
 static KNOWN: HashMap<u64, Cell, KNOWN_MAX, NO_PREALLOC> = HashMap::new();
-/// The limiter's two rows: even and odd indices.
-#[btf_map]
-static CELLS: Array<Cell, 65_536> = Array::new();
 /// Connections that have just begun with a cookie.
 #[btf_map]
 static RECENT: Array<Recent, RECENTS> = Array::new();
@@ -121,7 +123,8 @@ fn portcullis(context: XdpContext) -> u32 {
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
     let mut maps = Maps { context: &context, whole_drops: &mut state.whole_drops };
-    let outcome = classify(&frame, settings, &mut maps, &Kernel);
+    let clock = Kernel { tick: &raw mut state.tick };
+    let outcome = classify(&frame, settings, &mut maps, &clock);
     let verdict = outcome.reason.verdict(settings.flags);
     let bytes = frame.bytes();
     state.syns += u64::from(outcome.is_syn);
@@ -130,7 +133,7 @@ fn portcullis(context: XdpContext) -> u32 {
     }
     count(state, outcome.reason, verdict, bytes);
     if outcome.reason.refuses() {
-        sample(&context, settings, state, &outcome, verdict, bytes);
+        sample(&context, settings, state, clock.now_ns(), &outcome, verdict, bytes);
     }
     match verdict {
         Verdict::Drop => XDP_DROP,
@@ -169,6 +172,7 @@ fn sample(
     context: &XdpContext,
     settings: &Settings,
     state: &mut CpuState,
+    at_ns: u64,
     outcome: &Outcome,
     verdict: Verdict,
     bytes: u64,
@@ -178,7 +182,6 @@ fn sample(
     if settings.samples.interval_ns == 0 {
         return;
     }
-    let at_ns = Kernel.now_ns();
     // One row is enough: this CPU shares its budget with nobody.
     let mut unused_ns = state.samples_ns;
     if !bucket::admit(&mut state.samples_ns, &mut unused_ns, at_ns, settings.samples) {
@@ -281,13 +284,24 @@ impl Packet for Frame<'_> {
 }
 
 /// The kernel's clocks.
-struct Kernel;
+struct Kernel {
+    /// This CPU's own.
+    tick: *mut Tick,
+}
 
 impl Clock for Kernel {
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        // SAFETY: the helper takes nothing and only reads a clock.
-        unsafe { bpf_ktime_get_coarse_ns() }
+        // SAFETY: the pointer is into this CPU's value, which nothing else reads or writes while the program runs; the
+        // helpers take nothing and only read clocks.
+        unsafe {
+            let tick = &mut *self.tick;
+            let jiffies = bpf_jiffies64();
+            if tick.jiffies != jiffies {
+                *tick = Tick { jiffies, now_ns: bpf_ktime_get_coarse_ns() };
+            }
+            tick.now_ns
+        }
     }
 
     #[inline(always)]
@@ -348,7 +362,7 @@ impl Sockets for OfKernel {
 impl Tables for Maps<'_> {
     #[inline(always)]
     fn class_word(&self, index: u32) -> u64 {
-        CLASS24.get(index).copied().unwrap_or(Class::Deeper.pattern())
+        CLASS24.get(index).copied().unwrap_or(Class::Any.pattern())
     }
 
     #[inline(always)]

@@ -237,7 +237,7 @@ fn whole_24s_charge_their_entry_in_steps() {
     let settings = settings();
     let mut host = Host::new(&settings);
     let packet = tcp4("100.68.1.1", 443, ACK);
-    for (packets, charged) in [(255, 0), (1, 256), (255, 256), (1, 512)] {
+    for (packets, charged) in [(1023, 0), (1, 1024), (1023, 1024), (1, 2048)] {
         for _ in 0..packets {
             assert_eq!(judge(&packet, &settings, &mut host, NOW_NS), Reason::BlockedPrefix);
         }

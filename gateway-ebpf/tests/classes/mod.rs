@@ -60,10 +60,11 @@ proptest! {
     #[test]
     fn no_verdict_changes_for_a_class(
         allow in prop::collection::vec(prefix(), 0..3),
-        bans in prop::collection::vec((prefix(), ban()), 0..4),
+        bans in prop::collection::btree_map(prefix(), ban(), 0..4),
         sources in prop::collection::vec((any::<u64>(), any::<bool>()), 1..40),
     ) {
         let settings = settings();
+        let bans: Vec<(IpNet, Ban)> = bans.into_iter().collect();
         let mut bare = Host::with(&settings, allow.clone(), bans.clone());
         let mut settled = Host::with(&settings, allow.clone(), bans.clone());
         settled.settle();

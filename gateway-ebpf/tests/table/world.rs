@@ -136,7 +136,7 @@ impl Host {
             blocks: Vec::new(),
             bans4: HashMap::new(),
             bans6: HashMap::new(),
-            classes: vec![Class::Deeper.pattern(); CLASS_WORDS],
+            classes: vec![Class::Any.pattern(); CLASS_WORDS],
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
@@ -161,7 +161,11 @@ impl Host {
             IpNet::V6(net) if net.prefix_len() == 64 => {
                 self.bans6.insert(((net.addr().to_bits() >> 64) as u64).to_be(), ban);
             }
-            _ => self.blocks.push((prefix, ban)),
+            _ => {
+                // As in the kernel, a prefix has one entry.
+                self.blocks.retain(|(known, _)| *known != prefix);
+                self.blocks.push((prefix, ban));
+            }
         }
     }
 

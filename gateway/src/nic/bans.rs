@@ -135,7 +135,7 @@ pub struct BanRecord {
     pub feed: Option<Arc<str>>,
     /// Which block within the escalation's memory this is.
     pub strikes: u16,
-    /// Packets dropped so far, approximately; of a /24 or more that has no end, in steps of 256.
+    /// Packets dropped so far, approximately; of a /24 or more that has no end, in steps of 1024.
     pub drops: u64,
     /// How long it still holds; `None`: until the configuration says otherwise.
     pub expires_in: Option<Duration>,
@@ -305,8 +305,15 @@ impl Bans {
         } else {
             place(prefix, &settings)
         };
+        // What stood there before may have been claimed; a block that is new only makes the /24 one to look at.
+        let replaces = self.find(prefix)?.is_some();
         let policy = &mut self.policy;
-        let took_back = policy.classes.unclaim(prefix);
+        let unsettled = if replaces {
+            policy.classes.unclaim(prefix)
+        } else {
+            policy.classes.add_block(prefix);
+            false
+        };
         let written = match place {
             Place::Source4(key) => policy.bans4.insert(key, value, 0),
             Place::Source6(key) => policy.bans6.insert(key, value, 0),
@@ -314,8 +321,12 @@ impl Bans {
             Place::Prefix6(net) => policy.block6.insert(&key6(net), value, 0),
         };
         // Once more: the gateway may have claimed something that it had looked up before this.
-        policy.classes.unclaim(prefix);
-        self.upkeep.written(&ban, took_back);
+        if replaces {
+            policy.classes.unclaim(prefix);
+        } else {
+            policy.classes.add_block(prefix);
+        }
+        self.upkeep.written(&ban, unsettled);
         written.map_err(|error| if is_full(&error) { NicError::Full } else { error.into() })
     }
 

@@ -13,7 +13,7 @@ use std::{path::Path, sync::atomic::Ordering};
 
 use gateway_ebpf::{
     Class,
-    class::{CLASS_WORDS, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of, spans},
+    class::{CLASS_WORDS, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of, spans, with_block},
 };
 use ipnet::{IpNet, Ipv6Net};
 
@@ -36,23 +36,31 @@ impl Classes {
     }
 
     /// Takes back whatever is claimed about this prefix. Its rules may change before and after. True: something was
-    /// claimed that a rule has made, so that there may be something to claim again.
+    /// claimed, so that there may be something to claim again.
     pub(super) fn unclaim(&self, prefix: IpNet) -> bool {
-        let mut took_back = false;
+        self.change(prefix, |word, mask| word | mask)
+    }
+
+    /// Takes back what does not hold any more once a block or a throttle on this prefix is added to the others. True:
+    /// something was claimed that did not.
+    pub(super) fn add_block(&self, prefix: IpNet) -> bool {
+        self.change(prefix, with_block)
+    }
+
+    fn change(&self, prefix: IpNet, change: impl Fn(u64, u64) -> u64) -> bool {
+        let mut changed = false;
         match prefix {
             IpNet::V4(net) => {
                 for (index, mask) in spans(net.network().to_bits(), net.prefix_len()) {
-                    let before =
-                        self.class24.update(index, |word| word & !mask | Class::Deeper.pattern() & mask);
-                    // Only `Drop` and `Allow` are odd.
-                    took_back |= before & mask & Class::Drop.pattern() != 0;
+                    let before = self.class24.update(index, |word| change(word, mask));
+                    changed |= before != change(before, mask);
                 }
             }
             IpNet::V6(net) => set_guard(net, |index, bit| {
                 self.guard6.update(index, |word| word | bit);
             }),
         }
-        took_back
+        changed
     }
 
     /// What the words are now, to be handed to [`Self::claim`].
@@ -74,7 +82,7 @@ impl Classes {
             let mask = differing * 3;
             if mask != 0 {
                 all_hold = false;
-                self.class24.update(index, |word| word & !mask | Class::Deeper.pattern() & mask);
+                self.class24.update(index, |word| word | mask);
             }
         }
         for (index, (claim, truth)) in claims.guard6.iter().zip(&truth.guard6).enumerate() {
@@ -196,11 +204,16 @@ mod tests {
         assert_eq!(classes.read(), claims);
         check_class(&classes, [192, 0, 3, 1], Class::Drop);
         classes.unclaim(net("192.0.2.7/32"));
-        check_class(&classes, [192, 0, 2, 1], Class::Deeper);
+        check_class(&classes, [192, 0, 2, 1], Class::Any);
         check_class(&classes, [192, 0, 3, 1], Class::Drop);
+        // A block more makes nothing untrue but that a /24 is clean.
+        assert!(!classes.add_block(net("192.0.3.7/32")));
+        assert!(classes.add_block(net("192.0.4.7/32")));
+        check_class(&classes, [192, 0, 3, 1], Class::Drop);
+        check_class(&classes, [192, 0, 4, 1], Class::Deeper);
         classes.unclaim(net("0.0.0.0/0"));
-        check_class(&classes, [0, 0, 0, 0], Class::Deeper);
-        check_class(&classes, [255, 255, 255, 255], Class::Deeper);
+        check_class(&classes, [0, 0, 0, 0], Class::Any);
+        check_class(&classes, [255, 255, 255, 255], Class::Any);
     }
 
     #[test]
@@ -211,7 +224,7 @@ mod tests {
         classes.unclaim(net("192.0.2.7/32"));
         classes.unclaim(net("2001:db8::/64"));
         assert!(!classes.claim(&before, &of(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"])));
-        check_class(&classes, [192, 0, 2, 7], Class::Deeper);
+        check_class(&classes, [192, 0, 2, 7], Class::Any);
         check_class(&classes, [198, 51, 100, 7], Class::Drop);
         assert_eq!(classes.read().guard6, of(&["2001:db8::/64"]).guard6);
     }
@@ -223,9 +236,9 @@ mod tests {
         assert!(classes.claim(&classes.read(), &claims));
         let truth = of(&["198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32", "2000::/3"]);
         assert!(!classes.take_back(&claims, &truth));
-        check_class(&classes, [192, 0, 2, 7], Class::Deeper);
+        check_class(&classes, [192, 0, 2, 7], Class::Any);
         check_class(&classes, [198, 51, 100, 7], Class::Drop);
-        check_class(&classes, [203, 0, 113, 7], Class::Deeper);
+        check_class(&classes, [203, 0, 113, 7], Class::Any);
         assert_eq!(classes.read().guard6, truth.guard6);
         assert!(classes.take_back(&truth, &truth));
     }

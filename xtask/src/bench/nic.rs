@@ -78,13 +78,19 @@ struct Case {
     goal: Option<f64>,
     /// Greatest ratio to xdp-filter on a packet of the same fate.
     goal_to_rival: Option<f64>,
+    /// What is blocked stands in a feed.
+    by_feed: bool,
 }
 
 const fn case(name: &'static str, title: &'static str, v6: bool, what: What, goal: Option<f64>) -> Case {
-    Case { name, title, v6, what, goal, goal_to_rival: None }
+    Case { name, title, v6, what, goal, goal_to_rival: None, by_feed: false }
 }
 
-const CASES: [Case; 13] = [
+const fn feed(name: &'static str, title: &'static str, v6: bool, what: What, goal: f64) -> Case {
+    Case { by_feed: true, ..case(name, title, v6, what, Some(goal)) }
+}
+
+const CASES: [Case; 16] = [
     Case {
         goal_to_rival: Some(0.75),
         ..case("pass-v4", "clean TCP, within limits", false, What::Nobody, Some(2.0))
@@ -97,10 +103,13 @@ const CASES: [Case; 13] = [
     case("ban-10k-v6", "10 000 banned /64s", true, What::Sources(10_000), None),
     case("ban-1M-v4", "a million banned addresses", false, What::Sources(1_000_000), Some(7.0)),
     case("ban-1M-v6", "a million banned /64s", true, What::Sources(1_000_000), None),
+    feed("feed-1M-v4", "a million addresses by a feed", false, What::Sources(1_000_000), 7.0),
     case("prefix-1k-v4", "1 000 blocked /24s", false, What::Prefixes(1_000), Some(2.7)),
     case("prefix-1k-v6", "1 000 blocked /48s", true, What::Prefixes(1_000), Some(2.7)),
     case("prefix-1M-v4", "a million blocked /24s", false, What::Prefixes(1_000_000), Some(2.7)),
     case("prefix-1M-v6", "a million blocked /48s", true, What::Prefixes(1_000_000), Some(5.5)),
+    feed("feed-nets-1M-v4", "a million /24s by a feed", false, What::Prefixes(1_000_000), 2.7),
+    feed("feed-nets-1M-v6", "a million /48s by a feed", true, What::Prefixes(1_000_000), 5.5),
 ];
 
 /// Runs all cases that were asked for; one that fails is told, and the others go on.
@@ -268,7 +277,7 @@ fn source6(case: &Case, number: u32) -> u64 {
 }
 
 fn blocked(case: &Case) -> Blocked {
-    let mut blocked = Blocked::default();
+    let mut blocked = Blocked { by_feed: case.by_feed, ..Blocked::default() };
     let (numbers, prefixes) = match case.what {
         What::Nobody | What::Spoofed => return blocked,
         What::Sources(1) => (ONE..ONE + 1, false),

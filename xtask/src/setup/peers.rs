@@ -22,7 +22,10 @@ const REPEAT: &str = "run: cargo xtask setup --bench";
 impl Steps {
     /// One line per peer; nothing here is missing in the sense of the others.
     pub(super) fn peers(&mut self, project: &Project) {
-        self.optional("haproxy", haproxy);
+        self.optional("haproxy", |apt, check| from_package("haproxy", "haproxy", "-v", apt, check));
+        self.optional("xdp-filter", |apt, check| {
+            from_package("xdp-filter", "xdp-tools", "--version", apt, check)
+        });
         self.optional("envoy", |apt, check| install_envoy(project, apt, check));
         self.optional("pingora", |apt, check| pingora(project, apt, check));
         for package in ["load", "floor"] {
@@ -43,15 +46,24 @@ impl Steps {
     }
 }
 
-fn haproxy(apt: &mut Apt, check: bool) -> Result<Outcome> {
-    let found = || process::find("haproxy").map(|path| version_of(&path, "-v"));
+fn from_package(
+    name: &str,
+    package: &str,
+    version_flag: &str,
+    apt: &mut Apt,
+    check: bool,
+) -> Result<Outcome> {
+    let found = || process::find(name).map(|path| version_of(&path, version_flag));
     if let Some(version) = found() {
         return Ok(Outcome::Found(version));
     }
-    ensure!(!check, apt::advice(&["haproxy"]));
-    apt.install(&["haproxy"])?;
-    super::leave_stopped("haproxy");
-    Ok(Outcome::Installed(found().context("the package brought no haproxy")?))
+    ensure!(!check, apt::advice(&[package]));
+    apt.install(&[package])?;
+    if name == "haproxy" {
+        super::leave_stopped(name);
+    }
+    let version = found().with_context(|| format!("package {package} brought no {name}"))?;
+    Ok(Outcome::Installed(version))
 }
 
 fn install_envoy(project: &Project, apt: &mut Apt, check: bool) -> Result<Outcome> {

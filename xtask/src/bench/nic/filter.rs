@@ -5,20 +5,29 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key},
     programs::Xdp,
 };
 use gateway_ebpf::{
     Ban,
     class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
-    layout::{DROP_MALFORMED, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
+    feeds::{
+        LINES4, LINES6, Line,
+        fill::{fill4, fill6},
+    },
+    layout::{DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
 };
+
+use super::kernel;
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;
+/// The administrator's addresses: `127.99.7.0/28` and `fd99:7::/32`. The first is none that anybody sends from.
+const ALLOW4: (u32, u8) = (0x7f63_0700, 28);
+const ALLOW6: (u32, u8) = (0xfd99_0007, 32);
 /// As many cells as `sources_max` has by default.
 const CELLS: u32 = 1 << 20;
 /// `CLOCK_MONOTONIC` will not come so far: a block that ends, though not during the bench.
@@ -43,6 +52,8 @@ pub(super) struct Blocked {
     pub(super) prefixes4: Vec<(u32, u8)>,
     /// Upper halves.
     pub(super) prefixes6: Vec<(u64, u8)>,
+    /// All of it by a feed.
+    pub(super) by_feed: bool,
 }
 
 /// The program; its maps go with it.
@@ -69,8 +80,14 @@ impl Filter {
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut filter = Self { object, program };
         filter.set()?;
-        filter.block(blocked)?;
-        filter.classify(blocked)?;
+        filter.allow()?;
+        if blocked.by_feed {
+            filter.classify(&Blocked::default())?;
+            filter.list(blocked)?;
+        } else {
+            filter.block(blocked)?;
+            filter.classify(blocked)?;
+        }
         Ok(filter)
     }
 
@@ -79,7 +96,7 @@ impl Filter {
         let never = Pace { interval_ns: 1, tolerance_ns: 1 << 40 };
         let settings = Settings {
             mode: MODE_ON,
-            flags: DROP_MALFORMED,
+            flags: DROP_MALFORMED | HAS_ALLOW4 | HAS_ALLOW6,
             cell_mask: CELLS - 1,
             source_mask_v4: u32::MAX,
             source_mask_v6: u64::MAX,
@@ -97,6 +114,15 @@ impl Filter {
         let (word, bit) = port_bit(PORT);
         debug_assert!((word as usize) < PORT_WORDS);
         Ok(ports.set(word, 1 << bit, 0)?)
+    }
+
+    /// Nobody enforces without an allow prefix, so there is one of each family.
+    fn allow(&mut self) -> Result<()> {
+        let mut allow4: LpmTrie<&mut MapData, [u32; 2], u32> = self.map("ALLOW4")?;
+        allow4.insert(&Key::new(ALLOW4.1.into(), [ALLOW4.0.to_be(), 0]), u32::from(ALLOW4.1), 0)?;
+        let mut allow6: LpmTrie<&mut MapData, [u32; 4], u32> = self.map("ALLOW6")?;
+        allow6.insert(&Key::new(ALLOW6.1.into(), [ALLOW6.0.to_be(), 0, 0, 0]), u32::from(ALLOW6.1), 0)?;
+        Ok(())
     }
 
     fn block(&mut self, blocked: &Blocked) -> Result<()> {
@@ -124,12 +150,38 @@ impl Filter {
         Ok(())
     }
 
+    /// Fills the tables of the feeds.
+    fn list(&mut self, blocked: &Blocked) -> Result<()> {
+        let wide = |length: u8, bits: u8| u128::MAX.checked_shr((128 - bits + length).into()).unwrap_or(0);
+        let of4 = |(address, bits): (u32, u8)| (address.into(), u128::from(address) | wide(bits, 32));
+        let of6 =
+            |(upper, bits): (u64, u8)| (u128::from(upper) << 64, u128::from(upper) << 64 | wide(bits, 128));
+        let sources4 = blocked.sources4.iter().map(|address| (*address, 32));
+        let ranges4 = ranges(sources4.chain(blocked.prefixes4.iter().copied()).map(of4).collect());
+        let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
+        let ranges6 = ranges(sources6.chain(blocked.prefixes6.iter().copied()).map(of6).collect());
+        let mut lines4 = vec![Line::default(); LINES4];
+        #[expect(clippy::cast_possible_truncation, reason = "they were 32 bits before")]
+        let narrow = ranges4.into_iter().map(|(first, last)| (first as u32, last as u32));
+        fill4(&mut lines4, narrow).ok().context("too much for a table")?;
+        let mut lines6 = vec![Line::default(); LINES6];
+        fill6(&mut lines6, ranges6).ok().context("too much for a table")?;
+        for (name, lines) in [("FEEDS4", lines4), ("FEEDS6", lines6)] {
+            let map = self.object.map(name).with_context(|| format!("no map {name} in the object"))?;
+            let Map::ArrayOfMaps(outer) = map else { bail!("{name} is no array of maps") };
+            kernel::put(outer.fd().as_fd(), kernel::table(&lines)?.as_fd())?;
+        }
+        Ok(())
+    }
+
     fn classify(&mut self, blocked: &Blocked) -> Result<()> {
         let sources4 = blocked.sources4.iter().map(|address| (*address, 32, Effect::Look));
         let prefixes4 =
             blocked.prefixes4.iter().map(|(address, bits)| (*address, *bits, Effect::DropForGood));
+        let allow = std::iter::once((ALLOW4.0, ALLOW4.1, Effect::Allow));
         let rules: Vec<Rule4> = sources4
             .chain(prefixes4)
+            .chain(allow)
             .map(|(address, prefix_bits, effect)| Rule4 { address, prefix_bits, effect })
             .collect();
         let mut classes = vec![0; CLASS_WORDS];
@@ -137,7 +189,8 @@ impl Filter {
         self.write_words("CLASS24", &classes)?;
         let mut guard = vec![0_u64; GUARD_WORDS];
         let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
-        for (upper, bits) in sources6.chain(blocked.prefixes6.iter().copied()) {
+        let allow = std::iter::once((u64::from(ALLOW6.0) << 32, ALLOW6.1));
+        for (upper, bits) in sources6.chain(allow).chain(blocked.prefixes6.iter().copied()) {
             for bit in guard_bits_of(upper, bits).into_iter().flatten() {
                 if let Some(word) = guard.get_mut((bit / 64) as usize) {
                     *word |= 1 << (bit % 64);
@@ -155,11 +208,21 @@ impl Filter {
         Ok(())
     }
 
-    fn map<'a, M: TryFrom<&'a mut aya::maps::Map, Error = aya::maps::MapError>>(
-        &'a mut self,
-        name: &str,
-    ) -> Result<M> {
+    fn map<'a, M: TryFrom<&'a mut Map, Error = MapError>>(&'a mut self, name: &str) -> Result<M> {
         let map = self.object.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
         Ok(M::try_from(map)?)
     }
+}
+
+/// In order, without touching each other.
+fn ranges(mut ranges: Vec<(u128, u128)>) -> Vec<(u128, u128)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
+    for (first, last) in ranges {
+        match merged.last_mut() {
+            Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }

@@ -10,11 +10,15 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
+use gateway_ebpf::feeds::Line;
+
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_PROG_ARRAY: u32 = 3;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -201,35 +205,57 @@ fn load(code: &[u64]) -> io::Result<OwnedFd> {
 
 /// An array of programs with one in it.
 fn array_of(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let array = create(BPF_MAP_TYPE_PROG_ARRAY, 4, 1, 0)?;
+    put(array.as_fd(), program)?;
+    Ok(array)
+}
+
+/// An array of lines, as a feed's table is.
+pub(super) fn table(lines: &[Line]) -> io::Result<OwnedFd> {
+    let count = u32::try_from(lines.len()).map_err(io::Error::other)?;
+    let table = create(BPF_MAP_TYPE_ARRAY, size_of::<Line>(), count, BPF_F_MMAPABLE)?;
+    for (index, line) in (0_u32..).zip(lines).filter(|(_, line)| **line != Line::default()) {
+        update(table.as_fd(), index, line)?;
+    }
+    Ok(table)
+}
+
+/// Puts a program or a map first into an array of such.
+pub(super) fn put(array: BorrowedFd<'_>, what: BorrowedFd<'_>) -> io::Result<()> {
+    update(array, 0, &number(what))
+}
+
+fn create(kind: u32, value_bytes: usize, entries_max: u32, flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
-    struct Create {
+    struct Attributes {
         kind: u32,
         key_bytes: u32,
         value_bytes: u32,
         entries_max: u32,
         flags: u32,
     }
+    let value_bytes = u32::try_from(value_bytes).map_err(io::Error::other)?;
+    let mut attributes = Attributes { kind, key_bytes: 4, value_bytes, entries_max, flags };
+    descriptor(bpf(BPF_MAP_CREATE, &mut attributes)?)
+}
+
+fn update<V>(map: BorrowedFd<'_>, key: u32, value: &V) -> io::Result<()> {
     #[repr(C)]
-    struct Update {
+    struct Attributes {
         map: u32,
         reserved: u32,
         key: u64,
         value: u64,
         flags: u64,
     }
-    let mut create =
-        Create { kind: BPF_MAP_TYPE_PROG_ARRAY, key_bytes: 4, value_bytes: 4, entries_max: 1, flags: 0 };
-    let array = descriptor(bpf(BPF_MAP_CREATE, &mut create)?)?;
-    let (key, value) = (0_u32, number(program));
-    let mut update = Update {
-        map: number(array.as_fd()),
+    let mut attributes = Attributes {
+        map: number(map),
         reserved: 0,
         key: &raw const key as u64,
-        value: &raw const value as u64,
+        value: std::ptr::from_ref(value) as u64,
         flags: 0,
     };
-    bpf(BPF_MAP_UPDATE_ELEM, &mut update)?;
-    Ok(array)
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 
 fn bpf<A>(command: libc::c_long, attributes: &mut A) -> io::Result<libc::c_long> {
