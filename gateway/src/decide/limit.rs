@@ -17,7 +17,9 @@
 //!
 //! Readers load `arrival` before the key, so a slot that changes hands between the two makes their swap fail. Of
 //! two that reserve slots for one key at once, each publishes its key before it looks for the other: at least one
-//! sees the other and gives way, so a key never has two buckets and the limit is exact.
+//! sees the other and gives way, so a key never has two buckets and the limit is exact. What is reserved and not
+//! published still shows the key of the slot's last owner: nobody takes that for a twin, or frees it, so that a key
+//! is only ever written by whoever has reserved the slot.
 //!
 //! It never locks, allocates after construction, reads a clock, or forgets a bucket that still holds back someone
 //! without counting it ([`Table::evictions`]).
@@ -43,6 +45,8 @@ const PATIENCE_MAX: u32 = 64;
 const FREE: u64 = 0;
 /// Marks an `arrival` that is no time but the number of a reservation.
 const RESERVED: u64 = 1 << 63;
+/// Of a reservation: the slot's key is that of who has reserved it.
+const PUBLISHED: u64 = 1 << 62;
 /// Times, intervals and tolerances stay below, so that no sum of two reaches [`RESERVED`]: 73 years.
 const TIME_NS_MAX: u64 = (1 << 61) - 1;
 const _: () = assert!(2 * TIME_NS_MAX + TIME_NS_MAX < RESERVED);
@@ -202,11 +206,13 @@ impl Table {
     /// Gives `key` a slot with one token taken; false: the set changed meanwhile, look again.
     fn insert(&self, set: &Set, key: Key, bucket: Bucket, now_ns: u64, attempt: u32) -> bool {
         let Some((mine, arrival)) = set.victim(now_ns) else { return false };
-        let reservation = RESERVED | (self.reservations.fetch_add(1, SeqCst) & !RESERVED);
-        if !mine.swap(arrival, reservation) {
+        let number = self.reservations.fetch_add(1, SeqCst) & !(RESERVED | PUBLISHED);
+        if !mine.swap(arrival, RESERVED | number) {
             return false;
         }
         mine.key.store(key.0, SeqCst);
+        let reservation = RESERVED | PUBLISHED | number;
+        mine.arrival.store(reservation, SeqCst);
         if set.has_twin(mine, key, attempt >= PATIENCE_MAX) {
             // Fails only if a twin has freed it already.
             mine.swap(reservation, FREE);
@@ -255,7 +261,8 @@ impl Set {
             }
             loop {
                 let arrival = slot.arrival.load(SeqCst);
-                if arrival == FREE || slot.key.load(SeqCst) != key.0 {
+                let is_unpublished = is_reserved(arrival) && arrival & PUBLISHED == 0;
+                if arrival == FREE || is_unpublished || slot.key.load(SeqCst) != key.0 {
                     break;
                 }
                 if !is_reserved(arrival) || (below && !push) {

@@ -119,8 +119,9 @@ impl Gateway {
         let mut command = start.place.command(start.binary);
         // Nobody administers a host of the lab, so nobody can be locked out of it.
         command
-            .args([names::RUN, names::YES_REALLY, names::CONFIG])
+            .args([names::RUN, names::CONFIG])
             .arg(&config)
+            .arg(names::YES_REALLY)
             .current_dir(start.directory);
         let process = Process::start(command, start.directory.join("portcullis.output"))?;
         let mut gateway = Self {

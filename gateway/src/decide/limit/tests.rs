@@ -189,7 +189,7 @@ fn a_reservation_whose_owner_vanished_is_pushed_aside() {
     let key = table.key("l", source(1));
     let stuck = &table.sets[0].slots[0];
     stuck.key.store(key.0, SeqCst);
-    stuck.arrival.store(RESERVED | 7, SeqCst);
+    stuck.arrival.store(RESERVED | PUBLISHED | 7, SeqCst);
     assert_eq!(table.admit(key, bucket(1.0, 1), NOW_NS), Ok(()));
     assert!(table.admit(key, bucket(1.0, 1), NOW_NS).is_err());
     assert_eq!(table.overruns(), 0);
