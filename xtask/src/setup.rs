@@ -102,6 +102,8 @@ struct Program {
 enum Need {
     /// Tests and the demo start it.
     Lab,
+    /// As `Lab`, but where it cannot be installed, its tests are skipped by name.
+    Wanted,
     /// Only benches start it.
     Bench,
     /// Good to have when something goes wrong.
@@ -111,7 +113,7 @@ enum Need {
 impl Program {
     fn is_needed(&self, for_bench: bool) -> bool {
         match self.need {
-            Need::Lab => true,
+            Need::Lab | Need::Wanted => true,
             Need::Bench => for_bench,
             Need::Optional => false,
         }
@@ -131,7 +133,7 @@ const PROGRAMS: &[Program] = &[
     // Brings h2load as well, which tests start, too.
     Program { name: "nghttp", package: "nghttp2-client", version_flag: "--version", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
-    Program { name: "cscli", package: "crowdsec", version_flag: "version", need: Need::Lab },
+    Program { name: "cscli", package: "crowdsec", version_flag: "version", need: Need::Wanted },
     Program { name: "bpftool", package: "bpftool", version_flag: "version", need: Need::Optional },
 ];
 
@@ -222,7 +224,7 @@ impl Steps {
                 .with_context(|| format!("package {} brought no {}", program.package, program.name))?;
             Ok(Outcome::Installed(version_of(&path, program.version_flag)))
         });
-        if !ok {
+        if !ok && program.need != Need::Wanted {
             self.missing.push(program.name.to_owned());
         }
     }
