@@ -280,7 +280,7 @@ fn generous(speaks: Speaks) -> (SocketAddr, Arc<AtomicUsize>, Option<Server>) {
 }
 
 /// In memory of the gateway there are windows; where a side speaks HTTP/1.1, its sockets' buffers are on the way as
-/// well, which the kernel may let grow to the maxima of tcp_rmem and tcp_wmem: commonly 32 MiB and 4 MiB.
+/// well, which the kernel may let grow to the maxima of `tcp_rmem` and `tcp_wmem`: often 32 MiB and 4 MiB.
 fn in_flight_bytes_max(client: Speaks, server: Speaks) -> usize {
     if (client, server) == (Http2, Http2) { 2 * MIB } else { 48 * MIB }
 }
