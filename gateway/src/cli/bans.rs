@@ -264,7 +264,7 @@ fn unix_ms() -> u64 {
 
 fn operator_entry(now_ns: u64, lasts: Duration) -> BanEntry {
     BanEntry {
-        expires_at_ns: now_ns.saturating_add(u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX)),
+        expires_at_ns: now_ns.saturating_add(nic::nanos(lasts)),
         offence_at_ns: now_ns,
         action: BanAction::Drop,
         strikes: 0,

@@ -12,7 +12,7 @@ use crate::{
     decide::{Snapshot, known::Known},
     nic::{
         BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
-        Reason, Strikes, SynAnswers, monotonic_ns, peers,
+        Reason, Strikes, SynAnswers, monotonic_ns, nanos, peers,
     },
     respond::{Offence, OffenceKind},
 };
@@ -214,7 +214,7 @@ impl Blocks {
         if let Err(error) = filter.look_after() {
             log::error!("the filter is not where it should be: {error}");
         }
-        let memory_ns = u64::try_from(snapshot.config.escalation.memory.as_nanos()).unwrap_or(u64::MAX);
+        let memory_ns = nanos(snapshot.config.escalation.memory);
         if self.beats.is_multiple_of(BEATS_PER_MEMORY_SWEEP)
             && let Err(error) = filter.bans().sweep_memory(now_ns.saturating_sub(memory_ns))
         {
@@ -253,7 +253,7 @@ impl Blocks {
         }
         let config = &snapshot.config;
         let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
-        let known_for_ns = u64::try_from(config.escalation.known_for.as_nanos()).unwrap_or(u64::MAX);
+        let known_for_ns = nanos(config.escalation.known_for);
         let since_ns = if is_calm { u64::MAX } else { now_ns.saturating_sub(known_for_ns) };
         let sources = self.known.since(since_ns).filter_map(|(source, _)| source.prefix(bits));
         match filter.set_known(sources).and_then(|count| filter.use_known(!is_calm).map(|()| count)) {

@@ -25,6 +25,7 @@ use super::protect::Protected;
 use crate::{
     config,
     decide::known::{self, Known},
+    nic::nanos,
     respond::{Offence, OffenceKind, RequestId},
 };
 
@@ -375,10 +376,6 @@ fn cross(ring: &mut VecDeque<u64>, at_ns: u64, threshold: config::Threshold) -> 
 fn block_length(settings: &config::Escalation, strikes: u32) -> Duration {
     let factor = 1_u32.checked_shl(strikes.saturating_sub(1)).unwrap_or(u32::MAX);
     settings.block_for.saturating_mul(factor).min(settings.block_max)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn bump(counter: Option<&mut u64>) {

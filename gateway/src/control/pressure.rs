@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use crate::config::{Signs, UnderAttack};
+use crate::{
+    config::{Signs, UnderAttack},
+    nic::nanos,
+};
 
 /// The state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -105,7 +108,7 @@ impl Pressure {
             return false;
         }
         let since_ns = *self.low_since_ns.get_or_insert(now_ns);
-        let calm_after_ns = u64::try_from(settings.calm_after.as_nanos()).unwrap_or(u64::MAX);
+        let calm_after_ns = nanos(settings.calm_after);
         if now_ns.saturating_sub(since_ns) >= calm_after_ns {
             (self.state, self.low_since_ns) = (self.state.below(), None);
         }

@@ -16,10 +16,9 @@ use std::{
 
 use gateway_ebpf::feeds::Line;
 
-use super::sys::{bpf, descriptor, number};
+use super::sys::{BPF_MAP_LOOKUP_ELEM, bpf, descriptor, number};
 
 const BPF_MAP_CREATE: libc::c_long = 0;
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_FD_BY_ID: libc::c_long = 14;

@@ -40,5 +40,5 @@ pub use feeds::{Feeds, List, Listing, NAME_BYTES_MAX, Published, Ranges};
 pub use filter::{BUILT, Counter, DropSample, Filter, LogSource, detach};
 pub use gateway_ebpf::{BanKind, BanOrigin, Reason, Verdict, layout::Strikes};
 pub use listed::Put;
-pub use sys::monotonic_ns;
+pub use sys::{monotonic_ns, nanos};
 pub use transfer::{ListError, Listed, read_list};

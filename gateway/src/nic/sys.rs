@@ -13,9 +13,10 @@ use std::{
     path::Path,
     ptr::NonNull,
     sync::atomic::AtomicU64,
+    time::Duration,
 };
 
-const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+pub(super) const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
@@ -231,6 +232,11 @@ pub(super) fn mtu_bytes(interface: &str) -> Option<u32> {
     }
     // SAFETY: the call has succeeded, so this is the member that the kernel has written.
     u32::try_from(unsafe { request.ifr_ifru.ifru_mtu }).ok()
+}
+
+/// A duration in nanoseconds, or the most there can be.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// `CLOCK_MONOTONIC`, the filter's own clock.

@@ -206,13 +206,7 @@ fn the_removal_of_a_pin_opens_the_host() {
     let Some(mut stage) = Stage::set(test, Sections::default()) else { return };
     let blocked = IpAddr::from(GUESSER_V4);
     // A second interface, to see that it goes with the first.
-    stage.lab.edge.ip("link add extra0 type veth peer name extra1").unwrap();
-    let two = "interfaces = [\"edge0\", \"extra0\"]";
-    let config = stage.config(Sections::default()).replace("interfaces = [\"edge0\"]", two);
-    stage.gateway().write_config(&config).unwrap();
-    stage.gateway().process().signal(libc::SIGHUP).unwrap();
-    let attached = wait::until(TIME_MAX, || carries(&stage, "extra0").then_some(()));
-    assert!(attached.is_some(), "the second interface is filtered as well");
+    filter_a_second_interface(&mut stage);
     stage.told(&["bans", "add", &blocked.to_string(), "--for", "10m"]);
     stage.check_dropped(blocked);
 
@@ -238,18 +232,23 @@ fn the_removal_of_a_pin_opens_the_host() {
 fn an_interface_that_has_lost_the_filter_gets_it_again() {
     let test = "nic::an_interface_that_has_lost_the_filter_gets_it_again";
     let Some(mut stage) = Stage::set(test, Sections::default()) else { return };
-    stage.lab.edge.ip("link add extra0 type veth peer name extra1").unwrap();
-    let two = "interfaces = [\"edge0\", \"extra0\"]";
-    let config = stage.config(Sections::default()).replace("interfaces = [\"edge0\"]", two);
-    stage.gateway().write_config(&config).unwrap();
-    stage.gateway().process().signal(libc::SIGHUP).unwrap();
-    let attached = wait::until(TIME_MAX, || carries(&stage, "extra0").then_some(()));
-    assert!(attached.is_some(), "the second interface is filtered as well");
+    filter_a_second_interface(&mut stage);
     stage.lab.edge.ip("link del extra0").unwrap();
     stage.lab.edge.ip("link add extra0 type veth peer name extra1").unwrap();
     let again = wait::until(TIME_MAX, || carries(&stage, "extra0").then_some(()));
     assert!(again.is_some(), "another interface of this name has come");
     assert!(carries(&stage, EDGE_INTERFACE));
+}
+
+/// Adds `extra0` to the host and, by a reload, to what is filtered.
+fn filter_a_second_interface(stage: &mut Stage) {
+    stage.lab.edge.ip("link add extra0 type veth peer name extra1").unwrap();
+    let two = "interfaces = [\"edge0\", \"extra0\"]";
+    let config = stage.config(Sections::default()).replace("interfaces = [\"edge0\"]", two);
+    stage.gateway().write_config(&config).unwrap();
+    stage.gateway().process().signal(libc::SIGHUP).unwrap();
+    let attached = wait::until(TIME_MAX, || carries(stage, "extra0").then_some(()));
+    assert!(attached.is_some(), "the second interface is filtered as well");
 }
 
 fn carries(stage: &Stage, interface: &str) -> bool {

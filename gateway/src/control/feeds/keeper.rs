@@ -28,7 +28,7 @@ use crate::{
         certificates::{Stamp, stamp},
         protect::Protected,
     },
-    nic::{self, Bans, List, NicError, Put, Ranges, monotonic_ns},
+    nic::{self, Bans, List, NicError, Put, Ranges, monotonic_ns, nanos},
 };
 
 /// Orders between two looks at the files' dates.
@@ -339,7 +339,7 @@ impl Keeper {
                 protected_ones += 1;
                 continue;
             }
-            let lasts_ns = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
+            let lasts_ns = nanos(lasts);
             let expires_at_ns = now_ns.saturating_add(lasts_ns);
             match bans.put_listed(*number, prefix, expires_at_ns, now_ns) {
                 Ok(Put::Written) => {
@@ -389,7 +389,7 @@ impl ListFile {
 
     /// The error is the end of a sentence that began with the file's name.
     fn read_again(&mut self, now_ns: u64) -> Result<Parsed, String> {
-        let refresh_ns = u64::try_from(self.refresh.as_nanos()).unwrap_or(u64::MAX);
+        let refresh_ns = nanos(self.refresh);
         self.due_at_ns = now_ns.saturating_add(refresh_ns);
         self.read = stamp(&self.path);
         let file = File::open(&self.path).map_err(|error| format!("cannot be read: {error}"))?;
