@@ -24,6 +24,7 @@ use crate::{
     config::{Config, Workers},
     control::{self, Certificates, CertificatesError, Enforcement, Publisher, SnapshotError, listener_ports},
     decide::{
+        Replays,
         crowd::Crowd,
         known::{self, Known},
         limit,
@@ -92,6 +93,7 @@ pub fn run(
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
     let (access_ends, access) = access_log(&config.log.access, &cells)?;
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let replays = Arc::new(Replays::new(RandomState::new()));
     let crowd =
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
@@ -111,6 +113,7 @@ pub fn run(
             index,
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
+            replays: Arc::clone(&replays),
             crowd: Arc::clone(&crowd),
             known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),

@@ -35,6 +35,7 @@ mod resources;
 mod idle;
 mod loris;
 mod machine;
+mod holders;
 mod hosts;
 mod websocket;
 mod http2;

@@ -299,6 +299,7 @@ pub(super) struct RawAuth {
     pub(super) audiences: Field<Vec<Spanned<String>>>,
     pub(super) algorithms: Field<Vec<Spanned<String>>>,
     pub(super) leeway: Field<Span>,
+    pub(super) forward_credential: Field<bool>,
     pub(super) consumer: Field<String>,
     pub(super) roles: Field<String>,
     pub(super) scopes: Field<Later>,

@@ -24,6 +24,10 @@ pub mod authn;
 pub mod api_key;
 pub mod jwt;
 pub mod basic;
+mod certificate;
+mod binding;
+mod dpop;
+pub mod replay;
 mod claims;
 pub mod authz;
 pub mod balance;
@@ -48,6 +52,7 @@ pub use self::{
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
     question::{Answer, Answered, Inquiry, Question, Reply},
+    replay::Replays,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
@@ -62,6 +67,7 @@ use self::{
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
     config::{Action, LimitPer, Redirect, Respond},
+    tls::ClientCertificate,
 };
 
 /// Who sent a request.
@@ -73,8 +79,8 @@ pub struct Peer<'c> {
     pub source_is_forwarded: bool,
     /// It came over TLS.
     pub tls: bool,
-    /// The certificate that it has shown, verified by the listener's authorities: DER.
-    pub certificate: Option<&'c [u8]>,
+    /// The certificate that it has shown, verified by the listener's authorities.
+    pub certificate: Option<&'c ClientCertificate>,
 }
 
 /// The time, on both clocks.
@@ -137,6 +143,8 @@ pub struct State<'s> {
     pub limiter: &'s Table,
     /// Whose credentials were found good lately.
     pub memory: &'s mut Memory,
+    /// Which proofs were shown lately, to all workers.
+    pub replays: &'s Replays,
     /// What was said of this request's credentials, where it had to be asked.
     pub answered: &'s [Answered],
 }
@@ -217,7 +225,7 @@ pub enum Refusal {
 pub fn decide(
     policy: &Policy,
     head: &RequestHead<'_, '_>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Plan, Halt> {
@@ -237,7 +245,7 @@ pub fn decide(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let identity = authenticate(policy, route, head, state, now).map_err(|lack| match lack {
+    let identity = authenticate(policy, route, (head, peer), state, now).map_err(|lack| match lack {
         Lack::Ask(question) => Halt::Ask(route_id, question),
         Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
         Lack::Failed(reason) => {
@@ -319,14 +327,15 @@ fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Ref
 fn authenticate(
     policy: &Policy,
     route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
+    shown: (&RequestHead<'_, '_>, &Peer<'_>),
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Option<Rc<Identity>>, Lack> {
     if route.public {
         return Ok(None);
     }
-    authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
+    let role = |name: &str| policy.role(name);
+    authn::authenticate(policy.auths_of(route), shown, state, &role, now.unix_s).map(Some)
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.

@@ -6,8 +6,8 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::{Answered, AuthFailure, Identity, Memory, api_key, limit::Table, memory};
-use crate::{codec, config};
+use super::{Answered, AuthFailure, Identity, Memory, Peer, Replays, api_key, limit::Table, memory};
+use crate::{codec, config, tls::ClientCertificate};
 
 /// A public route for any host and method that answers 204.
 pub(super) fn route(name: &str, path: &str) -> config::Route {
@@ -78,20 +78,44 @@ pub(super) const TOKEN_SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 /// `[auth.keys]`: one key, `minted(1)`, of consumer acme.
 pub(super) fn key_auth() -> config::Auth {
     let store = Arc::new(key_store(vec![stored(&minted(1), "acme")]));
-    config::Auth { name: "keys".into(), kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store } }
+    config::Auth {
+        name: "keys".into(),
+        forward_credential: false,
+        kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store },
+    }
 }
 
 /// `[auth.staff]`: tokens as [`token`] makes them.
 pub(super) fn token_auth() -> config::Auth {
-    config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+    config::Auth {
+        name: "staff".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Jwt(Box::new(token_rules())),
+    }
 }
 
 /// `[auth.legacy]`: whose users are nobody's business here.
 pub(super) fn basic_auth() -> config::Auth {
     config::Auth {
         name: "legacy".into(),
+        forward_credential: false,
         kind: config::AuthKind::Basic(config::Basic { users: Arc::from([]) }),
     }
+}
+
+/// `[auth.machines]`: by the host's name.
+pub(super) fn certificate_auth() -> config::Auth {
+    config::Auth {
+        name: "machines".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Mtls(config::CertificateName::SanDns),
+    }
+}
+
+/// Somebody on a connection under TLS.
+pub(super) fn peer(certificate: Option<&ClientCertificate>) -> Peer<'_> {
+    let source = "203.0.113.7".parse().unwrap();
+    Peer { source, source_is_forwarded: false, tls: true, certificate }
 }
 
 /// What was said of a credential: whose it is.
@@ -100,9 +124,10 @@ pub(super) fn answered(auth: u16, answer: Result<&str, AuthFailure>) -> Answered
     Answered { auth, answer: answer.map(|consumer| Rc::new(known(consumer))) }
 }
 
-/// Empty buckets, and a memory of nobody.
-pub(super) fn state() -> (Table, Memory) {
-    (Table::new(1024, RandomState::new()), Memory::new(memory::BYTES_MAX))
+/// Empty buckets, and a memory of nobody and nothing.
+pub(super) fn state() -> (Table, Memory, Replays) {
+    let keyed = RandomState::new();
+    (Table::new(1024, keyed.clone()), Memory::new(memory::BYTES_MAX), Replays::new(keyed))
 }
 
 /// Gives the head of `request` to `use_it`: a request line, then header lines.

@@ -121,7 +121,8 @@ impl Caller<'_> {
         };
         let policy = &current.snapshot.policy;
         let memory = &mut *current.memory.borrow_mut();
-        let mut state = State { limiter: &self.worker.limiter, memory, answered };
+        let Worker { limiter, replays, .. } = self.worker;
+        let mut state = State { limiter, memory, replays, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),

@@ -25,7 +25,7 @@ use crate::{
     codec::HttpDate,
     config,
     decide::{
-        Inquiry, Memory, Snapshot, balance,
+        Inquiry, Memory, Replays, Snapshot, balance,
         crowd::{Crowd, Place},
         known::{self, Known},
         limit, memory,
@@ -54,6 +54,8 @@ pub struct Equipment {
     pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
     /// Token buckets of all workers.
     pub limiter: Arc<limit::Table>,
+    /// Proofs that were shown to any worker.
+    pub replays: Arc<Replays>,
     /// Connections by source, of all workers.
     pub crowd: Arc<Crowd>,
     /// Where authenticated consumers come from, of all workers.
@@ -133,6 +135,7 @@ impl Current {
 pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
+    pub(super) replays: Arc<Replays>,
     crowd: Arc<Crowd>,
     known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
@@ -169,6 +172,7 @@ impl Worker {
                 pipes: Pipes::default(),
             },
             limiter: equipment.limiter,
+            replays: equipment.replays,
             crowd: equipment.crowd,
             known: equipment.known,
             cells: equipment.cells,
