@@ -48,6 +48,8 @@ pub enum Bound {
     OffenceQueue,
     /// The queue of the access log was full.
     AccessQueue,
+    /// The queue of the audit log was full.
+    AuditQueue,
     /// All connections to an upstream were busy, and the line for them was full.
     Pool,
     /// No connection to an upstream became free in time.
@@ -70,7 +72,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -79,6 +81,7 @@ impl Bound {
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
+        Self::AuditQueue,
         Self::Pool,
         Self::PoolWait,
         Self::RetryBudget,
@@ -101,6 +104,7 @@ impl Bound {
             Self::Descriptors => "descriptors",
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",
+            Self::AuditQueue => "audit_queue",
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
             Self::RetryBudget => "retry_budget",
