@@ -462,7 +462,7 @@ pub(super) struct RawFieldEdits {
 pub(super) struct RawLog {
     pub(super) level: Field<String>,
     pub(super) access: Field<TextOr<RawAccessFile>>,
-    pub(super) audit: Field<Later>,
+    pub(super) audit: Field<TextOr<RawAuditFile>>,
 }
 
 /// `log.access` with a file.
@@ -472,6 +472,17 @@ pub(super) struct RawAccessFile {
     pub(super) file: Field<String>,
     pub(super) fields: Field<Later>,
     pub(super) sample: Field<Later>,
+}
+
+/// `log.audit` with a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "\"off\" or a table { file, … }")]
+pub(super) struct RawAuditFile {
+    pub(super) file: Field<String>,
+    pub(super) sign_key_file: Field<String>,
+    pub(super) checkpoint: Field<Span>,
+    pub(super) rotate: Field<OrOff<Size>>,
+    pub(super) on_failure: Field<String>,
 }
 
 /// `[trace]`

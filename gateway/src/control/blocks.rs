@@ -8,6 +8,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    audit::{Audit, Entry},
     config::{AdminPorts, Config, FilterPorts},
     decide::{Snapshot, known::Known},
     nic::{
@@ -23,6 +24,7 @@ use super::{
     pressure::{Pressure, Rates, State, Totals},
     protect::Protected,
     syn_flood::SynCookies,
+    unix_s,
 };
 
 /// Beats, one a second, between two looks at who administers this host.
@@ -41,6 +43,7 @@ pub(super) struct Blocks {
     admins: Admins,
     pressure: Pressure,
     known: Arc<Known>,
+    audit: Audit,
     /// Sources that the filter knows.
     known_at_nic: usize,
     beats: u64,
@@ -54,7 +57,12 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// `known` says where consumers have proved who they are.
-    pub(super) fn new(snapshot: &Snapshot, mut filter: Option<Filter>, known: Arc<Known>) -> Self {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        mut filter: Option<Filter>,
+        known: Arc<Known>,
+        audit: Audit,
+    ) -> Self {
         let config = &snapshot.config;
         let protected = Protected::of(config, &snapshot.addresses, []);
         let mut blocks = Self {
@@ -66,6 +74,7 @@ impl Blocks {
             admins: Admins::default(),
             pressure: Pressure::default(),
             known,
+            audit,
             known_at_nic: 0,
             beats: 0,
             written: BTreeMap::new(),
@@ -139,6 +148,16 @@ impl Blocks {
                 };
                 *counts.entry(block.kind).or_default() += 1;
                 log::info!("{verb} {}", sentence(block));
+                let entry = Entry::new(unix_s(), "blocked")
+                    .text("action", verb)
+                    .text("source", &block.source.to_string())
+                    .text("reason", block.kind.label())
+                    .number("offences", block.offences.into())
+                    .number("seconds", block.lasts.as_secs())
+                    .number("strikes", block.strikes.into())
+                    .text_if("route", block.route.as_deref())
+                    .text("request_id", block.request_id.as_str());
+                self.audit.tell(entry, unix_s());
                 self.keep_in_mind(block.source);
             }
             // The operator's own block already holds.
@@ -195,6 +214,10 @@ impl Blocks {
                     && matches!(filter.bans().remove(record.prefix), Ok(true))
                 {
                     log::warn!("{} is no longer blocked: {address} administers this host", record.prefix);
+                    let entry = Entry::new(unix_s(), "unblocked")
+                        .text("source", &record.prefix.to_string())
+                        .text("why", "it administers this host");
+                    self.audit.tell(entry, unix_s());
                     self.escalation.pardon(&record.prefix);
                 }
             }
@@ -440,11 +463,6 @@ fn ban_kind(kind: OffenceKind) -> BanKind {
         OffenceKind::NotFound => BanKind::NotFound,
         OffenceKind::Attack => BanKind::Attack,
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the control thread dates its notes for people")]
-fn unix_s() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn sentence(block: &Block) -> String {

@@ -218,6 +218,25 @@ pub enum Refusal {
     ForeignOrigin,
 }
 
+impl Refusal {
+    /// What the client is not told, for those who keep watch.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::Unauthenticated { reason, .. } => Some(format!("{reason:?}")),
+            Self::Forbidden { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Who was refused, where that is known.
+    pub fn consumer(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Forbidden { identity, .. } => Some(&identity.consumer),
+            _ => None,
+        }
+    }
+}
+
 /// Decides one request. It is called again for the same request, with what was asked in `state.answered`.
 ///
 /// # Errors

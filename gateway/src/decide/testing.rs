@@ -238,6 +238,11 @@ pub(super) fn empty() -> config::Config {
         limits: Vec::new(),
         filters: Vec::new(),
         routes: Vec::new(),
-        log: config::Log { level: log::LevelFilter::Info, access: config::AccessLog::Off },
+        log: config::Log {
+            level: log::LevelFilter::Info,
+            access: config::AccessLog::Off,
+            audit: config::Audit::Off,
+        },
+        files: Vec::new(),
     }
 }

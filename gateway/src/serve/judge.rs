@@ -103,7 +103,9 @@ impl Caller<'_> {
         }
         // The packets of whom a forwarder names come from the forwarder, as with a header.
         let source_is_forwarded = by_header || self.ends.is_told;
-        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
+        let is_audited = self.worker.refusals.borrow().is_on();
+        let is_logged = is_audited || self.worker.access.borrow().is_on();
+        let log = is_logged.then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
         if self.worker.tools.buffers.are_short() {
             self.worker.cells.bound_hit(Bound::Buffers);
@@ -134,7 +136,13 @@ impl Caller<'_> {
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
         match decided {
-            Err(Refused { refusal, .. }) => Verdict::Refuse(respond::refused(&refusal), Reach::Request),
+            Err(Refused { refusal, .. }) => {
+                if is_audited {
+                    record.why = refusal.why().map(String::into_boxed_str);
+                }
+                record.consumer = refusal.consumer().cloned();
+                Verdict::Refuse(respond::refused(&refusal), Reach::Request)
+            }
             Ok(plan) => {
                 if plan.identity.is_some() && !source_is_forwarded {
                     self.worker.note_known(source, &current.snapshot, record.begun_ns);

@@ -36,7 +36,7 @@ use crate::{
         monotonic_ns, nanos, unix_s,
     },
     respond::{Offence, RequestId},
-    telemetry::{AccessLog, Bound, Cells},
+    telemetry::{AccessLog, Bound, Cells, Refusals},
     tls,
 };
 
@@ -68,6 +68,8 @@ pub struct Equipment {
     pub inquiries: mpsc::Sender<Inquiry>,
     /// This worker's end of the access log.
     pub access: AccessLog,
+    /// This worker's end of the audit log.
+    pub refusals: Refusals,
     /// Random, of this worker and this run.
     pub id_prefix: u64,
     /// Connections at once.
@@ -140,6 +142,7 @@ pub(super) struct Worker {
     known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
+    pub(super) refusals: RefCell<Refusals>,
     pub(super) draining: Cell<bool>,
     /// `Date` of our own answers and of responses that came without one; the sweep keeps it.
     pub(super) date: RefCell<HttpDate>,
@@ -177,6 +180,7 @@ impl Worker {
             known: equipment.known,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
+            refusals: RefCell::new(equipment.refusals),
             draining: Cell::new(false),
             date: RefCell::new(HttpDate::new(unix_s())),
             waits: Waits::default(),
@@ -299,10 +303,11 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
         sweep(&worker).await;
     }
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
-/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the access
-/// log has gathered.
+/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the logs
+/// have gathered.
 async fn sweep(worker: &Rc<Worker>) {
     net::sleep(SWEEP_INTERVAL).await;
     worker.cells.swept();
@@ -315,6 +320,7 @@ async fn sweep(worker: &Rc<Worker>) {
     worker.current().pool.sweep(now_ns);
     worker.date.borrow_mut().refresh(unix_s());
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
 async fn accept(worker: Rc<Worker>, mut listener: net::Listener, manners: Rc<Manners>) {

@@ -220,6 +220,7 @@ mod tests {
             protocol: "HTTP/2.0",
             status: 200,
             refusal: "",
+            why: None,
             route: Some("orders"),
             consumer,
             server: Some(&SERVER),

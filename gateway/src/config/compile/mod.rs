@@ -21,6 +21,7 @@ use super::{
 };
 
 mod edge;
+mod logs;
 mod escalation;
 mod feeds;
 mod under_attack;
@@ -116,7 +117,8 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
         filters: access::filters(report, filters),
         routes: route::routes(report, &names, &roles, routes),
         roles,
-        log: edge::log(report, log),
+        log: logs::log(report, log),
+        files: report.fingerprints(),
     })
 }
 
