@@ -17,6 +17,7 @@ pub mod route;
 pub mod limit;
 pub mod crowd;
 pub mod known;
+mod pressure;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;
@@ -41,6 +42,7 @@ pub use self::{
     budget::RetryBudget,
     introduction::introduction,
     policy::{Policy, PolicyError, RoutePolicy},
+    pressure::Pressure,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
