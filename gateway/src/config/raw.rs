@@ -135,6 +135,7 @@ pub(super) struct RawUnderAttack {
     pub(super) attack: Field<RawSigns>,
     pub(super) calm_after: Field<Span>,
     pub(super) strangers: Field<Percent>,
+    pub(super) long_lived: Field<OrOff<Span>>,
 }
 
 /// `{ drops, syns, packets }`

@@ -20,6 +20,7 @@ pub mod known;
 mod identity;
 pub mod memory;
 pub mod question;
+mod pressure;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;
@@ -53,6 +54,7 @@ pub use self::{
     policy::{Policy, PolicyError, RoutePolicy},
     question::{Answer, Answered, Inquiry, Question, Reply},
     replay::Replays,
+    pressure::Pressure,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},

@@ -228,6 +228,7 @@ pub(super) fn empty() -> config::Config {
             attack: config::Signs::default(),
             calm_after: Duration::ZERO,
             strangers_percent: 100,
+            long_lived: None,
         },
         listeners: Vec::new(),
         admin: None,

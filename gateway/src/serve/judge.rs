@@ -145,7 +145,7 @@ impl Caller<'_> {
             }
             Ok(plan) => {
                 if plan.identity.is_some() && !source_is_forwarded {
-                    self.worker.note_known(source, &current.snapshot, record.begun_ns);
+                    self.worker.note_proven(source, &current.snapshot, record.begun_ns);
                 }
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
