@@ -1,6 +1,9 @@
 //! Host against kernel: mutated packets go through the verdict on either side, and every reason has to be the same.
 
-use gateway_ebpf::{classify, layout::BYTES_PER_INTERVAL};
+use gateway_ebpf::{
+    classify,
+    layout::{BYTES_PER_INTERVAL, Seen},
+};
 use portcullis::{
     config::{Prefilter, Rate},
     nic::{self, Reason},
@@ -54,7 +57,8 @@ impl Sides {
     /// What the kernel and the host say about a packet.
     fn judge(&mut self, packet: &[u8]) -> (Reason, Reason) {
         let settings = self.lab.filter.settings().expect("settings");
-        let expected = classify(&packet, &settings, &mut self.host, &Standing(NOW_NS)).reason;
+        let seen = &mut Seen::default();
+        let expected = classify(&packet, &settings, &mut self.host, &Standing(NOW_NS), seen);
         self.seen[expected as usize] += 1;
         (self.lab.run(packet).0, expected)
     }
