@@ -5,7 +5,7 @@ use std::net::{Ipv6Addr, TcpListener};
 
 use gateway_ebpf::{
     classify,
-    layout::{BYTES_PER_INTERVAL, SYN_COOKIES, Settings},
+    layout::{BYTES_PER_INTERVAL, SYN_COOKIES, Seen, Settings},
 };
 use portcullis::{
     config::{Prefilter, Rate},
@@ -72,7 +72,8 @@ impl Sides {
 
     /// What the host says about a packet.
     fn expect(&mut self, packet: &[u8]) -> Reason {
-        let expected = classify(&packet, &self.settings, &mut self.host, &Standing(NOW_NS)).reason;
+        let seen = &mut Seen::default();
+        let expected = classify(&packet, &self.settings, &mut self.host, &Standing(NOW_NS), seen);
         self.seen[expected as usize] += 1;
         expected
     }
