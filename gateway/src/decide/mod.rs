@@ -20,6 +20,7 @@ pub mod known;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;
+pub mod oidc;
 mod claims;
 pub mod authz;
 pub mod balance;
