@@ -28,6 +28,7 @@ mod compress;
 mod tls;
 mod certificates;
 mod client_certificates;
+mod openid;
 mod tls_conformance;
 mod tls_attacks;
 mod upstream_tls;

@@ -29,6 +29,7 @@ mod certificate;
 mod binding;
 mod dpop;
 pub mod replay;
+pub mod oidc;
 mod claims;
 pub mod authz;
 pub mod balance;
