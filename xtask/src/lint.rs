@@ -20,6 +20,7 @@ use crate::{
 /// Which module of the gateway may name which: down the way of a request, never back. `None`: all of them.
 const IMPORTS: &[Row] = &[
     ("config", Some(&[])),
+    ("keys", Some(&[])),
     ("tls", Some(&["config"])),
     ("net", Some(&[])),
     ("accept", Some(&["config", "net"])),
@@ -45,7 +46,7 @@ const IMPORTS: &[Row] = &[
     ),
     ("telemetry", Some(&["config", "decide", "respond"])),
     ("nic", Some(&["config"])),
-    ("control", Some(&["config", "tls", "decide", "nic", "respond", "telemetry"])),
+    ("control", Some(&["config", "keys", "tls", "decide", "nic", "respond", "telemetry"])),
     ("boot", None),
     ("cli", None),
     ("main", None),
