@@ -7,6 +7,7 @@ mod paths;
 mod headers;
 mod trace;
 mod access;
+mod keys;
 mod many_routes;
 mod semantics;
 mod clients;

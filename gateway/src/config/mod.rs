@@ -16,7 +16,6 @@ mod feeds;
 mod cors;
 mod compress;
 mod template;
-pub mod keys;
 mod report;
 mod units;
 mod env;

@@ -11,10 +11,12 @@ use zeroize::Zeroizing;
 
 use super::{
     Identity, State,
-    api_key::{ApiKeys, KeyFault},
+    api_key::KeyFault,
     authz::RoleId,
     basic,
     jwt::{TokenFault, Tokens},
+    key_table::KeyTable,
+    query,
     question::{Answer, Question},
 };
 use crate::{codec::RequestHead, config};
@@ -22,13 +24,12 @@ use crate::{codec::RequestHead, config};
 /// One `[auth.*]`, compiled.
 pub struct Auth {
     name: Arc<str>,
-    /// Lower-case name of the header that carries the credential.
-    header: Arc<str>,
+    carrier: config::Carrier,
     kind: Kind,
 }
 
 enum Kind {
-    ApiKey(Box<ApiKeys>),
+    ApiKey,
     Jwt(Box<Tokens>),
     Basic,
 }
@@ -73,26 +74,34 @@ pub enum AuthFailure {
 }
 
 impl Auth {
-    /// From the configuration; `role` finds a role by its name.
+    /// From the configuration.
     ///
     /// # Errors
     /// Its keys can't be used.
-    pub fn compile(auth: &config::Auth, role: &dyn Fn(&str) -> Option<RoleId>) -> Result<Auth, &'static str> {
-        let (header, kind) = match &auth.kind {
-            config::AuthKind::ApiKey { header, store } => {
-                (header.to_ascii_lowercase().into(), Kind::ApiKey(Box::new(ApiKeys::compile(store, role)?)))
-            }
-            config::AuthKind::Jwt(rules) => {
-                ("authorization".into(), Kind::Jwt(Box::new(Tokens::compile(rules)?)))
-            }
-            config::AuthKind::Basic(_) => ("authorization".into(), Kind::Basic),
+    pub fn compile(auth: &config::Auth) -> Result<Auth, &'static str> {
+        let authorization = || config::Carrier::Header("authorization".into());
+        let (carrier, kind) = match &auth.kind {
+            config::AuthKind::ApiKey(api_key) => (api_key.carrier.clone(), Kind::ApiKey),
+            config::AuthKind::Jwt(rules) => (authorization(), Kind::Jwt(Box::new(Tokens::compile(rules)?))),
+            config::AuthKind::Basic(_) => (authorization(), Kind::Basic),
         };
-        Ok(Auth { name: auth.name.clone(), header, kind })
+        Ok(Auth { name: auth.name.clone(), carrier, kind })
     }
 
-    /// Lower-case name of the header that carries its credential.
-    pub fn header(&self) -> &Arc<str> {
-        &self.header
+    /// Lower-case name of the header that carries its credential, where one does.
+    pub fn header(&self) -> Option<&Arc<str>> {
+        match &self.carrier {
+            config::Carrier::Header(name) => Some(name),
+            config::Carrier::Query(_) => None,
+        }
+    }
+
+    /// The parameter of the query that carries its credential, where one does.
+    pub fn query(&self) -> Option<&Arc<str>> {
+        match &self.carrier {
+            config::Carrier::Query(name) => Some(name),
+            config::Carrier::Header(_) => None,
+        }
     }
 
     /// Its part of `WWW-Authenticate` (RFC 9110 §11.6.1); `invalid_token` as RFC 6750 §3.1 has it, where a token was
@@ -101,7 +110,10 @@ impl Auth {
         let realm: String =
             self.name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
         match (&self.kind, after) {
-            (Kind::ApiKey(_), _) => format!("ApiKey realm=\"{realm}\", header=\"{}\"", self.header),
+            (Kind::ApiKey, _) => match &self.carrier {
+                config::Carrier::Header(name) => format!("ApiKey realm=\"{realm}\", header=\"{name}\""),
+                config::Carrier::Query(name) => format!("ApiKey realm=\"{realm}\", query=\"{name}\""),
+            },
             (Kind::Jwt(_), AuthFailure::Token(_)) => {
                 format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")
             }
@@ -179,11 +191,12 @@ impl Auth {
         if let Some(answered) = state.answered.iter().find(|answered| answered.auth == id) {
             return answered.answer.clone().map_err(Lack::Failed);
         }
-        let generation = self.generation();
+        let keys = state.keys.of(id).map(|keys| &**keys);
+        let generation = self.generation(keys);
         if let Some(identity) = state.memory.find(id, generation, credential, unix_s) {
             return Ok(Rc::clone(identity));
         }
-        let Some(answer) = self.judge(credential, role, unix_s) else {
+        let Some(answer) = self.judge(credential, keys, role, unix_s) else {
             let credential = Zeroizing::new(credential.to_vec());
             return Err(Lack::Ask(Question { auth: id, generation, credential }));
         };
@@ -194,23 +207,28 @@ impl Auth {
 
     /// What the request shows for this auth.
     fn credential<'h>(&self, head: &'h RequestHead<'_, '_>) -> Result<&'h [u8], AuthFailure> {
-        let value = match Presented::of(head.headers.all(&self.header)) {
+        let presented = match &self.carrier {
+            config::Carrier::Header(name) => Presented::of(head.headers.all(name)),
+            config::Carrier::Query(name) => Presented::of(query::values(head.query, name)),
+        };
+        let value = match presented {
             Presented::Absent => return Err(AuthFailure::Absent),
             Presented::Repeated => return Err(AuthFailure::Repeated),
             Presented::One(value) => value,
         };
         match &self.kind {
-            Kind::ApiKey(_) => Ok(value),
+            Kind::ApiKey => Ok(value),
             Kind::Jwt(_) => of_scheme("bearer", value).ok_or(AuthFailure::Absent),
             Kind::Basic => of_scheme("basic", value).ok_or(AuthFailure::Absent),
         }
     }
 
     /// Which of its keys are in force: what was found good with others is looked at anew.
-    fn generation(&self) -> u64 {
+    fn generation(&self, keys: Option<&KeyTable>) -> u64 {
         match &self.kind {
+            Kind::ApiKey => keys.map_or(0, KeyTable::generation),
             // All that these go by is in the snapshot.
-            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic => 0,
+            Kind::Jwt(_) | Kind::Basic => 0,
         }
     }
 
@@ -218,11 +236,15 @@ impl Auth {
     pub fn judge(
         &self,
         credential: &[u8],
+        keys: Option<&KeyTable>,
         role: &dyn Fn(&str) -> Option<RoleId>,
         unix_s: u64,
     ) -> Option<Answer> {
         match &self.kind {
-            Kind::ApiKey(keys) => Some(keys.check(credential, unix_s).map_err(AuthFailure::Key)),
+            Kind::ApiKey => {
+                let keys = keys.ok_or(AuthFailure::Unavailable);
+                Some(keys.and_then(|keys| keys.check(credential, role, unix_s).map_err(AuthFailure::Key)))
+            }
             Kind::Jwt(tokens) => Some(tokens.check(credential, unix_s, role).map_err(AuthFailure::Token)),
             Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
             Kind::Basic => None,
@@ -259,9 +281,10 @@ mod tests {
         answered: &[Answered],
         expected: &Result<(&str, u16), Lack>,
     ) {
-        let auths: Vec<Auth> = auths.iter().map(|a| Auth::compile(a, &|_| None).ok().unwrap()).collect();
+        let keys = testing::key_tables(auths);
+        let auths: Vec<Auth> = auths.iter().map(|a| Auth::compile(a).ok().unwrap()).collect();
         let (limiter, mut memory) = testing::state();
-        let mut state = State { limiter: &limiter, memory: &mut memory, answered };
+        let mut state = State { limiter: &limiter, memory: &mut memory, keys: &keys, answered };
         let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         with_head(&["GET / HTTP/1.1".to_owned(), lines.join("\n")].join("\n"), |head| {
             // What was found good once is remembered, and nothing else is.
@@ -337,8 +360,7 @@ mod tests {
 
     #[test]
     fn the_challenge_names_every_auth() {
-        let auths = [key_auth(), token_auth(), basic_auth()]
-            .map(|auth| Auth::compile(&auth, &|_| None).ok().unwrap());
+        let auths = [key_auth(), token_auth(), basic_auth()].map(|auth| Auth::compile(&auth).ok().unwrap());
         assert_eq!(
             &*challenge(auths.iter(), AuthFailure::Absent),
             r#"ApiKey realm="keys", header="x-api-key", Bearer realm="staff", Basic realm="legacy", charset="UTF-8""#,

@@ -22,6 +22,8 @@ pub mod memory;
 pub mod question;
 pub mod authn;
 pub mod api_key;
+pub mod key_table;
+pub mod query;
 pub mod jwt;
 pub mod basic;
 mod claims;
@@ -45,6 +47,7 @@ pub use self::{
     budget::RetryBudget,
     identity::Identity,
     introduction::introduction,
+    key_table::{KeyTable, KeyTables},
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
     question::{Answer, Answered, Inquiry, Question, Reply},
@@ -98,6 +101,8 @@ pub struct Plan {
     /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
     /// that can carry a credential for the route, whichever of them was accepted.
     pub remove: Arc<[Arc<str>]>,
+    /// The same of its query's parameters.
+    pub remove_query: Arc<[Arc<str>]>,
     /// Replaces the listener's limit, also for bodies whose length the head does not say.
     pub body_bytes_max: Option<u64>,
     /// Replaces the listener's timeout.
@@ -137,6 +142,8 @@ pub struct State<'s> {
     pub limiter: &'s Table,
     /// Whose credentials were found good lately.
     pub memory: &'s mut Memory,
+    /// API keys, by auth.
+    pub keys: &'s KeyTables,
     /// What was said of this request's credentials, where it had to be asked.
     pub answered: &'s [Answered],
 }
@@ -244,6 +251,9 @@ pub fn decide(
             refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
         }
     })?;
+    if let Some(identity) = &identity {
+        note_use(identity, state.keys, peer, now);
+    }
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
     authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
@@ -254,6 +264,7 @@ pub fn decide(
         action: Act::from(&route.action),
         identity,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run: meter.dry_run,
@@ -275,6 +286,7 @@ fn allow_preflight(
         action: Act::Preflight,
         identity: None,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run,
@@ -327,6 +339,13 @@ fn authenticate(
         return Ok(None);
     }
     authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
+}
+
+/// An API key was used, whatever may come of the request.
+fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
+    if let (Some(key), Some(table)) = (&identity.key, keys.of(identity.auth)) {
+        table.note_use(key, peer.source, now.unix_s);
+    }
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.

@@ -17,7 +17,7 @@ use crate::config::{
     },
 };
 
-use super::{Names, access::is_header_name};
+use super::access::is_header_name;
 
 /// Fields that frame or route a request: a claim never sets them.
 const HEADERS_OF_THE_PROXY: [&str; 17] = [
@@ -47,16 +47,16 @@ enum Kind {
     Basic,
 }
 
-pub(super) fn auths(report: &mut Report, names: &Names, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
+pub(super) fn auths(report: &mut Report, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
     raw.into_iter()
         .filter_map(|(at, raw)| {
-            let kind = auth_kind(report, names, &at, raw)?;
+            let kind = auth_kind(report, &at, raw)?;
             Some(Auth { name: at.name().into(), kind })
         })
         .collect()
 }
 
-fn auth_kind(report: &mut Report, names: &Names, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
+fn auth_kind(report: &mut Report, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
     let Some(kind) = raw.kind.take() else {
         report.missing(at, "kind", "\"api_key\", \"jwt\" or \"basic\"");
         return None;
@@ -70,7 +70,7 @@ fn auth_kind(report: &mut Report, names: &Names, at: &Scope, mut raw: RawAuth) -
         ("mtls", Later),
     ];
     match report.choose(at, "kind", &kind, &kinds)? {
-        Kind::ApiKey => api_key::compile(report, names, at, raw),
+        Kind::ApiKey => api_key::compile(report, at, raw),
         Kind::Jwt => jwt::compile(report, at, raw),
         Kind::Basic => basic::compile(report, at, raw),
     }
