@@ -11,6 +11,7 @@ pub mod decide;
 pub mod forward;
 pub mod respond;
 pub mod serve;
+pub mod audit;
 pub mod telemetry;
 pub mod nic;
 pub mod control;

@@ -9,6 +9,8 @@ use super::types::Secret;
 pub struct Auth {
     /// Its name.
     pub name: Arc<str>,
+    /// The credential goes upstream with the request.
+    pub forward_credential: bool,
     /// What it checks.
     pub kind: AuthKind,
 }
@@ -22,6 +24,29 @@ pub enum AuthKind {
     Jwt(Box<Jwt>),
     /// `basic`
     Basic(Basic),
+    /// `mtls`: what the consumer is called in a client's certificate.
+    Mtls(CertificateName),
+}
+
+/// Longest name of a consumer, in bytes.
+pub const CONSUMER_BYTES_MAX: usize = 256;
+
+/// Whether a consumer may be called so.
+pub fn is_consumer(name: &str) -> bool {
+    !name.is_empty() && name.len() <= CONSUMER_BYTES_MAX && !name.contains(char::is_control)
+}
+
+/// What somebody is called in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject's first alternative name that is a host's.
+    SanDns,
+    /// Or a URI, such as a SPIFFE ID.
+    SanUri,
+    /// Or an address of mail.
+    SanEmail,
+    /// The subject's common name.
+    Cn,
 }
 
 /// `kind = "basic"`: user → hash of the password, as a PHC string of argon2id; in order of the users.

@@ -9,12 +9,12 @@ use serde::{
 use super::{
     load,
     raw::{
-        RawAccessFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections, RawConsumer,
-        RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
-        RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond,
-        RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawSigns,
-        RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls,
-        RawWebSocket,
+        RawAccessFile, RawAuditFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections,
+        RawConsumer, RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth,
+        RawLimit, RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect,
+        RawRespond, RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer,
+        RawSigns, RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts,
+        RawUpstreamTls, RawWebSocket,
     },
     tests::{Dir, HASH, env},
     types::Config,
@@ -105,6 +105,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("routes", keys_of::<RawWebSocket>()),
         ("log", keys_of::<RawLog>()),
         ("log", keys_of::<RawAccessFile>()),
+        ("log", keys_of::<RawAuditFile>()),
         ("trace", keys_of::<RawTrace>()),
         ("fleet", keys_of::<RawFleet>()),
     ];

@@ -13,6 +13,7 @@ use super::{
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
     feeds::Feed,
+    logs::Log,
     under_attack::UnderAttack,
 };
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[log]`
     pub log: Log,
+    /// Every file of TOML that it was read from, with its SHA-256.
+    pub files: Vec<(PathBuf, [u8; 32])>,
 }
 
 /// `[runtime]`
@@ -581,24 +584,4 @@ pub enum Permission {
     All(Arc<str>),
     /// By method; a method that is not listed is refused.
     ByMethod(Vec<(Arc<str>, Arc<str>)>),
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Log {
-    /// The program's own log.
-    pub level: log::LevelFilter,
-    /// The access log.
-    pub access: AccessLog,
-}
-
-/// `log.access`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLog {
-    /// None.
-    Off,
-    /// JSON lines on standard output.
-    Stdout,
-    /// JSON lines in this file, opened again on SIGHUP.
-    File(PathBuf),
 }

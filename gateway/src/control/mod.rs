@@ -32,7 +32,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -43,6 +43,7 @@ use tokio::{
 };
 
 use crate::{
+    audit::{Audit, Entry, hex},
     config::{self, Config},
     decide::{Snapshot, known::Known, limit},
     nic::{Filter, monotonic_ns},
@@ -89,6 +90,8 @@ pub struct Equipment {
     pub known: Arc<Known>,
     /// The access log's writer.
     pub access: AccessWriter,
+    /// Where changes are written down.
+    pub audit: Audit,
     /// Set when no new connections are wanted.
     pub draining: Arc<AtomicBool>,
     /// The workers' threads, in the order of their numbers.
@@ -109,6 +112,7 @@ struct Control {
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
     access: AccessWriter,
+    audit: Audit,
     workers: Vec<thread::JoinHandle<()>>,
     checks: health::Checks,
     names: Names,
@@ -158,6 +162,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         limiter,
         known,
         access,
+        audit,
         draining,
         workers,
         names,
@@ -175,7 +180,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         });
     }
     let has_filter = filter.is_some();
-    let blocks = Blocks::new(&snapshot, filter, known);
+    let blocks = Blocks::new(&snapshot, filter, known, audit.clone());
     let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
     let mut control = Control {
         config_file,
@@ -187,6 +192,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         cells,
         limiter,
         access,
+        audit,
         workers,
         names,
         certificates,
@@ -223,6 +229,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         }
     }
     log::info!("draining: no new connections, open ones may finish");
+    control.audit.tell(Entry::new(unix_s(), "stopping"), unix_s());
     draining.store(true, Ordering::Relaxed);
     tokio::spawn(async move {
         let mut again = end;
@@ -251,7 +258,7 @@ impl Control {
             let certificates = self.certificates.prepare(&snapshot.config)?;
             Ok((snapshot, certificates))
         });
-        match prepared {
+        match self.write_down(prepared).await {
             Ok((snapshot, certificates)) => {
                 // Before anybody asks for a server that has only a name so far.
                 self.names = Names::resolve(&snapshot, Some(&self.names)).await;
@@ -265,8 +272,25 @@ impl Control {
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
-            Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+            Err(error) => {
+                log::error!("configuration not reloaded, the old one stays:\n{error}");
+                let refused = Entry::new(unix_s(), "configuration_refused").text("why", &error.to_string());
+                self.audit.tell(refused, unix_s());
+            }
         }
+    }
+
+    /// A change is written down before it is made.
+    async fn write_down<T>(
+        &self,
+        prepared: Result<(Arc<Snapshot>, T), SnapshotError>,
+    ) -> Result<(Arc<Snapshot>, T), SnapshotError> {
+        let (snapshot, rest) = prepared?;
+        let entry = Entry::new(unix_s(), "configured")
+            .number("generation", snapshot.generation)
+            .texts("files", fingerprints(&snapshot.config));
+        self.audit.insist(entry, unix_s()).await?;
+        Ok((snapshot, rest))
     }
 
     /// Servers have moved: who is never blocked.
@@ -287,6 +311,7 @@ impl Control {
                     cells: &self.cells,
                     limiter: &self.limiter,
                     access: &self.access,
+                    audit: &self.audit,
                     snapshot: &snapshot,
                     publisher: &self.publisher,
                     names: &self.names,
@@ -317,7 +342,8 @@ impl Control {
             feeds.protect(self.blocks.protected(&snapshot));
             feeds.beat();
         }
-        self.certificates.beat();
+        self.certificates.beat(&self.audit);
+        self.audit.beat(unix_s());
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
@@ -389,6 +415,16 @@ impl Reading {
 /// One of them cannot be read.
 pub fn check_stores(config: &Config) -> Result<Vec<String>, SnapshotError> {
     Ok(keys::odd_roles(config, &keys::open(config, None)?))
+}
+
+/// Every file of a configuration with its SHA-256, as `sha256sum` prints it.
+pub(crate) fn fingerprints(config: &Config) -> impl Iterator<Item = String> {
+    config.files.iter().map(|(path, hash)| format!("{}  {}", hex(hash), path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control thread dates what it writes down for people")]
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Whether listeners differ in nothing but what they show under TLS, and whom they ask to show something.

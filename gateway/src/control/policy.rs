@@ -12,6 +12,7 @@ use super::{
     needs_restart,
 };
 use crate::{
+    audit::NotWritten,
     config::{self, Config},
     decide::{Addresses, KeyTables, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
     telemetry::{ROUTES_MAX, SERVERS_MAX},
@@ -34,6 +35,12 @@ impl From<String> for SnapshotError {
 
 impl From<CertificatesError> for SnapshotError {
     fn from(error: CertificatesError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NotWritten> for SnapshotError {
+    fn from(error: NotWritten) -> Self {
         Self(error.to_string())
     }
 }

@@ -20,12 +20,18 @@ pub mod known;
 mod identity;
 pub mod memory;
 pub mod question;
+mod pressure;
 pub mod authn;
 pub mod api_key;
 pub mod key_table;
 pub mod query;
 pub mod jwt;
 pub mod basic;
+mod certificate;
+mod binding;
+mod dpop;
+pub mod replay;
+pub mod oidc;
 mod claims;
 pub mod authz;
 pub mod balance;
@@ -51,6 +57,8 @@ pub use self::{
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
     question::{Answer, Answered, Inquiry, Question, Reply},
+    replay::Replays,
+    pressure::Pressure,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
@@ -65,6 +73,7 @@ use self::{
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
     config::{Action, LimitPer, Redirect, Respond},
+    tls::ClientCertificate,
 };
 
 /// Who sent a request.
@@ -76,8 +85,8 @@ pub struct Peer<'c> {
     pub source_is_forwarded: bool,
     /// It came over TLS.
     pub tls: bool,
-    /// The certificate that it has shown, verified by the listener's authorities: DER.
-    pub certificate: Option<&'c [u8]>,
+    /// The certificate that it has shown, verified by the listener's authorities.
+    pub certificate: Option<&'c ClientCertificate>,
 }
 
 /// The time, on both clocks.
@@ -144,6 +153,8 @@ pub struct State<'s> {
     pub memory: &'s mut Memory,
     /// API keys, by auth.
     pub keys: &'s KeyTables,
+    /// Which proofs were shown lately, to all workers.
+    pub replays: &'s Replays,
     /// What was said of this request's credentials, where it had to be asked.
     pub answered: &'s [Answered],
 }
@@ -217,6 +228,25 @@ pub enum Refusal {
     ForeignOrigin,
 }
 
+impl Refusal {
+    /// What the client is not told, for those who keep watch.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::Unauthenticated { reason, .. } => Some(format!("{reason:?}")),
+            Self::Forbidden { reason, .. } => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+
+    /// Who was refused, where that is known.
+    pub fn consumer(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Forbidden { identity, .. } => Some(&identity.consumer),
+            _ => None,
+        }
+    }
+}
+
 /// Decides one request. It is called again for the same request, with what was asked in `state.answered`.
 ///
 /// # Errors
@@ -224,7 +254,7 @@ pub enum Refusal {
 pub fn decide(
     policy: &Policy,
     head: &RequestHead<'_, '_>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Plan, Halt> {
@@ -244,7 +274,7 @@ pub fn decide(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let identity = authenticate(policy, route, head, state, now).map_err(|lack| match lack {
+    let identity = authenticate(policy, route, (head, peer), state, now).map_err(|lack| match lack {
         Lack::Ask(question) => Halt::Ask(route_id, question),
         Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
         Lack::Failed(reason) => {
@@ -331,14 +361,15 @@ fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Ref
 fn authenticate(
     policy: &Policy,
     route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
+    shown: (&RequestHead<'_, '_>, &Peer<'_>),
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Option<Rc<Identity>>, Lack> {
     if route.public {
         return Ok(None);
     }
-    authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
+    let role = |name: &str| policy.role(name);
+    authn::authenticate(policy.auths_of(route), shown, state, &role, now.unix_s).map(Some)
 }
 
 /// An API key was used, whatever may come of the request.

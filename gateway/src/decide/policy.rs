@@ -15,6 +15,7 @@ use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
     cors,
+    dpop::ProofFault,
     jwt::TokenFault,
     limit::Bucket,
     route::{RouteId, Router},
@@ -77,6 +78,7 @@ pub struct RoutePolicy {
     pub(super) allow_types: Box<[Arc<str>]>,
     challenge: Arc<str>,
     challenge_invalid_token: Arc<str>,
+    challenge_invalid_proof: Arc<str>,
 }
 
 pub(super) struct LimitPolicy {
@@ -241,8 +243,8 @@ impl RoutePolicy {
         let challenge =
             |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
         let own = || route.auths.iter().filter_map(|auth| auths.get(*auth));
-        let credentials = own().filter_map(authn::Auth::header);
-        let remove_query: BTreeSet<&Arc<str>> = own().filter_map(authn::Auth::query).collect();
+        let credentials = own().flat_map(authn::Auth::kept_fields);
+        let remove_query: BTreeSet<&Arc<str>> = own().filter_map(authn::Auth::kept_parameter).collect();
         let rewrite = route.rewrite.as_deref();
         let rewritten: Vec<Arc<str>> = rewrite.into_iter().flat_map(|r| r.request.removed()).collect();
         let remove: BTreeSet<&Arc<str>> =
@@ -270,6 +272,7 @@ impl RoutePolicy {
             allow_types: filter.map(|filter| filter.allow_types.clone().into()).unwrap_or_default(),
             challenge: challenge(AuthFailure::Absent),
             challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
+            challenge_invalid_proof: challenge(AuthFailure::Proof(ProofFault::Absent)),
         }
     }
 
@@ -283,10 +286,12 @@ impl RoutePolicy {
     pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
         match after {
             AuthFailure::Token(_) => &self.challenge_invalid_token,
+            AuthFailure::Proof(_) => &self.challenge_invalid_proof,
             AuthFailure::Absent
             | AuthFailure::Repeated
             | AuthFailure::Key(_)
             | AuthFailure::Password
+            | AuthFailure::Certificate
             | AuthFailure::Unavailable => &self.challenge,
         }
     }
@@ -423,7 +428,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
         config::AuthKind::Jwt(rules) => Some(&rules.forward),
-        config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) => None,
+        config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =
         forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();

@@ -7,12 +7,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
 use super::{
-    Answered, AuthFailure, Identity, KeyTable, KeyTables, Memory, api_key,
+    Answered, AuthFailure, Identity, KeyTable, KeyTables, Memory, Peer, Replays, api_key,
     key_table::{ApiKey, Change, Grants},
     limit::Table,
     memory,
 };
-use crate::{codec, config};
+use crate::{codec, config, tls::ClientCertificate};
 
 /// A public route for any host and method that answers 204.
 pub(super) fn route(name: &str, path: &str) -> config::Route {
@@ -102,20 +102,44 @@ pub(super) fn key_auth() -> config::Auth {
 /// The same, with keys that come in another place.
 pub(super) fn key_auth_in(carrier: config::Carrier) -> config::Auth {
     let api_key = config::ApiKey { carrier, store: "keys.db".into() };
-    config::Auth { name: "keys".into(), kind: config::AuthKind::ApiKey(api_key) }
+    config::Auth {
+        name: "keys".into(),
+        forward_credential: false,
+        kind: config::AuthKind::ApiKey(api_key),
+    }
 }
 
 /// `[auth.staff]`: tokens as [`token`] makes them.
 pub(super) fn token_auth() -> config::Auth {
-    config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+    config::Auth {
+        name: "staff".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Jwt(Box::new(token_rules())),
+    }
 }
 
 /// `[auth.legacy]`: whose users are nobody's business here.
 pub(super) fn basic_auth() -> config::Auth {
     config::Auth {
         name: "legacy".into(),
+        forward_credential: false,
         kind: config::AuthKind::Basic(config::Basic { users: Arc::from([]) }),
     }
+}
+
+/// `[auth.machines]`: by the host's name.
+pub(super) fn certificate_auth() -> config::Auth {
+    config::Auth {
+        name: "machines".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Mtls(config::CertificateName::SanDns),
+    }
+}
+
+/// Somebody on a connection under TLS.
+pub(super) fn peer(certificate: Option<&ClientCertificate>) -> Peer<'_> {
+    let source = "203.0.113.7".parse().unwrap();
+    Peer { source, source_is_forwarded: false, tls: true, certificate }
 }
 
 /// What was said of a credential: whose it is.
@@ -124,9 +148,10 @@ pub(super) fn answered(auth: u16, answer: Result<&str, AuthFailure>) -> Answered
     Answered { auth, answer: answer.map(|consumer| Rc::new(known(consumer))) }
 }
 
-/// Empty buckets, and a memory of nobody.
-pub(super) fn state() -> (Table, Memory) {
-    (Table::new(1024, RandomState::new()), Memory::new(memory::BYTES_MAX))
+/// Empty buckets, and a memory of nobody and nothing.
+pub(super) fn state() -> (Table, Memory, Replays) {
+    let keyed = RandomState::new();
+    (Table::new(1024, keyed.clone()), Memory::new(memory::BYTES_MAX), Replays::new(keyed))
 }
 
 /// Gives the head of `request` to `use_it`: a request line, then header lines.
@@ -227,6 +252,7 @@ pub(super) fn empty() -> config::Config {
             attack: config::Signs::default(),
             calm_after: Duration::ZERO,
             strangers_percent: 100,
+            long_lived: None,
         },
         listeners: Vec::new(),
         admin: None,
@@ -237,6 +263,11 @@ pub(super) fn empty() -> config::Config {
         limits: Vec::new(),
         filters: Vec::new(),
         routes: Vec::new(),
-        log: config::Log { level: log::LevelFilter::Info, access: config::AccessLog::Off },
+        log: config::Log {
+            level: log::LevelFilter::Info,
+            access: config::AccessLog::Off,
+            audit: config::Audit::Off,
+        },
+        files: Vec::new(),
     }
 }

@@ -39,9 +39,15 @@ impl Gate {
     fn decide_with(&self, request: &str, answered: &[Answered]) -> Result<Plan, Halt> {
         let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
         with_head(&format!("{line} HTTP/1.1\n{headers}"), |head| {
-            let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
-            let mut memory = Memory::new(memory::BYTES_MAX);
-            let mut state = State { limiter: &self.limiter, memory: &mut memory, keys: &self.keys, answered };
+            let peer = Peer { source: self.source, ..peer(None) };
+            let (_, mut memory, replays) = state();
+            let mut state = State {
+                limiter: &self.limiter,
+                memory: &mut memory,
+                replays: &replays,
+                keys: &self.keys,
+                answered,
+            };
             decide(&self.policy, head, &peer, &mut state, self.now)
         })
     }
@@ -124,7 +130,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
     let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
     let identity = plan.identity.unwrap();
     assert_eq!((&*identity.consumer, identity.auth, &identity.set[..]), ("acme", 0, &[][..]));
-    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
+    assert_eq!(*plan.remove, ["authorization".into(), "dpop".into(), "x-api-key".into()]);
     assert_eq!(plan.action, Act::Upstream(0));
 }
 
@@ -133,7 +139,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
 fn a_route_keeps_every_credential_that_it_takes() {
     let gate = Gate::new(&config());
     let both = format!("{}\nauthorization: Basic YTpi", with_key("GET /orders"));
-    assert_eq!(*gate.passes(&both).remove, ["authorization".into(), "x-api-key".into()]);
+    assert_eq!(*gate.passes(&both).remove, ["authorization".into(), "dpop".into(), "x-api-key".into()]);
     let alone = Gate::new(&{
         let mut config = config();
         config.routes[1].auths = vec![0];
@@ -151,7 +157,7 @@ fn a_token_makes_its_consumer_known_and_sets_headers() {
     let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
     let identity = plan.identity.unwrap();
     assert_eq!((&*identity.consumer, identity.auth), ("bob", 1));
-    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into(), "x-user".into()]);
+    assert_eq!(*plan.remove, ["authorization".into(), "dpop".into(), "x-api-key".into(), "x-user".into()]);
     assert_eq!(*identity.set, [("x-user".into(), "bob".to_owned())]);
     // Row 44: also where nobody has to be known.
     assert_eq!(*gate.passes("GET /open").remove, ["x-user".into()]);
@@ -419,12 +425,17 @@ fn a_request_that_waits_for_an_answer_is_one_request() {
 #[test]
 fn a_key_that_is_taken_back_is_not_remembered() {
     let gate = Gate::new(&config());
-    let mut memory = Memory::new(memory::BYTES_MAX);
+    let (_, mut memory, replays) = state();
     let mut asks = || {
         with_head(&with_key("GET /orders HTTP/1.1"), |head| {
-            let peer = Peer { source: gate.source, source_is_forwarded: false, tls: true, certificate: None };
-            let mut state =
-                State { limiter: &gate.limiter, memory: &mut memory, keys: &gate.keys, answered: &[] };
+            let peer = Peer { source: gate.source, ..peer(None) };
+            let mut state = State {
+                limiter: &gate.limiter,
+                memory: &mut memory,
+                replays: &replays,
+                keys: &gate.keys,
+                answered: &[],
+            };
             decide(&gate.policy, head, &peer, &mut state, gate.now)
                 .map(|plan| plan.identity.unwrap().consumer.clone())
         })

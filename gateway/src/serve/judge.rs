@@ -103,7 +103,9 @@ impl Caller<'_> {
         }
         // The packets of whom a forwarder names come from the forwarder, as with a header.
         let source_is_forwarded = by_header || self.ends.is_told;
-        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
+        let is_audited = self.worker.refusals.borrow().is_on();
+        let is_logged = is_audited || self.worker.access.borrow().is_on();
+        let log = is_logged.then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
         if self.worker.tools.buffers.are_short() {
             self.worker.cells.bound_hit(Bound::Buffers);
@@ -121,8 +123,9 @@ impl Caller<'_> {
         };
         let policy = &current.snapshot.policy;
         let memory = &mut *current.memory.borrow_mut();
+        let Worker { limiter, replays, .. } = self.worker;
         let keys = &current.snapshot.keys;
-        let mut state = State { limiter: &self.worker.limiter, memory, keys, answered };
+        let mut state = State { limiter, memory, replays, keys, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
@@ -134,10 +137,16 @@ impl Caller<'_> {
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
         match decided {
-            Err(Refused { refusal, .. }) => Verdict::Refuse(respond::refused(&refusal), Reach::Request),
+            Err(Refused { refusal, .. }) => {
+                if is_audited {
+                    record.why = refusal.why().map(String::into_boxed_str);
+                }
+                record.consumer = refusal.consumer().cloned();
+                Verdict::Refuse(respond::refused(&refusal), Reach::Request)
+            }
             Ok(plan) => {
                 if plan.identity.is_some() && !source_is_forwarded {
-                    self.worker.note_known(source, &current.snapshot, record.begun_ns);
+                    self.worker.note_proven(source, &current.snapshot, record.begun_ns);
                 }
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat};
-use crate::config::{AuthKind, Carrier, JwtKeys, LimitPer, Loaded, ROUTES_MAX, Rate};
+use crate::config::{AuthKind, Carrier, CertificateName, JwtKeys, LimitPer, Loaded, ROUTES_MAX, Rate};
 
 #[test]
 fn api_keys() {
@@ -308,4 +308,15 @@ fn passwords_are_hashes_that_are_slow_to_guess_and_not_too_slow_to_check() {
     let loaded = parse_in(dir.path(), &with("file = \"passwords\"")).unwrap().config;
     let AuthKind::Basic(basic) = &loaded.auths[0].kind else { panic!("{loaded:?}") };
     assert_eq!(basic.users.iter().map(|(user, _)| &**user).collect::<Vec<_>>(), ["ada", "bob"]);
+}
+
+#[test]
+fn a_certificate_is_read_for_one_kind_of_name() {
+    let with = |lines: &str| format!("[auth.a]\nkind = \"mtls\"\n{lines}\n");
+    let name = |lines: &str| accept(&with(lines)).auths[0].kind.clone();
+    assert_eq!(name(""), AuthKind::Mtls(CertificateName::SanDns));
+    assert_eq!(name("consumer = \"cn\""), AuthKind::Mtls(CertificateName::Cn));
+    refuse(&with("consumer = \"dns\""), &["3:12: `auth.a.consumer` cannot be \"dns\""]);
+    refuse(&with("leeway = \"1s\""), &["3:10: `auth.a.leeway` has no meaning for kind \"mtls\""]);
+    assert!(accept(&with("forward_credential = true")).auths[0].forward_credential);
 }
