@@ -347,6 +347,35 @@ fn check_says_how_to_make_a_store_and_what_is_wrong_with_one() {
     assert!(said(&unknown.unwrap()).contains("has no [auth.x] of kind \"api_key\""));
 }
 
+/// Who gave a key to whom is written down, and what gives access is not.
+#[test]
+fn what_is_done_to_keys_stands_in_the_audit_log() {
+    let directory = Scratch::new().unwrap();
+    let config = "[listeners.a]\naddress = \"127.0.0.1:1\"\n[auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\n\
+                  [routes.all]\npath = \"/\"\nauth = [\"keys\"]\nrespond = { status = 204 }\n\
+                  [log]\naudit = { file = \"audit.jsonl\", sign_key_file = \"audit.key\" }\n";
+    let file = directory.write("portcullis.toml", config).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        let output = command.arg("keys").args(arguments).arg("--config").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let key = run(&["create", "--consumer", "acme"]);
+    let new = run(&["rotate", id(&key)]);
+    run(&["revoke", id(&new)]);
+    let log = fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+    for (command, target) in [
+        ("keys create", format!("{} of acme", id(&key))),
+        ("keys rotate", format!("{}, replaced by {}", id(&key), id(&new))),
+        ("keys revoke", id(&new).to_owned()),
+    ] {
+        let line = log.lines().find(|line| line.contains(&format!("\"command\":\"{command}\"")));
+        assert!(line.is_some_and(|line| line.contains(&format!("\"target\":\"{target}\""))), "{log}");
+    }
+    assert!(!log.contains(&key) && !log.contains(&new));
+}
+
 /// Keys that were made for a store of the old kind.
 #[test]
 fn the_old_store_is_taken_over_and_its_keys_stay_good() {

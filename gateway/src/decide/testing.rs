@@ -102,11 +102,7 @@ pub(super) fn key_auth() -> config::Auth {
 /// The same, with keys that come in another place.
 pub(super) fn key_auth_in(carrier: config::Carrier) -> config::Auth {
     let api_key = config::ApiKey { carrier, store: "keys.db".into() };
-    config::Auth {
-        name: "keys".into(),
-        forward_credential: false,
-        kind: config::AuthKind::ApiKey(api_key),
-    }
+    config::Auth { name: "keys".into(), forward_credential: false, kind: config::AuthKind::ApiKey(api_key) }
 }
 
 /// `[auth.staff]`: tokens as [`token`] makes them.

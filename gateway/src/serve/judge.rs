@@ -125,7 +125,7 @@ impl Caller<'_> {
         let memory = &mut *current.memory.borrow_mut();
         let Worker { limiter, replays, .. } = self.worker;
         let keys = &current.snapshot.keys;
-        let mut state = State { limiter, memory, replays, keys, answered };
+        let mut state = State { limiter, memory, keys, replays, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),

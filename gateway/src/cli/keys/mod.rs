@@ -19,11 +19,11 @@ use clap::{Args, Subcommand};
 use portcullis::{
     config::{self, AuthKind},
     decide::{api_key, basic},
-    keys::{self, Hash, HashKey, Key, Quota, Reader, StoreError, Writer, rfc3339},
+    keys::{self, Edit, Hash, HashKey, Key, Quota, Reader, StoreError, Writer, rfc3339},
 };
 use zeroize::Zeroizing;
 
-use super::{CONFIG_DEFAULT, Told, load};
+use super::{CONFIG_DEFAULT, Told, audit::told_before, load};
 use show::{print_key, print_list, print_minted};
 
 /// How long a command waits while another process has the store open: an import of a million keys takes seconds.
@@ -211,7 +211,10 @@ impl Keys {
             }
             Self::Revoke { place, ids } => revoke(&place, &ids, now_s),
             Self::Import { place, file } => import(&place, &file, now_s),
-            Self::Export { place, file } => export(&place.read()?, file.as_deref()),
+            Self::Export { place, file } => {
+                let target = file.as_deref().unwrap_or(Path::new("-")).display().to_string();
+                told_before(&place.config, "keys export", &target, || export(&place.read()?, file.as_deref()))
+            }
             Self::Password { user } => password(&user),
         }
     }
@@ -240,8 +243,12 @@ fn create(place: &Place, holder: Holder, json: bool, now_s: u64) -> Told<()> {
     key.check()?;
     let store = place.write_or_make(None)?;
     let key = Key { hash: hash_of(&store, &minted)?, ..key };
-    store.edit(|keys| if keys.has(&key.id)? { Err(taken(&key.id)) } else { keys.put(&key) }).map_err(told)?;
-    store.close().map_err(told)?;
+    told_before(&place.config, "keys create", &format!("{} of {}", key.id, key.consumer), || {
+        let put = |keys: &mut Edit<'_>| {
+            if keys.has(&key.id)? { Err(taken(&key.id)) } else { keys.put(&key) }
+        };
+        store.edit(put).and_then(|()| store.close()).map_err(told)
+    })?;
     print_minted(&minted, &key, json, now_s);
     Ok(())
 }
@@ -259,7 +266,7 @@ fn rotate(place: &Place, id: &str, until: Until, json: bool) -> Told<()> {
     let store = place.write()?;
     let minted = api_key::mint(&mut |bytes| fill(bytes));
     let hash = hash_of(&store, &minted)?;
-    let rotated = store.edit(|keys| {
+    let replace = |keys: &mut Edit<'_>| {
         let old = keys.get(id)?.ok_or_else(|| StoreError::Refused(unknown(id)))?;
         if let Some(by) = &old.replaced_by {
             return Err(StoreError::Refused(format!(
@@ -291,9 +298,13 @@ fn rotate(place: &Place, id: &str, until: Until, json: bool) -> Told<()> {
         keys.put(&old)?;
         keys.put(&new)?;
         Ok((old, new))
-    });
-    let (old, new) = rotated.map_err(told)?;
-    store.close().map_err(told)?;
+    };
+    let (old, new) =
+        told_before(&place.config, "keys rotate", &format!("{id}, replaced by {}", minted.id), || {
+            let both = store.edit(replace).map_err(told)?;
+            store.close().map_err(told)?;
+            Ok(both)
+        })?;
     print_minted(&minted, &new, json, now_s);
     match old.revoked {
         Some(_) => eprintln!("the old key {id} is good no longer"),
@@ -306,7 +317,7 @@ fn rotate(place: &Place, id: &str, until: Until, json: bool) -> Told<()> {
 
 fn revoke(place: &Place, ids: &[String], now_s: u64) -> Told<()> {
     let store = place.write()?;
-    let revoked = store.edit(|keys| {
+    let revoke = |keys: &mut Edit<'_>| {
         let mut before = Vec::new();
         for id in ids {
             let key = keys.get(id)?.ok_or_else(|| StoreError::Refused(unknown(id)))?;
@@ -316,12 +327,15 @@ fn revoke(place: &Place, ids: &[String], now_s: u64) -> Told<()> {
             }
         }
         Ok(before)
-    });
-    let before = revoked.map_err(|error| {
-        let nothing = if ids.len() > 1 { "; no key was revoked" } else { "" };
-        format!("{}{nothing}", told(error))
+    };
+    let before = told_before(&place.config, "keys revoke", &ids.join(" "), || {
+        let before = store.edit(revoke).map_err(|error| {
+            let nothing = if ids.len() > 1 { "; no key was revoked" } else { "" };
+            format!("{}{nothing}", told(error))
+        })?;
+        store.close().map_err(told)?;
+        Ok(before)
     })?;
-    store.close().map_err(told)?;
     for (id, before) in ids.iter().zip(before) {
         match before {
             Some(revoked_s) => println!("{id} was revoked already, at {}", rfc3339(revoked_s)),
@@ -351,7 +365,7 @@ fn import(place: &Place, file: &Path, now_s: u64) -> Told<()> {
         ));
     }
     let (mut taken, mut known) = (0_usize, 0_usize);
-    let imported = store.edit(|keys| {
+    let take = |keys: &mut Edit<'_>| {
         for key in import.keys {
             let key = key.map_err(StoreError::Refused)?;
             // What the store knows of a key may be newer: one that was revoked must not come back.
@@ -363,9 +377,11 @@ fn import(place: &Place, file: &Path, now_s: u64) -> Told<()> {
             }
         }
         Ok(())
-    });
-    imported.map_err(|error| describe(&error))?;
-    store.close().map_err(told)?;
+    };
+    told_before(&place.config, "keys import", &file.display().to_string(), || {
+        store.edit(take).map_err(|error| describe(&error))?;
+        store.close().map_err(told)
+    })?;
     println!("{taken} keys taken, {known} were there already and stay as they are");
     Ok(())
 }
