@@ -66,10 +66,12 @@ pub enum BootError {
     Io(#[from] io::Error),
 }
 
-/// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
-pub fn check(config: &Config) -> Result<(), BootError> {
+/// What `check` looks at beyond the configuration itself: TLS material that does not fit together, key stores. Goes out:
+/// what is odd about them.
+pub fn check(config: &Config) -> Result<Vec<String>, BootError> {
     Certificates::compile(config, None)?;
-    tls::upstreams(config).map(drop).map_err(BootError::UpstreamTls)
+    tls::upstreams(config).map_err(BootError::UpstreamTls)?;
+    Ok(control::check_stores(config)?)
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. Session keys of clients' connections go to `key_log`, when given.

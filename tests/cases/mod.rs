@@ -7,6 +7,7 @@ mod paths;
 mod headers;
 mod trace;
 mod access;
+mod keys;
 mod audit;
 mod many_routes;
 mod semantics;

@@ -19,12 +19,7 @@ pub struct Auth {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AuthKind {
     /// `api_key`
-    ApiKey {
-        /// Header that carries the key, in lower case.
-        header: Arc<str>,
-        /// The key store, as read.
-        store: Arc<KeyStore>,
-    },
+    ApiKey(ApiKey),
     /// `jwt`
     Jwt(Box<Jwt>),
     /// `basic`
@@ -61,30 +56,22 @@ pub struct Basic {
     pub users: Arc<[(Arc<str>, Secret)]>,
 }
 
-/// The file of `auth.NAME.store`, read: keys by id, and the key that their secrets are hashed with.
+/// `kind = "api_key"`
 #[derive(Debug, Clone, PartialEq)]
-pub struct KeyStore {
-    /// Where it was read from.
-    pub path: PathBuf,
-    /// HMAC-SHA-256 key of the hashes below.
-    pub hash_key: Secret,
-    /// Keys, in order of their ids.
-    pub keys: Vec<StoredKey>,
+pub struct ApiKey {
+    /// Where a request carries it.
+    pub carrier: Carrier,
+    /// The key store: which keys there are may change at any time.
+    pub store: PathBuf,
 }
 
-/// One API key; its secret is only known as a hash.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredKey {
-    /// Public id, part of the key's text.
-    pub id: Arc<str>,
-    /// Who holds it.
-    pub consumer: Arc<str>,
-    /// Names of roles that it carries.
-    pub roles: Vec<Arc<str>>,
-    /// HMAC-SHA-256 of its secret.
-    pub hash: [u8; 32],
-    /// Seconds since the epoch after which it is refused.
-    pub expires_at_s: Option<u64>,
+/// Which part of a request carries a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// A header, in lower case.
+    Header(Arc<str>),
+    /// A parameter of the query.
+    Query(Arc<str>),
 }
 
 /// `kind = "jwt"`

@@ -11,18 +11,20 @@ use zeroize::Zeroizing;
 
 use super::{
     Identity, Peer, State,
-    api_key::{ApiKeys, KeyFault},
+    api_key::KeyFault,
     authz::RoleId,
     basic,
     binding::{self, Scheme},
     certificate,
     dpop::{self, ProofFault},
     jwt::{TokenFault, Tokens},
+    key_table::KeyTable,
+    query,
     question::{Answer, Question},
 };
 use crate::{
     codec::RequestHead,
-    config::{self, CertificateName},
+    config::{self, Carrier, CertificateName},
 };
 
 /// The field of RFC 9110 §11.6.2.
@@ -31,15 +33,18 @@ const AUTHORIZATION: &str = "authorization";
 /// One `[auth.*]`, compiled.
 pub struct Auth {
     name: Arc<str>,
-    /// Lower-case names of the fields that carry the credential, itself in the first one; none: the connection does.
+    /// Lower-case names of the fields that carry the credential, itself in the first one; none: the query does, or the
+    /// connection.
     fields: Box<[Arc<str>]>,
+    /// The parameter of the query that carries it.
+    query: Option<Arc<str>>,
     /// The credential goes upstream with the request.
     forward_credential: bool,
     kind: Kind,
 }
 
 enum Kind {
-    ApiKey(Box<ApiKeys>),
+    ApiKey,
     Jwt(Box<Tokens>),
     Basic,
     Mtls(CertificateName),
@@ -89,16 +94,20 @@ pub enum AuthFailure {
 }
 
 impl Auth {
-    /// From the configuration; `role` finds a role by its name.
+    /// From the configuration.
     ///
     /// # Errors
     /// Its keys can't be used.
-    pub fn compile(auth: &config::Auth, role: &dyn Fn(&str) -> Option<RoleId>) -> Result<Auth, &'static str> {
+    pub fn compile(auth: &config::Auth) -> Result<Auth, &'static str> {
+        let mut query = None;
         let (fields, kind): (Box<[Arc<str>]>, Kind) = match &auth.kind {
-            config::AuthKind::ApiKey { header, store } => (
-                [header.to_ascii_lowercase().into()].into(),
-                Kind::ApiKey(Box::new(ApiKeys::compile(store, role)?)),
-            ),
+            config::AuthKind::ApiKey(config::ApiKey { carrier: Carrier::Header(name), .. }) => {
+                ([name.clone()].into(), Kind::ApiKey)
+            }
+            config::AuthKind::ApiKey(config::ApiKey { carrier: Carrier::Query(name), .. }) => {
+                query = Some(name.clone());
+                ([].into(), Kind::ApiKey)
+            }
             config::AuthKind::Jwt(rules) => (
                 [AUTHORIZATION, dpop::FIELD].map(Arc::from).into(),
                 Kind::Jwt(Box::new(Tokens::compile(rules)?)),
@@ -107,12 +116,17 @@ impl Auth {
             config::AuthKind::Mtls(name) => ([].into(), Kind::Mtls(*name)),
         };
         let forward_credential = auth.forward_credential;
-        Ok(Auth { name: auth.name.clone(), fields, forward_credential, kind })
+        Ok(Auth { name: auth.name.clone(), fields, query, forward_credential, kind })
     }
 
     /// Lower-case names of the fields that carry its credential, where that stays at the gateway.
     pub fn kept_fields(&self) -> &[Arc<str>] {
         if self.forward_credential { &[] } else { &self.fields }
+    }
+
+    /// The same of the query's parameters.
+    pub fn kept_parameter(&self) -> Option<&Arc<str>> {
+        self.query.as_ref().filter(|_| !self.forward_credential)
     }
 
     /// Its part of `WWW-Authenticate` (RFC 9110 §11.6.1); `invalid_token` as RFC 6750 §3.1 has it, where a token was
@@ -121,11 +135,10 @@ impl Auth {
         let realm: String =
             self.name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
         match (&self.kind, after) {
-            (Kind::ApiKey(_), _) => {
-                format!(
-                    "ApiKey realm=\"{realm}\", header=\"{}\"",
-                    self.fields.first().map_or("", |field| field)
-                )
+            (Kind::ApiKey, _) => {
+                let header = || ("header", self.fields.first().map_or("", |field| field));
+                let (carrier, name) = self.query.as_ref().map_or_else(header, |name| ("query", name));
+                format!("ApiKey realm=\"{realm}\", {carrier}=\"{name}\"")
             }
             (Kind::Mtls(_), _) => format!("ClientCertificate realm=\"{realm}\""),
             (Kind::Jwt(_), AuthFailure::Token(_)) => {
@@ -228,13 +241,14 @@ impl Auth {
         if let Some(answered) = state.answered.iter().find(|answered| answered.auth == id) {
             return answered.answer.clone().map_err(Lack::Failed);
         }
-        let generation = self.generation();
+        let keys = state.keys.of(id).map(|keys| &**keys);
+        let generation = self.generation(keys);
         if let Some(identity) = state.memory.find(id, generation, credential, unix_s) {
             return Ok(Rc::clone(identity));
         }
         let answer = match &self.kind {
             Kind::Mtls(name) => Some(certificate::identity(*name, peer.certificate, unix_s)),
-            _ => self.judge(credential, role, unix_s),
+            _ => self.judge(credential, keys, role, unix_s),
         };
         let Some(answer) = answer else {
             let credential = Zeroizing::new(credential.to_vec());
@@ -251,17 +265,21 @@ impl Auth {
         head: &'h RequestHead<'_, '_>,
         peer: &Peer<'h>,
     ) -> Result<(&'h [u8], Scheme), AuthFailure> {
-        let Some(header) = self.fields.first() else {
-            let shown = peer.certificate.ok_or(AuthFailure::Absent)?;
-            return Ok((&shown.sha256, Scheme::Bearer));
+        let presented = match (self.fields.first(), &self.query) {
+            (Some(header), _) => Presented::of(head.headers.all(header)),
+            (None, Some(name)) => Presented::of(query::values(head.query, name)),
+            (None, None) => {
+                let shown = peer.certificate.ok_or(AuthFailure::Absent)?;
+                return Ok((&shown.sha256, Scheme::Bearer));
+            }
         };
-        let value = match Presented::of(head.headers.all(header)) {
+        let value = match presented {
             Presented::Absent => return Err(AuthFailure::Absent),
             Presented::Repeated => return Err(AuthFailure::Repeated),
             Presented::One(value) => value,
         };
         match &self.kind {
-            Kind::ApiKey(_) | Kind::Mtls(_) => Some((value, Scheme::Bearer)),
+            Kind::ApiKey | Kind::Mtls(_) => Some((value, Scheme::Bearer)),
             Kind::Jwt(_) => of_scheme("bearer", value)
                 .map(|token| (token, Scheme::Bearer))
                 .or_else(|| Some((of_scheme("dpop", value)?, Scheme::Dpop))),
@@ -271,10 +289,11 @@ impl Auth {
     }
 
     /// Which of its keys are in force: what was found good with others is looked at anew.
-    fn generation(&self) -> u64 {
+    fn generation(&self, keys: Option<&KeyTable>) -> u64 {
         match &self.kind {
+            Kind::ApiKey => keys.map_or(0, KeyTable::generation),
             // All that these go by is in the snapshot.
-            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic | Kind::Mtls(_) => 0,
+            Kind::Jwt(_) | Kind::Basic | Kind::Mtls(_) => 0,
         }
     }
 
@@ -282,11 +301,15 @@ impl Auth {
     pub fn judge(
         &self,
         credential: &[u8],
+        keys: Option<&KeyTable>,
         role: &dyn Fn(&str) -> Option<RoleId>,
         unix_s: u64,
     ) -> Option<Answer> {
         match &self.kind {
-            Kind::ApiKey(keys) => Some(keys.check(credential, unix_s).map_err(AuthFailure::Key)),
+            Kind::ApiKey => {
+                let keys = keys.ok_or(AuthFailure::Unavailable);
+                Some(keys.and_then(|keys| keys.check(credential, role, unix_s).map_err(AuthFailure::Key)))
+            }
             Kind::Jwt(tokens) => Some(tokens.check(credential, unix_s, role).map_err(AuthFailure::Token)),
             Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
             Kind::Basic | Kind::Mtls(_) => None,
@@ -323,9 +346,11 @@ mod tests {
         answered: &[Answered],
         expected: &Result<(&str, u16), Lack>,
     ) {
-        let auths: Vec<Auth> = auths.iter().map(|a| Auth::compile(a, &|_| None).ok().unwrap()).collect();
+        let keys = testing::key_tables(auths);
+        let auths: Vec<Auth> = auths.iter().map(|a| Auth::compile(a).ok().unwrap()).collect();
         let (limiter, mut memory, replays) = testing::state();
-        let mut state = State { limiter: &limiter, memory: &mut memory, replays: &replays, answered };
+        let mut state =
+            State { limiter: &limiter, memory: &mut memory, replays: &replays, keys: &keys, answered };
         let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
         with_head(&["GET / HTTP/1.1".to_owned(), lines.join("\n")].join("\n"), |head| {
             // What was found good once is remembered, and nothing else is.
@@ -427,8 +452,7 @@ mod tests {
 
     #[test]
     fn the_challenge_names_every_auth() {
-        let auths = [key_auth(), token_auth(), basic_auth()]
-            .map(|auth| Auth::compile(&auth, &|_| None).ok().unwrap());
+        let auths = [key_auth(), token_auth(), basic_auth()].map(|auth| Auth::compile(&auth).ok().unwrap());
         assert_eq!(
             &*challenge(auths.iter(), AuthFailure::Absent),
             r#"ApiKey realm="keys", header="x-api-key", Bearer realm="staff", Basic realm="legacy", charset="UTF-8""#,

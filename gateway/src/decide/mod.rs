@@ -23,6 +23,8 @@ pub mod question;
 mod pressure;
 pub mod authn;
 pub mod api_key;
+pub mod key_table;
+pub mod query;
 pub mod jwt;
 pub mod basic;
 mod certificate;
@@ -51,6 +53,7 @@ pub use self::{
     budget::RetryBudget,
     identity::Identity,
     introduction::introduction,
+    key_table::{KeyTable, KeyTables},
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
     pressure::Pressure,
@@ -107,6 +110,8 @@ pub struct Plan {
     /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
     /// that can carry a credential for the route, whichever of them was accepted.
     pub remove: Arc<[Arc<str>]>,
+    /// The same of its query's parameters.
+    pub remove_query: Arc<[Arc<str>]>,
     /// Replaces the listener's limit, also for bodies whose length the head does not say.
     pub body_bytes_max: Option<u64>,
     /// Replaces the listener's timeout.
@@ -146,6 +151,8 @@ pub struct State<'s> {
     pub limiter: &'s Table,
     /// Whose credentials were found good lately.
     pub memory: &'s mut Memory,
+    /// API keys, by auth.
+    pub keys: &'s KeyTables,
     /// Which proofs were shown lately, to all workers.
     pub replays: &'s Replays,
     /// What was said of this request's credentials, where it had to be asked.
@@ -274,6 +281,9 @@ pub fn decide(
             refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
         }
     })?;
+    if let Some(identity) = &identity {
+        note_use(identity, state.keys, peer, now);
+    }
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
     authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
@@ -284,6 +294,7 @@ pub fn decide(
         action: Act::from(&route.action),
         identity,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run: meter.dry_run,
@@ -305,6 +316,7 @@ fn allow_preflight(
         action: Act::Preflight,
         identity: None,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run,
@@ -358,6 +370,13 @@ fn authenticate(
     }
     let role = |name: &str| policy.role(name);
     authn::authenticate(policy.auths_of(route), shown, state, &role, now.unix_s).map(Some)
+}
+
+/// An API key was used, whatever may come of the request.
+fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
+    if let (Some(key), Some(table)) = (&identity.key, keys.of(identity.auth)) {
+        table.note_use(key, peer.source, now.unix_s);
+    }
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.

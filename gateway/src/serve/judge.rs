@@ -124,7 +124,8 @@ impl Caller<'_> {
         let policy = &current.snapshot.policy;
         let memory = &mut *current.memory.borrow_mut();
         let Worker { limiter, replays, .. } = self.worker;
-        let mut state = State { limiter, memory, replays, answered };
+        let keys = &current.snapshot.keys;
+        let mut state = State { limiter, memory, keys, replays, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
@@ -154,7 +155,8 @@ impl Caller<'_> {
                 }
                 record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
                 let heads = &self.worker.tools.heads;
-                let values = reshape::values_of(head, &plan, record);
+                let query = decide::query::without(head.query, &plan.remove_query);
+                let values = reshape::values_of(head, query.as_deref(), &plan, record);
                 let verdict = match &plan.action {
                     Act::Respond(respond) => {
                         Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values, &record.lines)))
@@ -199,7 +201,8 @@ impl Caller<'_> {
     ) -> Result<Box<Approved>, Refusal> {
         let heads = &self.worker.tools.heads;
         let route = policy.route(plan.route).ok_or(Refusal::NoRoute)?;
-        let values = reshape::values_of(head, &plan, record);
+        let query = decide::query::without(head.query, &plan.remove_query);
+        let values = reshape::values_of(head, query.as_deref(), &plan, record);
         let mut scratch = heads.take();
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
@@ -221,6 +224,7 @@ impl Caller<'_> {
             forwarded_host: asked.host,
             request_id: record.id(),
             trace: record.trace(parent, self.worker.next_random()),
+            query: values.query,
             remove: &plan.remove,
             set: &set,
             rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },

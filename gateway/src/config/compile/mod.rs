@@ -102,7 +102,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
 
     let (listeners, admin) = listener::listeners(report, listeners);
     let roles = access::roles(report, &names, roles);
-    let auths = auth::auths(report, &names, auths);
+    let auths = auth::auths(report, auths);
     Some(Config {
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
