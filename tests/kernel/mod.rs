@@ -10,6 +10,7 @@ mod table;
 mod verdicts;
 mod agreement;
 mod bans;
+mod captures;
 mod classes;
 mod feeds;
 mod links;
