@@ -13,6 +13,7 @@ mod bans;
 mod captures;
 mod classes;
 mod feeds;
+mod full_queues;
 mod links;
 mod known;
 mod memory;
