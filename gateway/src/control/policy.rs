@@ -164,7 +164,8 @@ fn all_of(errors: &[impl ToString]) -> SnapshotError {
 }
 
 fn assemble(read: Read, slots: &mut Slots, before: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
-    let Read { mut config, policy } = read;
+    let Read { mut config, mut policy } = read;
+    policy.keep_issuers(before.map(|before| &before.policy));
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     let routes = std::mem::take(&mut config.routes);
     Ok(Snapshot {

@@ -14,6 +14,8 @@ use super::{
     api_key::{ApiKeys, KeyFault},
     authz::RoleId,
     basic,
+    introspection::{self, Opaque},
+    issuer::Issuer,
     jwt::{TokenFault, Tokens},
     question::{Answer, Question},
 };
@@ -31,6 +33,7 @@ enum Kind {
     ApiKey(Box<ApiKeys>),
     Jwt(Box<Tokens>),
     Basic,
+    Introspection(Opaque),
 }
 
 /// What stands in one header of a request.
@@ -86,8 +89,48 @@ impl Auth {
                 ("authorization".into(), Kind::Jwt(Box::new(Tokens::compile(rules)?)))
             }
             config::AuthKind::Basic(_) => ("authorization".into(), Kind::Basic),
+            config::AuthKind::Introspection(_) => {
+                ("authorization".into(), Kind::Introspection(Opaque::default()))
+            }
         };
         Ok(Auth { name: auth.name.clone(), header, kind })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whose published keys it goes by.
+    pub fn issuer(&self) -> Option<&Arc<Issuer>> {
+        match &self.kind {
+            Kind::Jwt(tokens) => tokens.issuer(),
+            Kind::ApiKey(_) | Kind::Basic | Kind::Introspection(_) => None,
+        }
+    }
+
+    /// The same, to be replaced by one that knows them already.
+    pub(super) fn issuer_mut(&mut self) -> Option<&mut Arc<Issuer>> {
+        match &mut self.kind {
+            Kind::Jwt(tokens) => tokens.issuer_mut(),
+            Kind::ApiKey(_) | Kind::Basic | Kind::Introspection(_) => None,
+        }
+    }
+
+    /// What is asked of an authorization server.
+    pub fn opaque(&self) -> Option<&Opaque> {
+        match &self.kind {
+            Kind::Introspection(opaque) => Some(opaque),
+            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic => None,
+        }
+    }
+
+    /// The same, to go on counting.
+    pub(super) fn opaque_mut(&mut self) -> Option<&mut Opaque> {
+        match &mut self.kind {
+            Kind::Introspection(opaque) => Some(opaque),
+            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic => None,
+        }
     }
 
     /// Lower-case name of the header that carries its credential.
@@ -102,10 +145,10 @@ impl Auth {
             self.name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
         match (&self.kind, after) {
             (Kind::ApiKey(_), _) => format!("ApiKey realm=\"{realm}\", header=\"{}\"", self.header),
-            (Kind::Jwt(_), AuthFailure::Token(_)) => {
+            (Kind::Jwt(_) | Kind::Introspection(_), AuthFailure::Token(_)) => {
                 format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")
             }
-            (Kind::Jwt(_), _) => format!("Bearer realm=\"{realm}\""),
+            (Kind::Jwt(_) | Kind::Introspection(_), _) => format!("Bearer realm=\"{realm}\""),
             (Kind::Basic, _) => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
         }
     }
@@ -201,7 +244,7 @@ impl Auth {
         };
         match &self.kind {
             Kind::ApiKey(_) => Ok(value),
-            Kind::Jwt(_) => of_scheme("bearer", value).ok_or(AuthFailure::Absent),
+            Kind::Jwt(_) | Kind::Introspection(_) => of_scheme("bearer", value).ok_or(AuthFailure::Absent),
             Kind::Basic => of_scheme("basic", value).ok_or(AuthFailure::Absent),
         }
     }
@@ -210,7 +253,8 @@ impl Auth {
     fn generation(&self) -> u64 {
         match &self.kind {
             // All that these go by is in the snapshot.
-            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic => 0,
+            Kind::ApiKey(_) | Kind::Basic | Kind::Introspection(_) => 0,
+            Kind::Jwt(tokens) => tokens.issuer().map_or(0, |issuer| issuer.generation()),
         }
     }
 
@@ -223,9 +267,12 @@ impl Auth {
     ) -> Option<Answer> {
         match &self.kind {
             Kind::ApiKey(keys) => Some(keys.check(credential, unix_s).map_err(AuthFailure::Key)),
-            Kind::Jwt(tokens) => Some(tokens.check(credential, unix_s, role).map_err(AuthFailure::Token)),
+            Kind::Jwt(tokens) => tokens.judge(credential, unix_s, role),
             Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
             Kind::Basic => None,
+            Kind::Introspection(_) => {
+                introspection::check_shape(credential).err().map(|fault| Err(AuthFailure::Token(fault)))
+            }
         }
     }
 }
