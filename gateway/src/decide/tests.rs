@@ -151,7 +151,8 @@ fn a_route_keeps_every_credential_that_it_takes() {
 #[test]
 fn a_token_makes_its_consumer_known_and_sets_headers() {
     let mut config = config();
-    let rules = config::Jwt { forward: vec![("x-user".into(), "sub".into())], ..token_rules() };
+    let mut rules = token_rules();
+    rules.claims.forward = vec![("x-user".into(), "sub".into())];
     config.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
     let gate = Gate::new(&config);
     let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
