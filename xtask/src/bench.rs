@@ -8,6 +8,7 @@
 mod budget;
 mod cases;
 mod proxy;
+mod auth;
 mod floor;
 mod nic;
 mod soak;
@@ -73,6 +74,8 @@ pub(crate) enum Name {
     Proxy,
     /// The gateway and the least proxy that the kernel allows: the distance to what is possible.
     Floor,
+    /// What it costs to know who is asking: keys, tokens, introspection, next to peers.
+    Auth,
     /// The filter's time per packet by the kernel's test run, next to xdp-filter's.
     Nic,
     /// The gateway under everything at once for a long time: whether memory grows or descriptors stay.
@@ -113,6 +116,7 @@ impl Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Proxy => proxy::run(project, options),
+        Name::Auth => auth::run(project, options),
         Name::Floor => floor::run(project, options),
         Name::Nic => nic::run(project, options),
         Name::Soak => soak::run(project, options),

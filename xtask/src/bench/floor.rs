@@ -65,6 +65,7 @@ fn load(subject: &Subject) -> Load {
         address: subject.address(CASE.protocol),
         target: CASE.target.to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections: CASE.connections,
         body_bytes: CASE.body_bytes,
         pace: Pace::Closed,

@@ -35,6 +35,8 @@ use xtask::lab::{place::Place, process::Process, scratch::Scratch};
 const SCRIPT: &str = include_str!("../../../benches/wrk.lua");
 /// What it has besides where each request goes elsewhere.
 const SPREAD: &str = include_str!("../../../benches/wrk-spread.lua");
+/// And where each shows another credential.
+const SHOWN: &str = include_str!("../../../benches/wrk-shown.lua");
 /// How long a tool may take beyond the burst itself.
 const OVERTIME_MAX: Duration = Duration::from_secs(10);
 /// For the one request of [`check`].
@@ -66,6 +68,8 @@ pub(super) struct Load {
     pub(super) target: String,
     /// Header fields, `name: value`.
     pub(super) headers: Vec<String>,
+    /// A file of more of them, of which each request carries the next. In a closed loop only.
+    pub(super) shown: Option<PathBuf>,
     /// Clients at once.
     pub(super) connections: u32,
     /// Length of every answer's body.
@@ -138,6 +142,7 @@ pub(super) struct Generator {
     cpus: Vec<usize>,
     script: PathBuf,
     spread: PathBuf,
+    shown: PathBuf,
     /// Our own client, where it could be built.
     client: Option<PathBuf>,
     scratch: Scratch,
@@ -152,7 +157,8 @@ impl Generator {
         let scratch = Scratch::new()?;
         let script = scratch.write("wrk.lua", SCRIPT)?;
         let spread = scratch.write("wrk-spread.lua", format!("{SCRIPT}{SPREAD}"))?;
-        Ok(Self { cpus, script, spread, client, scratch })
+        let shown = scratch.write("wrk-shown.lua", format!("{SCRIPT}{SHOWN}"))?;
+        Ok(Self { cpus, script, spread, shown, client, scratch })
     }
 
     /// One burst that nobody measures; an error when any of it failed.
@@ -211,15 +217,21 @@ impl Generator {
     fn wrk(&self, load: &Load, burst_s: u32) -> Command {
         let mut command = Place::here().command("wrk");
         command.args(["--threads", "1", "--connections", &load.connections.to_string()]);
-        let script = if matches!(load.pace, Pace::Spread(_)) { &self.spread } else { &self.script };
+        let script = match (&load.shown, load.pace) {
+            (Some(_), _) => &self.shown,
+            (None, Pace::Spread(_)) => &self.spread,
+            (None, _) => &self.script,
+        };
         command.args(["--duration", &format!("{burst_s}s"), "--script"]).arg(script);
         for header in &load.headers {
             command.args(["--header", header]);
         }
         command.arg(load.url());
-        if let Pace::Spread(targets) = load.pace {
-            command.args(["--", &targets.to_string()]);
-        }
+        match (&load.shown, load.pace) {
+            (Some(file), _) => command.arg("--").arg(file),
+            (None, Pace::Spread(targets)) => command.args(["--", &targets.to_string()]),
+            (None, _) => &mut command,
+        };
         command
     }
 }
@@ -237,6 +249,10 @@ pub(super) fn check(load: &Load) -> anyhow::Result<()> {
     command.args(["--write-out", "%{http_code} %{size_download} %{http_version}"]);
     for header in &load.headers {
         command.args(["--header", header]);
+    }
+    if let Some(file) = &load.shown {
+        let lines = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        command.args(["--header", lines.lines().next().unwrap_or_default()]);
     }
     // By name where it goes into SNI, as the load asks later.
     let Load { protocol, address, target, .. } = load;
@@ -322,6 +338,7 @@ mod tests {
             address: (Ipv4Addr::LOCALHOST, 1).into(),
             target: "/".to_owned(),
             headers: Vec::new(),
+            shown: None,
             connections: 2,
             body_bytes: 0,
             pace: Pace::Closed,

@@ -276,6 +276,7 @@ fn load_for(case: &Case, subject: &Subject, pace: Pace) -> Load {
         address: subject.address(case.protocol),
         target: case.target.to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections: case.connections,
         body_bytes: case.body_bytes,
         pace,

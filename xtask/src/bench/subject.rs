@@ -194,13 +194,31 @@ impl Stage {
         Ok(Self { cores, upstream, _scratch: scratch, chain, key, pem })
     }
 
+    /// Where the upstream is.
+    pub(super) fn upstream(&self) -> SocketAddr {
+        self.upstream.address()
+    }
+
     /// Starts a peer as its documentation recommends.
     pub(super) fn peer(&self, peer: Peer, program: &Path, name: &'static str) -> anyhow::Result<Subject> {
+        self.peer_as(peer, program, name, peer.template(), &[])
+    }
+
+    /// The same with another template (its file's name, its text), and with what that has of its own.
+    pub(super) fn peer_as(
+        &self,
+        peer: Peer,
+        program: &Path,
+        name: &'static str,
+        template: Option<(&str, &str)>,
+        own: &[(&str, String)],
+    ) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
         let listeners = Listeners::free()?;
         let mut config = PathBuf::new();
-        if let Some((file, template)) = peer.template() {
-            let own = [("directory", scratch.path().display().to_string())];
+        if let Some((file, template)) = template {
+            let mut own = own.to_vec();
+            own.push(("directory", scratch.path().display().to_string()));
             config = scratch.write(file, self.fill(template, listeners, &own)?)?;
         }
         let words = [
@@ -374,7 +392,7 @@ fn make_certificate(directory: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// Replaces each `@name@` by its value; an error names one that is left.
-fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
+pub(super) fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
     let text = values.iter().fold(template.to_owned(), |text, (name, value)| replace(&text, name, value));
     match placeholder(&text) {
         Some(name) => bail!("@{name}@ was not filled in"),
@@ -466,6 +484,7 @@ mod tests {
                 address: subject.address(protocol),
                 target: target.to_owned(),
                 headers: subject.headers.clone(),
+                shown: None,
                 connections: 1,
                 body_bytes,
                 pace: Pace::Closed,

@@ -122,6 +122,7 @@ impl Kind {
                     address: subject.address(protocol),
                     target: target.to_owned(),
                     headers: subject.headers.clone(),
+                    shown: None,
                     connections,
                     body_bytes,
                     pace,
