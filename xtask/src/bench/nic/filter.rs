@@ -21,7 +21,7 @@ use gateway_ebpf::{
     layout::{DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
 };
 
-use super::kernel;
+use crate::bench::kernel;
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;
