@@ -21,9 +21,11 @@ use tokio::sync::mpsc;
 
 use crate::{
     accept::{self, BindError},
+    audit::{self, Entry},
     config::{Config, Workers},
     control::{self, Certificates, CertificatesError, Enforcement, Publisher, SnapshotError, listener_ports},
     decide::{
+        Replays,
         crowd::Crowd,
         known::{self, Known},
         limit,
@@ -31,7 +33,7 @@ use crate::{
     net::{self, RingError},
     nic::{Filter, NicError},
     serve::{self, Door},
-    telemetry::{Cells, access_log},
+    telemetry::{Cells, Refusals, access_log},
     tls::{self, UpstreamTlsError},
 };
 
@@ -91,11 +93,20 @@ pub fn run(
     let filter = open_filter(&config)?;
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
     let (access_ends, access) = access_log(&config.log.access, &cells)?;
+    let begun = Entry::new(net::unix_s(), "started")
+        .text("version", env!("CARGO_PKG_VERSION"))
+        .text("enforcement", if enforcement == Enforcement::Regardless { "regardless" } else { "careful" })
+        .text_if("tls_key_log", key_log.map(Path::to_string_lossy).as_deref())
+        .texts("files", control::fingerprints(&config));
+    let (audit, audit_writer) = audit::start(&config.log.audit, begun, net::unix_s())?;
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let replays = Arc::new(Replays::new(RandomState::new()));
     let crowd =
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
+    let (inquiry_sender, inquiries) = mpsc::channel(control::auth::INQUIRIES_MAX);
+    control::auth::spawn(inquiries)?;
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
     let publisher = Publisher::new(config, enforcement)?;
@@ -109,11 +120,14 @@ pub fn run(
             index,
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
+            replays: Arc::clone(&replays),
             crowd: Arc::clone(&crowd),
             known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
             offences: offence_sender.clone(),
+            inquiries: inquiry_sender.clone(),
             access,
+            refusals: Refusals::new(audit.clone(), cells.get(index).map_or_else(Arc::default, Arc::clone)),
             id_prefix: random_u64(),
             connections_max: runtime.connections_max,
             buffer_bytes_max: runtime.buffer_bytes_max,
@@ -123,6 +137,7 @@ pub fn run(
         workers.push(spawn_worker(equipment, doors, cpu, started_sender.clone())?);
     }
     drop(offence_sender);
+    drop(inquiry_sender);
     for _ in &workers {
         // Each tells once; one that could not is a thread that is no more.
         started.recv().map_err(io::Error::other)??;
@@ -138,11 +153,16 @@ pub fn run(
         limiter,
         known,
         access,
+        audit: audit.clone(),
         draining,
         workers,
         names,
         certificates,
     })?;
+    audit.tell(Entry::new(net::unix_s(), "stopped"), net::unix_s());
+    if let Some(writer) = audit_writer {
+        writer.end(net::unix_s());
+    }
     log::info!("drained");
     Ok(())
 }

@@ -246,6 +246,10 @@ pub fn refused(refusal: &Refusal) -> Answer {
                 .counts_as(OffenceKind::Unauthorized)
                 .with("WWW-Authenticate", challenge.to_string())
         }
+        Refusal::AuthUnavailable => {
+            Answer::new(503, "auth_unavailable", "Who is asking cannot be found out at the moment.")
+                .with("Retry-After", "1".to_owned())
+        }
         Refusal::Forbidden { .. } => {
             Answer::new(403, "forbidden", "The caller may not do this.").counts_as(OffenceKind::Forbidden)
         }
@@ -387,6 +391,7 @@ pub const LABELS: &[&str] = &[
     "no_route",
     "method_not_allowed",
     "unauthenticated",
+    "auth_unavailable",
     "forbidden",
     "limited",
     "unsupported_media_type",

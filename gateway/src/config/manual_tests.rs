@@ -9,14 +9,14 @@ use serde::{
 use super::{
     load,
     raw::{
-        RawAccessFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections, RawConsumer,
-        RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth, RawLimit,
-        RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect, RawRespond,
-        RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer, RawSigns,
-        RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts, RawUpstreamTls,
-        RawWebSocket,
+        RawAccessFile, RawAuditFile, RawAuth, RawBucket, RawByteBucket, RawCertificate, RawConnections,
+        RawConsumer, RawCors, RawEscalation, RawFeed, RawFieldEdits, RawFile, RawFilter, RawFleet, RawHealth,
+        RawLimit, RawListener, RawListenerLimits, RawListenerTimeouts, RawLog, RawPrefilter, RawRedirect,
+        RawRespond, RawRetry, RawRewrite, RawRole, RawRoute, RawRouteTimeouts, RawRuntime, RawServer,
+        RawSigns, RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts,
+        RawUpstreamTls, RawWebSocket,
     },
-    tests::{Dir, env},
+    tests::{Dir, HASH, env},
     types::Config,
 };
 
@@ -30,6 +30,8 @@ fn load_text(text: &str) -> Config {
     let dir = Dir::new();
     dir.write_certificate("api.crt", "api.key").write_keys("keys.db");
     dir.write("staff.jwks.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":""}]}"#, 0o644);
+    let passwords = format!("ada:{HASH}\n");
+    dir.write("passwords", passwords, 0o600);
     dir.write("gateway.toml", text, 0o644);
     let loaded = load(&dir.path().join("gateway.toml"), &env).expect("the file loads");
     assert_eq!(loaded.warnings, []);
@@ -103,6 +105,7 @@ fn the_manual_has_an_entry_for_every_key() {
         ("routes", keys_of::<RawWebSocket>()),
         ("log", keys_of::<RawLog>()),
         ("log", keys_of::<RawAccessFile>()),
+        ("log", keys_of::<RawAuditFile>()),
         ("trace", keys_of::<RawTrace>()),
         ("fleet", keys_of::<RawFleet>()),
     ];

@@ -8,12 +8,14 @@
 use std::path::{Path, PathBuf};
 
 mod types;
+mod auth;
 mod escalation;
 mod under_attack;
 mod edits;
 mod feeds;
 mod cors;
 mod compress;
+mod logs;
 mod template;
 pub mod keys;
 mod report;
@@ -31,11 +33,13 @@ mod tests;
 #[cfg(test)]
 mod manual_tests;
 
+pub use auth::*;
 pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};
 pub use escalation::{AdminPorts, Escalation, OFFENCE_COUNT_MAX, Threshold};
 pub use feeds::{CrowdSec, FEEDS_MAX, Feed, FeedSource};
+pub use logs::{AccessLog, Audit, AuditFile, Log};
 pub use report::{ConfigError, ConfigWarning};
 pub use template::{Piece, Placeholder, Template};
 pub use types::*;

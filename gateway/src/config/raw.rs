@@ -135,6 +135,7 @@ pub(super) struct RawUnderAttack {
     pub(super) attack: Field<RawSigns>,
     pub(super) calm_after: Field<Span>,
     pub(super) strangers: Field<Percent>,
+    pub(super) long_lived: Field<OrOff<Span>>,
 }
 
 /// `{ drops, syns, packets }`
@@ -299,6 +300,7 @@ pub(super) struct RawAuth {
     pub(super) audiences: Field<Vec<Spanned<String>>>,
     pub(super) algorithms: Field<Vec<Spanned<String>>>,
     pub(super) leeway: Field<Span>,
+    pub(super) forward_credential: Field<bool>,
     pub(super) consumer: Field<String>,
     pub(super) roles: Field<String>,
     pub(super) scopes: Field<Later>,
@@ -313,7 +315,7 @@ pub(super) struct RawAuth {
     pub(super) callback: Field<Later>,
     pub(super) logout: Field<Later>,
     pub(super) cookie_key_file: Field<Later>,
-    pub(super) file: Field<Later>,
+    pub(super) file: Field<String>,
 }
 
 /// `[roles.NAME]`
@@ -461,7 +463,7 @@ pub(super) struct RawFieldEdits {
 pub(super) struct RawLog {
     pub(super) level: Field<String>,
     pub(super) access: Field<TextOr<RawAccessFile>>,
-    pub(super) audit: Field<Later>,
+    pub(super) audit: Field<TextOr<RawAuditFile>>,
 }
 
 /// `log.access` with a file.
@@ -471,6 +473,17 @@ pub(super) struct RawAccessFile {
     pub(super) file: Field<String>,
     pub(super) fields: Field<Later>,
     pub(super) sample: Field<Later>,
+}
+
+/// `log.audit` with a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "\"off\" or a table { file, … }")]
+pub(super) struct RawAuditFile {
+    pub(super) file: Field<String>,
+    pub(super) sign_key_file: Field<String>,
+    pub(super) checkpoint: Field<Span>,
+    pub(super) rotate: Field<OrOff<Size>>,
+    pub(super) on_failure: Field<String>,
 }
 
 /// `[trace]`

@@ -16,6 +16,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::{blocks::Blocks, certificates::Certificates, feeds::Feeds, names::Names, policy::Publisher};
 use crate::{
+    audit::Audit,
     decide::{Snapshot as Policy, limit},
     nic::SynAnswers,
     respond::{LABELS, OffenceKind},
@@ -27,6 +28,7 @@ pub(super) struct Sources<'s> {
     pub(super) cells: &'s [Arc<Cells>],
     pub(super) limiter: &'s limit::Table,
     pub(super) access: &'s AccessWriter,
+    pub(super) audit: &'s Audit,
     pub(super) snapshot: &'s Policy,
     pub(super) publisher: &'s Publisher,
     pub(super) names: &'s Names,
@@ -140,6 +142,9 @@ fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     counter!("portcullis_bounds_hit_total", "bound" => "filter_samples")
         .absolute(sources.blocks.samples_lost());
     counter!("portcullis_access_log_errors_total").absolute(sources.access.write_errors());
+    let (lost, errors) = sources.audit.lost();
+    counter!("portcullis_audit_lost_total").absolute(lost);
+    counter!("portcullis_audit_errors_total").absolute(errors);
     gauge!("portcullis_config_generation").set(float(sources.snapshot.generation));
     for (index, upstream) in sources.snapshot.config.upstreams.iter().enumerate() {
         for (server, settings) in upstream.servers.iter().enumerate() {
@@ -235,6 +240,8 @@ fn describe() {
     describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");
     describe_counter!("portcullis_bounds_hit_total", "How often a bound was hit, by bound");
     describe_counter!("portcullis_access_log_errors_total", "Writes of the access log that failed");
+    describe_counter!("portcullis_audit_lost_total", "Lines that are not in the audit log");
+    describe_counter!("portcullis_audit_errors_total", "Writes of the audit log that failed");
     describe_gauge!("portcullis_config_generation", "Configurations taken since the start");
     describe_counter!("portcullis_nic_packets_total", "Packets at the NIC by reason and verdict");
     describe_counter!("portcullis_nic_bytes_total", "Bytes at the NIC by reason and verdict");

@@ -16,6 +16,7 @@ mod names;
 mod blocks;
 mod certificates;
 pub mod feeds;
+pub mod auth;
 mod policy;
 mod metrics;
 mod admin;
@@ -30,7 +31,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -41,8 +42,9 @@ use tokio::{
 };
 
 use crate::{
+    audit::{Audit, Entry, hex},
     config::{self, Config},
-    decide::{known::Known, limit},
+    decide::{Snapshot, known::Known, limit},
     nic::{Filter, monotonic_ns},
     respond::Offence,
     telemetry::{AccessWriter, Cells},
@@ -86,6 +88,8 @@ pub struct Equipment {
     pub known: Arc<Known>,
     /// The access log's writer.
     pub access: AccessWriter,
+    /// Where changes are written down.
+    pub audit: Audit,
     /// Set when no new connections are wanted.
     pub draining: Arc<AtomicBool>,
     /// The workers' threads, in the order of their numbers.
@@ -106,6 +110,7 @@ struct Control {
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
     access: AccessWriter,
+    audit: Audit,
     workers: Vec<thread::JoinHandle<()>>,
     checks: health::Checks,
     names: Names,
@@ -154,6 +159,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         limiter,
         known,
         access,
+        audit,
         draining,
         workers,
         names,
@@ -171,7 +177,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         });
     }
     let has_filter = filter.is_some();
-    let blocks = Blocks::new(&snapshot, filter, known);
+    let blocks = Blocks::new(&snapshot, filter, known, audit.clone());
     let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
     let mut control = Control {
         config_file,
@@ -183,6 +189,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         cells,
         limiter,
         access,
+        audit,
         workers,
         names,
         certificates,
@@ -217,6 +224,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         }
     }
     log::info!("draining: no new connections, open ones may finish");
+    control.audit.tell(Entry::new(unix_s(), "stopping"), unix_s());
     draining.store(true, Ordering::Relaxed);
     tokio::spawn(async move {
         let mut again = end;
@@ -245,7 +253,7 @@ impl Control {
             let certificates = self.certificates.prepare(&snapshot.config)?;
             Ok((snapshot, certificates))
         });
-        match prepared {
+        match self.write_down(prepared).await {
             Ok((snapshot, certificates)) => {
                 // Before anybody asks for a server that has only a name so far.
                 self.names = Names::resolve(&snapshot, Some(&self.names)).await;
@@ -258,8 +266,25 @@ impl Control {
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
-            Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+            Err(error) => {
+                log::error!("configuration not reloaded, the old one stays:\n{error}");
+                let refused = Entry::new(unix_s(), "configuration_refused").text("why", &error.to_string());
+                self.audit.tell(refused, unix_s());
+            }
         }
+    }
+
+    /// A change is written down before it is made.
+    async fn write_down<T>(
+        &self,
+        prepared: Result<(Arc<Snapshot>, T), SnapshotError>,
+    ) -> Result<(Arc<Snapshot>, T), SnapshotError> {
+        let (snapshot, rest) = prepared?;
+        let entry = Entry::new(unix_s(), "configured")
+            .number("generation", snapshot.generation)
+            .texts("files", fingerprints(&snapshot.config));
+        self.audit.insist(entry, unix_s()).await?;
+        Ok((snapshot, rest))
     }
 
     /// Servers have moved: who is never blocked.
@@ -280,6 +305,7 @@ impl Control {
                     cells: &self.cells,
                     limiter: &self.limiter,
                     access: &self.access,
+                    audit: &self.audit,
                     snapshot: &snapshot,
                     publisher: &self.publisher,
                     names: &self.names,
@@ -309,7 +335,8 @@ impl Control {
             feeds.protect(self.blocks.protected(&snapshot));
             feeds.beat();
         }
-        self.certificates.beat();
+        self.certificates.beat(&self.audit);
+        self.audit.beat(unix_s());
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
@@ -373,6 +400,16 @@ impl Reading {
         self.under_way = None;
         read.unwrap_or_else(|error| Err(error.into()))
     }
+}
+
+/// Every file of a configuration with its SHA-256, as `sha256sum` prints it.
+pub(crate) fn fingerprints(config: &Config) -> impl Iterator<Item = String> {
+    config.files.iter().map(|(path, hash)| format!("{}  {}", hex(hash), path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control thread dates what it writes down for people")]
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Whether listeners differ in nothing but what they show under TLS, and whom they ask to show something.

@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 
 use super::{CertificatesError, needs_restart};
 use crate::{
+    audit::NotWritten,
     config::{self, Config},
     decide::{Addresses, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
     telemetry::{ROUTES_MAX, SERVERS_MAX},
@@ -24,6 +25,12 @@ pub struct SnapshotError(String);
 
 impl From<CertificatesError> for SnapshotError {
     fn from(error: CertificatesError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NotWritten> for SnapshotError {
+    fn from(error: NotWritten) -> Self {
         Self(error.to_string())
     }
 }

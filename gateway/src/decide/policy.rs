@@ -15,6 +15,7 @@ use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
     cors,
+    dpop::ProofFault,
     jwt::TokenFault,
     limit::Bucket,
     route::{RouteId, Router},
@@ -75,6 +76,7 @@ pub struct RoutePolicy {
     pub(super) allow_types: Box<[Arc<str>]>,
     challenge: Arc<str>,
     challenge_invalid_token: Arc<str>,
+    challenge_invalid_proof: Arc<str>,
 }
 
 pub(super) struct LimitPolicy {
@@ -206,8 +208,14 @@ impl Policy {
         &self.identity_headers
     }
 
-    pub(super) fn role(&self, name: &str) -> Option<RoleId> {
+    /// A role by its name.
+    pub fn role(&self, name: &str) -> Option<RoleId> {
         role_named(&self.roles, name)
+    }
+
+    /// An auth by its index into the configuration's.
+    pub fn auth(&self, auth: u16) -> Option<&authn::Auth> {
+        self.auths.get(usize::from(auth))
     }
 
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
@@ -232,7 +240,8 @@ impl RoutePolicy {
     ) -> RoutePolicy {
         let challenge =
             |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
-        let credentials = route.auths.iter().filter_map(|auth| auths.get(*auth)).map(authn::Auth::header);
+        let credentials =
+            route.auths.iter().filter_map(|auth| auths.get(*auth)).flat_map(authn::Auth::kept_fields);
         let rewrite = route.rewrite.as_deref();
         let rewritten: Vec<Arc<str>> = rewrite.into_iter().flat_map(|r| r.request.removed()).collect();
         let remove: BTreeSet<&Arc<str>> =
@@ -259,6 +268,7 @@ impl RoutePolicy {
             allow_types: filter.map(|filter| filter.allow_types.clone().into()).unwrap_or_default(),
             challenge: challenge(AuthFailure::Absent),
             challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
+            challenge_invalid_proof: challenge(AuthFailure::Proof(ProofFault::Absent)),
         }
     }
 
@@ -272,7 +282,13 @@ impl RoutePolicy {
     pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
         match after {
             AuthFailure::Token(_) => &self.challenge_invalid_token,
-            AuthFailure::Absent | AuthFailure::Repeated | AuthFailure::Key(_) => &self.challenge,
+            AuthFailure::Proof(_) => &self.challenge_invalid_proof,
+            AuthFailure::Absent
+            | AuthFailure::Repeated
+            | AuthFailure::Key(_)
+            | AuthFailure::Password
+            | AuthFailure::Certificate
+            | AuthFailure::Unavailable => &self.challenge,
         }
     }
 }
@@ -408,7 +424,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
         config::AuthKind::Jwt(rules) => Some(&rules.forward),
-        config::AuthKind::ApiKey { .. } => None,
+        config::AuthKind::ApiKey { .. } | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =
         forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();

@@ -1,13 +1,13 @@
 //! Configuration values for tests: valid, and as small as they can be.
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::RandomState, rc::Rc, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::api_key;
-use crate::config;
+use super::{Answered, AuthFailure, Identity, Memory, Peer, Replays, api_key, limit::Table, memory};
+use crate::{codec, config, tls::ClientCertificate};
 
 /// A public route for any host and method that answers 204.
 pub(super) fn route(name: &str, path: &str) -> config::Route {
@@ -78,12 +78,66 @@ pub(super) const TOKEN_SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 /// `[auth.keys]`: one key, `minted(1)`, of consumer acme.
 pub(super) fn key_auth() -> config::Auth {
     let store = Arc::new(key_store(vec![stored(&minted(1), "acme")]));
-    config::Auth { name: "keys".into(), kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store } }
+    config::Auth {
+        name: "keys".into(),
+        forward_credential: false,
+        kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store },
+    }
 }
 
 /// `[auth.staff]`: tokens as [`token`] makes them.
 pub(super) fn token_auth() -> config::Auth {
-    config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+    config::Auth {
+        name: "staff".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Jwt(Box::new(token_rules())),
+    }
+}
+
+/// `[auth.legacy]`: whose users are nobody's business here.
+pub(super) fn basic_auth() -> config::Auth {
+    config::Auth {
+        name: "legacy".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Basic(config::Basic { users: Arc::from([]) }),
+    }
+}
+
+/// `[auth.machines]`: by the host's name.
+pub(super) fn certificate_auth() -> config::Auth {
+    config::Auth {
+        name: "machines".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Mtls(config::CertificateName::SanDns),
+    }
+}
+
+/// Somebody on a connection under TLS.
+pub(super) fn peer(certificate: Option<&ClientCertificate>) -> Peer<'_> {
+    let source = "203.0.113.7".parse().unwrap();
+    Peer { source, source_is_forwarded: false, tls: true, certificate }
+}
+
+/// What was said of a credential: whose it is.
+pub(super) fn answered(auth: u16, answer: Result<&str, AuthFailure>) -> Answered {
+    let known = |consumer: &str| Identity { consumer: consumer.into(), auth, ..Identity::default() };
+    Answered { auth, answer: answer.map(|consumer| Rc::new(known(consumer))) }
+}
+
+/// Empty buckets, and a memory of nobody and nothing.
+pub(super) fn state() -> (Table, Memory, Replays) {
+    let keyed = RandomState::new();
+    (Table::new(1024, keyed.clone()), Memory::new(memory::BYTES_MAX), Replays::new(keyed))
+}
+
+/// Gives the head of `request` to `use_it`: a request line, then header lines.
+pub(super) fn with_head<T>(request: &str, use_it: impl FnOnce(&codec::RequestHead<'_, '_>) -> T) -> T {
+    let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
+    let lines = [line, "Host: api.example"].into_iter().chain(headers.lines());
+    let bytes = lines.chain(["", ""]).collect::<Vec<_>>().join("\r\n");
+    let limits = codec::HeadLimits { head_bytes_max: 16_384, headers_max: 100, target_bytes_max: 8_192 };
+    let mut slots = codec::HeaderSlots::new();
+    use_it(&codec::request_head(bytes.as_bytes(), &mut slots, &limits).unwrap().unwrap())
 }
 
 /// Rules that ask for nothing but a signature and a time.
@@ -174,6 +228,7 @@ pub(super) fn empty() -> config::Config {
             attack: config::Signs::default(),
             calm_after: Duration::ZERO,
             strangers_percent: 100,
+            long_lived: None,
         },
         listeners: Vec::new(),
         admin: None,
@@ -184,6 +239,11 @@ pub(super) fn empty() -> config::Config {
         limits: Vec::new(),
         filters: Vec::new(),
         routes: Vec::new(),
-        log: config::Log { level: log::LevelFilter::Info, access: config::AccessLog::Off },
+        log: config::Log {
+            level: log::LevelFilter::Info,
+            access: config::AccessLog::Off,
+            audit: config::Audit::Off,
+        },
+        files: Vec::new(),
     }
 }

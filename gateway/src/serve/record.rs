@@ -36,6 +36,8 @@ pub(super) struct Record {
     pub(super) status: u16,
     /// Why it was refused or failed; empty where it was not.
     pub(super) label: &'static str,
+    /// What the client is not told of it; only where somebody wants to know.
+    pub(super) why: Option<Box<str>>,
     pub(super) offence: Option<OffenceKind>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
@@ -44,7 +46,7 @@ pub(super) struct Record {
     pub(super) lines: Vec<u8>,
     /// When the answer's last byte was told, where that is not when the request ended: a tunnel goes on behind it.
     pub(super) answered_ns: Option<u64>,
-    /// Method and path, one behind the other; empty where no access log wants them.
+    /// Method and path, one behind the other; empty where no log wants them.
     line: Vec<u8>,
     method_bytes: usize,
 }
@@ -67,6 +69,7 @@ impl Record {
             version: Version::Http11,
             status: 0,
             label: "",
+            why: None,
             offence: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -116,8 +119,8 @@ impl Record {
         }
     }
 
-    /// The request has ended: counters, access log, offence.
-    pub(super) fn finish(self, worker: &Worker, current: &Current, tls: bool) {
+    /// The request has ended: counters, access log, offence, and what that says of its connection.
+    pub(super) fn finish(self, worker: &Worker, current: &Current, (ends, tls): (&Ends, bool)) {
         let snapshot = &current.snapshot;
         let now_ns = monotonic_ns();
         let duration_ns = now_ns.saturating_sub(self.begun_ns);
@@ -130,13 +133,13 @@ impl Record {
             worker.cells.refused(label_index(self.label));
         }
         let route = self.route.and_then(|route| snapshot.policy.route_name(route));
-        let mut access = worker.access.borrow_mut();
-        if access.is_on() {
+        let (mut access, mut refusals) = (worker.access.borrow_mut(), worker.refusals.borrow_mut());
+        if access.is_on() || refusals.is_on() {
             let (method, path) = self.line.split_at_checked(self.method_bytes).unwrap_or_default();
             let server = self.server.get().and_then(|(upstream, server)| {
                 Some(&snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
             });
-            access.write(&Exchange {
+            let exchange = Exchange {
                 unix_s: unix_s(),
                 duration_ns,
                 upstream_ns: self.upstream_ns,
@@ -146,6 +149,7 @@ impl Record {
                 protocol: self.version.name(),
                 status: self.status,
                 refusal: self.label,
+                why: self.why.as_deref(),
                 route: route.map(|name| &**name),
                 consumer: self.consumer.as_deref(),
                 server,
@@ -154,9 +158,13 @@ impl Record {
                 bytes_in: self.request_bytes,
                 bytes_out: self.response_bytes,
                 tls,
-            });
+                pressure: worker.known.pressure().label(),
+            };
+            access.write(&exchange);
+            refusals.write(&exchange);
         }
         if let Some(kind) = self.offence {
+            ends.begin_anew(now_ns);
             worker.report(Offence {
                 kind,
                 source: self.source,
@@ -165,6 +173,8 @@ impl Record {
                 route: route.map(Arc::clone),
                 request_id: self.request_id,
             });
+        } else if (100..400).contains(&self.status) {
+            worker.note_steady(ends, snapshot, now_ns);
         }
         self.discard(&worker.tools);
     }

@@ -14,15 +14,22 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Connection, begin, seats::Seats, serve_connection};
+use super::{
+    Connection,
+    ask::{Desk, deliver},
+    begin,
+    introduce::Ends,
+    seats::Seats,
+    serve_connection,
+};
 use crate::{
     codec::HttpDate,
     config,
     decide::{
-        Snapshot, balance,
+        Inquiry, Memory, Pressure, Replays, Snapshot, balance,
         crowd::{Crowd, Place},
         known::{self, Known},
-        limit,
+        limit, memory,
     },
     forward::{Encoders, Heads, Pool, Tools},
     net::{
@@ -30,7 +37,7 @@ use crate::{
         monotonic_ns, nanos, unix_s,
     },
     respond::{Offence, RequestId},
-    telemetry::{AccessLog, Bound, Cells},
+    telemetry::{AccessLog, Bound, Cells, Refusals},
     tls,
 };
 
@@ -48,16 +55,22 @@ pub struct Equipment {
     pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
     /// Token buckets of all workers.
     pub limiter: Arc<limit::Table>,
+    /// Proofs that were shown to any worker.
+    pub replays: Arc<Replays>,
     /// Connections by source, of all workers.
     pub crowd: Arc<Crowd>,
-    /// Where authenticated consumers come from, of all workers.
+    /// Sources that pass before strangers under attack, of all workers.
     pub known: Arc<Known>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
     /// To the control thread; full means counted, never waited for.
     pub offences: mpsc::Sender<Offence>,
+    /// To whoever knows of credentials what cannot be told here.
+    pub inquiries: mpsc::Sender<Inquiry>,
     /// This worker's end of the access log.
     pub access: AccessLog,
+    /// This worker's end of the audit log.
+    pub refusals: Refusals,
     /// Random, of this worker and this run.
     pub id_prefix: u64,
     /// Connections at once.
@@ -107,6 +120,8 @@ pub(super) struct Current {
     pub(super) pool: Rc<Pool>,
     /// Per upstream, where round robin stands.
     pub(super) turns: RefCell<Vec<u32>>,
+    /// Whose credentials were found good lately.
+    pub(super) memory: RefCell<Memory>,
 }
 
 impl Current {
@@ -114,7 +129,8 @@ impl Current {
         let upstreams = &snapshot.config.upstreams;
         let pool = Rc::new(Pool::of(&snapshot, before.map(|before| (&*before.pool, &*before.snapshot))));
         let turns = RefCell::new(vec![0; upstreams.len()]);
-        Rc::new(Self { snapshot, pool, turns })
+        let memory = RefCell::new(Memory::new(memory::BYTES_MAX));
+        Rc::new(Self { snapshot, pool, turns, memory })
     }
 }
 
@@ -122,10 +138,12 @@ impl Current {
 pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
+    pub(super) replays: Arc<Replays>,
     crowd: Arc<Crowd>,
-    known: Arc<Known>,
+    pub(super) known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
+    pub(super) refusals: RefCell<Refusals>,
     pub(super) draining: Cell<bool>,
     /// `Date` of our own answers and of responses that came without one; the sweep keeps it.
     pub(super) date: RefCell<HttpDate>,
@@ -135,6 +153,7 @@ pub(super) struct Worker {
     pub(super) waiting: Cell<usize>,
     /// Tasks that wait for streams of HTTP/2.
     pub(super) seats: Seats,
+    pub(super) desk: Desk,
     policy: RefCell<arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     current: RefCell<Rc<Current>>,
     offences: mpsc::Sender<Offence>,
@@ -146,7 +165,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn new(equipment: Equipment) -> Rc<Self> {
+    fn new(equipment: Equipment, desk: Desk) -> Rc<Self> {
         let snapshot = equipment.snapshot.load_full();
         Rc::new(Self {
             tools: Tools {
@@ -157,15 +176,18 @@ impl Worker {
                 pipes: Pipes::default(),
             },
             limiter: equipment.limiter,
+            replays: equipment.replays,
             crowd: equipment.crowd,
             known: equipment.known,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
+            refusals: RefCell::new(equipment.refusals),
             draining: Cell::new(false),
             date: RefCell::new(HttpDate::new(unix_s())),
             waits: Waits::default(),
             waiting: Cell::new(0),
             seats: Seats::default(),
+            desk,
             policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
             current: RefCell::new(Current::new(snapshot, None)),
             offences: equipment.offences,
@@ -221,11 +243,21 @@ impl Worker {
     }
 
     /// A consumer has proved who it is in a request that came from this source.
-    pub(super) fn note_known(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
-        let prefilter = &snapshot.config.prefilter;
-        let bits = (prefilter.source_prefix_v4, prefilter.source_prefix_v6);
-        if let Some(source) = known::Source::of(source, bits) {
-            self.known.note(source, now_ns);
+    pub(super) fn note_proven(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
+        if let Some(source) = source_at_nic(source, &snapshot.config) {
+            self.known.note_proven(source, now_ns);
+        }
+    }
+
+    /// Something went well on a connection: where that is so for long, its source is known.
+    pub(super) fn note_steady(&self, ends: &Ends, snapshot: &Snapshot, now_ns: u64) {
+        let Some(long_lived) = snapshot.config.under_attack.long_lived else { return };
+        // The packets of whom a forwarder names are the forwarder's.
+        if ends.is_told || ends.good_for_s(now_ns) < long_lived.as_secs() {
+            return;
+        }
+        if let Some(source) = source_at_nic(ends.peer, &snapshot.config) {
+            self.known.note_steady(source, now_ns);
         }
     }
 
@@ -239,7 +271,12 @@ impl Worker {
 /// Serves until it has drained. Runs on the worker's own ring.
 pub async fn run(equipment: Equipment, doors: Vec<Door>) {
     let (draining, drain_timeout) = (Arc::clone(&equipment.draining), equipment.drain_timeout);
-    let worker = Worker::new(equipment);
+    let (desk, mailbox) = match Desk::new(equipment.inquiries.clone()) {
+        Ok(made) => made,
+        Err(error) => return log::error!("worker {}: {error}", equipment.index),
+    };
+    let worker = Worker::new(equipment, desk);
+    net::spawn(deliver(Rc::clone(&worker), mailbox));
     let mut listening = Vec::new();
     for door in doors {
         let listener = match net::Listener::new(door.socket) {
@@ -277,10 +314,11 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
         sweep(&worker).await;
     }
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
-/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the access
-/// log has gathered.
+/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the logs
+/// have gathered.
 async fn sweep(worker: &Rc<Worker>) {
     net::sleep(SWEEP_INTERVAL).await;
     worker.cells.swept();
@@ -293,6 +331,7 @@ async fn sweep(worker: &Rc<Worker>) {
     worker.current().pool.sweep(now_ns);
     worker.date.borrow_mut().refresh(unix_s());
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
 async fn accept(worker: Rc<Worker>, mut listener: net::Listener, manners: Rc<Manners>) {
@@ -325,7 +364,9 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
         worker.cells.bound_hit(Bound::Connections);
         return;
     }
-    if worker.known.under_attack() && is_one_stranger_too_many(worker, peer.ip(), &manners.settings) {
+    if worker.known.pressure() == Pressure::Attack
+        && is_one_stranger_too_many(worker, peer.ip(), &manners.settings)
+    {
         worker.cells.bound_hit(Bound::Strangers);
         return;
     }
@@ -363,10 +404,13 @@ fn is_one_stranger_too_many(worker: &Worker, peer: IpAddr, listener: &config::Li
     if trusted.chain(&config.prefilter.allow).any(|prefix| prefix.contains(&peer)) {
         return false;
     }
-    let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
-    let seen_ns = known::Source::of(peer, bits).and_then(|source| worker.known.seen_ns(source));
-    let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(config.escalation.known_for)) >= monotonic_ns();
-    !seen_ns.is_some_and(lately)
+    let since_ns = monotonic_ns().saturating_sub(nanos(config.escalation.known_for));
+    !source_at_nic(peer, config).is_some_and(|source| worker.known.is_known(source, since_ns))
+}
+
+/// An address as the filter counts it.
+fn source_at_nic(address: IpAddr, config: &config::Config) -> Option<known::Source> {
+    known::Source::of(address, (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6))
 }
 
 /// The peer's place in the crowd, where it needs one: behind a trusted proxy or a forwarder stand many sources, of

@@ -48,6 +48,8 @@ pub enum Bound {
     OffenceQueue,
     /// The queue of the access log was full.
     AccessQueue,
+    /// The queue of the audit log was full.
+    AuditQueue,
     /// All connections to an upstream were busy, and the line for them was full.
     Pool,
     /// No connection to an upstream became free in time.
@@ -62,6 +64,8 @@ pub enum Bound {
     Encoders,
     /// `listeners.*.limits.streams`: a stream was refused whose client had reset others that are still at work.
     Http2Streams,
+    /// Too many credentials were being asked about: a request was answered with 503.
+    Inquiries,
     /// A client sent too many frames of HTTP/2 that carry nothing, or reset too many streams; it was cut off.
     Http2Frames,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
@@ -70,7 +74,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -79,6 +83,7 @@ impl Bound {
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
+        Self::AuditQueue,
         Self::Pool,
         Self::PoolWait,
         Self::RetryBudget,
@@ -86,6 +91,7 @@ impl Bound {
         Self::Deadlines,
         Self::Encoders,
         Self::Http2Streams,
+        Self::Inquiries,
         Self::Http2Frames,
         Self::Panics,
     ];
@@ -101,6 +107,7 @@ impl Bound {
             Self::Descriptors => "descriptors",
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",
+            Self::AuditQueue => "audit_queue",
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
             Self::RetryBudget => "retry_budget",
@@ -108,6 +115,7 @@ impl Bound {
             Self::Deadlines => "deadlines",
             Self::Encoders => "encoders",
             Self::Http2Streams => "http2_streams",
+            Self::Inquiries => "inquiries",
             Self::Http2Frames => "http2_frames",
             Self::Panics => "panics",
         }

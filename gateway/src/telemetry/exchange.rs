@@ -25,6 +25,8 @@ pub struct Exchange<'e> {
     pub status: u16,
     /// Why it was refused or failed; empty where it was not.
     pub refusal: &'static str,
+    /// What the client is not told of that, where there is more to it.
+    pub why: Option<&'e str>,
     /// The route's name, where one matched.
     pub route: Option<&'e str>,
     /// Who asked, where that is known.
@@ -41,4 +43,6 @@ pub struct Exchange<'e> {
     pub bytes_out: u64,
     /// Whether the client spoke TLS.
     pub tls: bool,
+    /// How hard the NIC was pressed when it ended.
+    pub pressure: &'static str,
 }
