@@ -11,6 +11,7 @@ mod proxy;
 mod auth;
 mod floor;
 mod nic;
+mod flood;
 mod soak;
 mod routes;
 mod idle;
@@ -20,6 +21,7 @@ mod subject;
 pub(crate) mod peers;
 pub(crate) mod own;
 mod cpu;
+mod kernel;
 mod report;
 mod chart;
 
@@ -56,7 +58,7 @@ pub(crate) struct Options {
     /// Only these peers, besides nginx, which all are compared with. [default: all that are here]
     #[arg(long, value_name = "NAME", value_enum)]
     pub peer: Vec<Peer>,
-    /// Also draw CPU per request, or time per packet, as a chart into this file.
+    /// Also draw what was measured, relative to a peer, as a chart into this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// A built `portcullis`; without it, `cargo build --release` makes one.
@@ -78,6 +80,8 @@ pub(crate) enum Name {
     Auth,
     /// The filter's time per packet by the kernel's test run, next to xdp-filter's.
     Nic,
+    /// Packets dropped in a second and honest requests answered under a flood, next to xdp-filter and nftables.
+    Flood,
     /// The gateway under everything at once for a long time: whether memory grows or descriptors stay.
     Soak,
 }
@@ -119,6 +123,7 @@ pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
         Name::Auth => auth::run(project, options),
         Name::Floor => floor::run(project, options),
         Name::Nic => nic::run(project, options),
+        Name::Flood => flood::run(project, options),
         Name::Soak => soak::run(project, options),
     }
 }

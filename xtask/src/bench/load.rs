@@ -139,6 +139,8 @@ impl Line {
 /// Drives load from its own CPUs.
 #[derive(Debug)]
 pub(super) struct Generator {
+    /// Where its clients stand.
+    pub(super) place: Place,
     cpus: Vec<usize>,
     script: PathBuf,
     spread: PathBuf,
@@ -158,7 +160,12 @@ impl Generator {
         let script = scratch.write("wrk.lua", SCRIPT)?;
         let spread = scratch.write("wrk-spread.lua", format!("{SCRIPT}{SPREAD}"))?;
         let shown = scratch.write("wrk-shown.lua", format!("{SCRIPT}{SHOWN}"))?;
-        Ok(Self { cpus, script, spread, shown, client, scratch })
+        Ok(Self { place: Place::here(), cpus, script, spread, shown, client, scratch })
+    }
+
+    /// The same with clients elsewhere.
+    pub(super) fn in_place(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// One burst that nobody measures; an error when any of it failed.
@@ -173,11 +180,11 @@ impl Generator {
         match load.pace {
             Pace::Closed | Pace::Spread(_) => self.line(self.wrk(load, burst_s), burst_s)?.answers(load),
             Pace::Fresh | Pace::Constant(_) => {
-                self.line(own::command(self.client()?, load, burst_s), burst_s)?.answers(load)
+                self.line(own::command(&self.place, self.client()?, load, burst_s), burst_s)?.answers(load)
             }
             Pace::Streams(streams) => {
                 let log = self.scratch.path().join("h2load.log");
-                let output = self.run(h2load::command(load, streams, burst_s, &log), burst_s)?;
+                let output = self.run(h2load::command(&self.place, load, streams, burst_s, &log), burst_s)?;
                 h2load::parse(&output, &log).with_context(|| output)
             }
         }
@@ -185,7 +192,9 @@ impl Generator {
 
     /// Opens idle connections that stay until the guard is dropped.
     pub(super) fn hold(&self, load: &Load) -> anyhow::Result<Held> {
-        cpu::on(&self.cpus, || own::hold(self.client()?, load, self.scratch.path().join("hold.output")))
+        cpu::on(&self.cpus, || {
+            own::hold(&self.place, self.client()?, load, self.scratch.path().join("hold.output"))
+        })
     }
 
     fn client(&self) -> anyhow::Result<&Path> {
@@ -215,7 +224,7 @@ impl Generator {
     }
 
     fn wrk(&self, load: &Load, burst_s: u32) -> Command {
-        let mut command = Place::here().command("wrk");
+        let mut command = self.place.command("wrk");
         command.args(["--threads", "1", "--connections", &load.connections.to_string()]);
         let script = match (&load.shown, load.pace) {
             (Some(_), _) => &self.shown,
@@ -237,8 +246,8 @@ impl Generator {
 }
 
 /// One request: an error unless it is answered with 200, a body of the right length and in the right protocol.
-pub(super) fn check(load: &Load) -> anyhow::Result<()> {
-    let mut command = Command::new("curl");
+pub(super) fn check(place: &Place, load: &Load) -> anyhow::Result<()> {
+    let mut command = place.command("curl");
     command.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"]);
     let version = match load.protocol {
         Protocol::Http1 | Protocol::Http1Tls => "--http1.1",
@@ -372,9 +381,10 @@ mod tests {
     #[test]
     fn one_request_tells_what_is_wrong() {
         let Some((nginx, _)) = stage("one_request_tells_what_is_wrong") else { return };
-        check(&load(&nginx, "/files/16k", 16 * 1024)).unwrap();
+        let here = Place::here();
+        check(&here, &load(&nginx, "/files/16k", 16 * 1024)).unwrap();
         for (target, body_bytes) in [("/files/16k", 16 * 1024 + 1), ("/files/128", 127), ("/status/503", 5)] {
-            assert!(check(&load(&nginx, target, body_bytes)).is_err(), "{target} {body_bytes}");
+            assert!(check(&here, &load(&nginx, target, body_bytes)).is_err(), "{target} {body_bytes}");
         }
     }
 
