@@ -103,6 +103,8 @@ pub fn run(
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
+    let (inquiry_sender, inquiries) = mpsc::channel(control::auth::INQUIRIES_MAX);
+    control::auth::spawn(inquiries)?;
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
     let publisher = Publisher::new(config, enforcement)?;
@@ -120,6 +122,7 @@ pub fn run(
             known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
             offences: offence_sender.clone(),
+            inquiries: inquiry_sender.clone(),
             access,
             refusals: Refusals::new(audit.clone(), cells.get(index).map_or_else(Arc::default, Arc::clone)),
             id_prefix: random_u64(),
@@ -131,6 +134,7 @@ pub fn run(
         workers.push(spawn_worker(equipment, doors, cpu, started_sender.clone())?);
     }
     drop(offence_sender);
+    drop(inquiry_sender);
     for _ in &workers {
         // Each tells once; one that could not is a thread that is no more.
         started.recv().map_err(io::Error::other)??;

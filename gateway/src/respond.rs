@@ -246,7 +246,11 @@ pub fn refused(refusal: &Refusal) -> Answer {
                 .counts_as(OffenceKind::Unauthorized)
                 .with("WWW-Authenticate", challenge.to_string())
         }
-        Refusal::Forbidden { .. } => {
+        Refusal::AuthUnavailable => {
+            Answer::new(503, "auth_unavailable", "Who is asking cannot be found out at the moment.")
+                .with("Retry-After", "1".to_owned())
+        }
+        Refusal::Forbidden(_) => {
             Answer::new(403, "forbidden", "The caller may not do this.").counts_as(OffenceKind::Forbidden)
         }
         Refusal::Limited { retry_after_s, .. } => Answer::new(429, "limited", "Too many requests.")
@@ -387,6 +391,7 @@ pub const LABELS: &[&str] = &[
     "no_route",
     "method_not_allowed",
     "unauthenticated",
+    "auth_unavailable",
     "forbidden",
     "limited",
     "unsupported_media_type",

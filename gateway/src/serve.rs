@@ -4,6 +4,7 @@
 //! decide, forward, respond, record. What is synchronous (parse, decide, encode) happens while the head is still
 //! borrowed from the receive buffer, so that a request costs no copy of it.
 
+mod ask;
 mod exchange;
 mod judge;
 mod record;
@@ -25,7 +26,7 @@ use std::{
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
     config,
-    decide::crowd::Place,
+    decide::{Answered, Question, crowd::Place},
     forward::{Client, Failed, Outcome},
     http2,
     net::{self, Buffer, Deadline, Phase, Stream, coarse_ns, monotonic_ns, nanos},
@@ -287,8 +288,9 @@ impl Connection {
         let current = self.worker.current();
         let request_id = self.worker.next_request_id();
         let mut record = Record::new(begun_ns, request_id, &self.ends);
+        let mut answered = Vec::new();
         let next = loop {
-            match self.judge(&current, &mut record) {
+            match self.judge(&current, &answered, &mut record) {
                 Judgement::Partial => match self.receive_more().await {
                     Ok(true) => {}
                     // Under TLS the end that a deadline made is an error: no close_notify came before it.
@@ -301,6 +303,11 @@ impl Connection {
                         return Next::Close;
                     }
                 },
+                Judgement::Ask(question) => {
+                    // The head has come, and stays where it is until it is judged again.
+                    self.deadline.disarm();
+                    answered.push(self.worker.ask(&current, question).await);
+                }
                 Judgement::Forward(approved) => break self.forward(&current, approved, &mut record).await,
                 Judgement::Respond(answer, skipped) => {
                     break self.respond(answer, skipped, &mut record).await;
@@ -338,7 +345,7 @@ impl Connection {
     }
 
     /// Parses, decides and encodes: all that needs the head.
-    fn judge(&mut self, current: &Rc<Current>, record: &mut Record) -> Judgement {
+    fn judge(&mut self, current: &Rc<Current>, answered: &[Answered], record: &mut Record) -> Judgement {
         let listener = &self.manners.settings;
         let limits = HeadLimits {
             head_bytes_max: listener.limits.head_size_bytes,
@@ -365,10 +372,11 @@ impl Connection {
         };
         let (body, keep_alive) = (head.body, head.keep_alive && !head.expect_continue);
         let head_bytes = head.head_bytes;
-        let verdict = caller.weigh(current, &head, record);
-        if let Verdict::Refuse(answer, Reach::Connection) = verdict {
-            return Judgement::Refuse(answer, Skipped::No);
-        }
+        let verdict = match caller.weigh(current, &head, answered, record) {
+            Verdict::Refuse(answer, Reach::Connection) => return Judgement::Refuse(answer, Skipped::No),
+            Verdict::Ask(question) => return Judgement::Ask(question),
+            verdict => verdict,
+        };
         self.received.consume(head_bytes);
         match verdict {
             Verdict::Forward(approved)
@@ -377,6 +385,7 @@ impl Connection {
                 Judgement::Refuse(respond::refused(&tunnel::EARLY_BYTES), Skipped::No)
             }
             Verdict::Forward(approved) => Judgement::Forward(approved),
+            Verdict::Ask(question) => Judgement::Ask(question),
             Verdict::Respond(own) => Judgement::Respond(own, skip_body(&mut self.received, body, keep_alive)),
             Verdict::Refuse(answer, _) => {
                 Judgement::Refuse(answer, skip_body(&mut self.received, body, keep_alive))
@@ -497,6 +506,8 @@ impl Connection {
 enum Judgement {
     /// The head has not ended yet.
     Partial,
+    /// It is judged again when this is answered.
+    Ask(Question),
     Forward(Box<Approved>),
     Respond(OwnAnswer, Skipped),
     Refuse(Answer, Skipped),

@@ -18,6 +18,7 @@ mod retries;
 mod proxy_protocol;
 mod exchange;
 mod pace;
+mod passwords;
 mod bodies;
 mod own_answers;
 mod disclosure;

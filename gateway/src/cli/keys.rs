@@ -1,4 +1,4 @@
-//! `portcullis keys`: makes an API key, shows it once and stores its hash.
+//! `portcullis keys`: makes an API key, shows it once and stores its hash; hashes passwords.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use argon2::{Argon2, PasswordHasher as _};
 use aws_lc_rs::rand;
 use clap::Subcommand;
 use portcullis::{
     config::{KeyStore, keys::NewKey},
-    decide::api_key,
+    decide::{api_key, basic},
 };
 use zeroize::Zeroizing;
 
@@ -34,11 +35,20 @@ pub(crate) enum Keys {
         #[arg(long)]
         note: Option<String>,
     },
+    /// Read a password from standard input and print the line for the file of a `kind = "basic"`
+    Password {
+        /// Whose it is
+        #[arg(value_name = "NAME")]
+        user: String,
+    },
 }
 
 impl Keys {
     pub(crate) fn run(self) -> Told<()> {
-        let Self::Create { store, consumer, roles, note } = self;
+        let (store, consumer, roles, note) = match self {
+            Self::Create { store, consumer, roles, note } => (store, consumer, roles, note),
+            Self::Password { user } => return password(&user),
+        };
         let text = current_text(&store)?;
         // What was there must be a store, or the new key would be lost in it.
         let hash_key = hash_key(&store)?;
@@ -57,6 +67,32 @@ impl Keys {
         println!("{}", *minted.text);
         Ok(())
     }
+}
+
+/// The parameters are argon2's own defaults: 19 MiB, two passes, one lane (the least that OWASP recommends).
+fn password(user: &str) -> Told<()> {
+    let mut password = Zeroizing::new(String::new());
+    io::stdin().read_line(&mut password).map_err(|error| format!("standard input: {error}"))?;
+    let given = password.trim_end_matches(['\r', '\n']);
+    if given.is_empty() {
+        return Err("the password is empty: give it on standard input, in one line".to_owned());
+    }
+    if user.is_empty() || user.contains(':') || user.chars().any(char::is_control) {
+        return Err(format!("{user:?} is no user: a name without colon and control characters"));
+    }
+    if user.len() + 1 + given.len() > basic::BYTES_MAX || given.chars().any(char::is_control) {
+        return Err(format!(
+            "a password has no control characters, and fits {} bytes with its user",
+            basic::BYTES_MAX
+        ));
+    }
+    let mut salt = [0; 16];
+    fill(&mut salt);
+    let hash = Argon2::default()
+        .hash_password_with_salt(given.as_bytes(), &salt)
+        .map_err(|error| format!("the password cannot be hashed: {error}"))?;
+    println!("{user}:{hash}");
+    Ok(())
 }
 
 /// The store's text; a new store where there is none.

@@ -15,11 +15,12 @@ use toml::{
 use zeroize::Zeroizing;
 
 use super::{
+    auth::{KeyStore, StoredKey},
     files::{self, Holds},
     raw::{RawExpires, RawKeyStore, RawStoredKey},
     read,
     report::{ConfigError, Place, Report, Scope, did_you_mean},
-    types::{KeyStore, Secret, StoredKey},
+    types::Secret,
 };
 
 /// The only version of the file so far.

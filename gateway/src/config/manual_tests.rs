@@ -16,7 +16,7 @@ use super::{
         RawSigns, RawThreshold, RawTls, RawTrace, RawUnderAttack, RawUpstream, RawUpstreamTimeouts,
         RawUpstreamTls, RawWebSocket,
     },
-    tests::{Dir, env},
+    tests::{Dir, HASH, env},
     types::Config,
 };
 
@@ -30,6 +30,8 @@ fn load_text(text: &str) -> Config {
     let dir = Dir::new();
     dir.write_certificate("api.crt", "api.key").write_keys("keys.db");
     dir.write("staff.jwks.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":""}]}"#, 0o644);
+    let passwords = format!("ada:{HASH}\n");
+    dir.write("passwords", passwords, 0o600);
     dir.write("gateway.toml", text, 0o644);
     let loaded = load(&dir.path().join("gateway.toml"), &env).expect("the file loads");
     assert_eq!(loaded.warnings, []);

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 mod types;
+mod auth;
 mod escalation;
 mod under_attack;
 mod edits;
@@ -32,6 +33,7 @@ mod tests;
 #[cfg(test)]
 mod manual_tests;
 
+pub use auth::*;
 pub use compress::Coding;
 pub use cors::{Cors, OriginPattern, Origins};
 pub use edits::{FieldEdits, Redirect, Respond, Rewrite};

@@ -313,7 +313,7 @@ pub(super) struct RawAuth {
     pub(super) callback: Field<Later>,
     pub(super) logout: Field<Later>,
     pub(super) cookie_key_file: Field<Later>,
-    pub(super) file: Field<Later>,
+    pub(super) file: Field<String>,
 }
 
 /// `[roles.NAME]`

@@ -16,6 +16,7 @@ mod names;
 mod blocks;
 mod certificates;
 pub mod feeds;
+pub mod auth;
 mod policy;
 mod metrics;
 mod admin;

@@ -8,14 +8,14 @@
 //! id is public and only finds the entry. The secret holds 190 bits; the store knows its HMAC-SHA-256 alone, so a
 //! stolen store is of no use without the hash key, and a fast hash is enough since nobody can guess the input.
 //!
-//! Checking allocates nothing, compares in constant time, and takes one HMAC whether the id is known or not.
+//! Checking compares in constant time, and takes one HMAC whether the id is known or not.
 
 use std::sync::Arc;
 
 use aws_lc_rs::{constant_time::verify_slices_are_equal, hmac};
 use zeroize::Zeroizing;
 
-use super::authz::RoleId;
+use super::{Identity, authz::RoleId};
 use crate::config;
 
 const PREFIX: &str = "ptc_";
@@ -122,11 +122,22 @@ impl ApiKeys {
         Ok(ApiKeys { hash_key: hmac::Key::new(hmac::HMAC_SHA256, &store.hash_key.0), keys: keys.into() })
     }
 
-    /// The key that `text` is, at `unix_s`.
+    /// Whose key `text` is, at `unix_s`.
     ///
     /// # Errors
     /// It is none that may be used.
-    pub fn check(&self, text: &[u8], unix_s: u64) -> Result<&ApiKey, KeyFault> {
+    pub fn check(&self, text: &[u8], unix_s: u64) -> Result<Identity, KeyFault> {
+        let key = self.find(text, unix_s)?;
+        Ok(Identity {
+            consumer: key.consumer.clone(),
+            credential: Some(key.id.clone()),
+            roles: key.roles.clone(),
+            good_until_s: key.expires_at_s.map_or(u64::MAX, |expires_at_s| expires_at_s.saturating_add(1)),
+            ..Identity::default()
+        })
+    }
+
+    fn find(&self, text: &[u8], unix_s: u64) -> Result<&ApiKey, KeyFault> {
         let (id, secret) = parse(text).ok_or(KeyFault::Malformed)?;
         let presented = tag(&self.hash_key, secret);
         let found = self.keys.binary_search_by(|key| (*key.id).cmp(id)).ok().and_then(|at| self.keys.get(at));
@@ -215,7 +226,7 @@ mod tests {
         let expired = config::StoredKey { expires_at_s: Some(NOW_S - 1), ..stored(&minted(2), "old") };
         let ends_now = config::StoredKey { expires_at_s: Some(NOW_S), ..stored(&minted(3), "last") };
         let keys = keys(vec![stored(&minted(1), "acme"), expired, ends_now]);
-        assert_eq!(keys.check(text.as_ref(), NOW_S).map(|key| &*key.consumer), expected);
+        assert_eq!(keys.find(text.as_ref(), NOW_S).map(|key| &*key.consumer), expected);
     }
 
     /// `text` with one character replaced and the checksum made right again.

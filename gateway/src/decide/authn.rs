@@ -1,18 +1,23 @@
 //! Who is asking: the credentials of a request against the auths of a route.
 //!
-//! Comes in: the route's auths and what the request presents. Goes out: the caller, or why nobody is known.
-//! Auths are tried in the order of the route; a bad credential of one kind does not stop the next kind from being
-//! tried, and the first that is good decides. A field that stands twice is no credential at all: upstream might
-//! read the other one. It never says to the outside which part of a credential was wrong.
+//! Comes in: the route's auths and the request's head. Goes out: whose it is, why nobody is known, or what has to be
+//! asked first. Auths are tried in the order of the route; a bad credential of one kind does not stop the next kind
+//! from being tried, and the first that is good decides. A field that stands twice is no credential at all: upstream
+//! might read the other one. It never says to the outside which part of a credential was wrong.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{rc::Rc, sync::Arc};
+
+use zeroize::Zeroizing;
 
 use super::{
+    Identity, State,
     api_key::{ApiKeys, KeyFault},
     authz::RoleId,
+    basic,
     jwt::{TokenFault, Tokens},
+    question::{Answer, Question},
 };
-use crate::config;
+use crate::{codec::RequestHead, config};
 
 /// One `[auth.*]`, compiled.
 pub struct Auth {
@@ -25,6 +30,7 @@ pub struct Auth {
 enum Kind {
     ApiKey(Box<ApiKeys>),
     Jwt(Box<Tokens>),
+    Basic,
 }
 
 /// What stands in one header of a request.
@@ -49,19 +55,6 @@ impl<'h> Presented<'h> {
     }
 }
 
-/// Somebody who is known.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Caller<'p> {
-    /// Who holds the credential.
-    pub consumer: Arc<str>,
-    /// Index of the auth that knew them.
-    pub auth: u16,
-    /// What the credential itself carries.
-    pub roles: Cow<'p, [RoleId]>,
-    /// Headers to be set upstream.
-    pub set: Vec<(Arc<str>, String)>,
-}
-
 /// Why nobody is known: the first token that was presented and not good, else the first other credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthFailure {
@@ -73,6 +66,10 @@ pub enum AuthFailure {
     Key(KeyFault),
     /// A token that is not good.
     Token(TokenFault),
+    /// A user or a password that is not good.
+    Password,
+    /// Whoever has to be asked about the credential could not tell.
+    Unavailable,
 }
 
 impl Auth {
@@ -88,6 +85,7 @@ impl Auth {
             config::AuthKind::Jwt(rules) => {
                 ("authorization".into(), Kind::Jwt(Box::new(Tokens::compile(rules)?)))
             }
+            config::AuthKind::Basic(_) => ("authorization".into(), Kind::Basic),
         };
         Ok(Auth { name: auth.name.clone(), header, kind })
     }
@@ -108,17 +106,20 @@ impl Auth {
                 format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")
             }
             (Kind::Jwt(_), _) => format!("Bearer realm=\"{realm}\""),
+            (Kind::Basic, _) => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
         }
     }
 }
 
 impl AuthFailure {
-    /// A bad token changes the answer (RFC 6750 §3.1), so it is told before a bad key, and that before nothing.
-    fn tells_more_than(self, other: AuthFailure) -> bool {
+    /// A bad token changes the answer (RFC 6750 §3.1), so it is told before a bad key or password, and that before
+    /// nothing. That nobody could tell comes first: the credential may well have been good.
+    fn weight(self) -> u8 {
         match self {
-            AuthFailure::Absent => false,
-            AuthFailure::Repeated | AuthFailure::Key(_) => other == AuthFailure::Absent,
-            AuthFailure::Token(_) => !matches!(other, AuthFailure::Token(_)),
+            AuthFailure::Absent => 0,
+            AuthFailure::Repeated | AuthFailure::Key(_) | AuthFailure::Password => 1,
+            AuthFailure::Token(_) => 2,
+            AuthFailure::Unavailable => 3,
         }
     }
 }
@@ -128,77 +129,148 @@ pub fn challenge<'a>(auths: impl Iterator<Item = &'a Auth>, after: AuthFailure) 
     auths.map(|auth| auth.challenge(after)).collect::<Vec<_>>().join(", ").into()
 }
 
-/// The caller that one of `auths` (with their indices) knows.
+/// Who one of `auths` (with their indices) says is asking.
 ///
 /// # Errors
-/// None of them does.
-pub fn authenticate<'p, 'h>(
+/// None of them knows, or one has to be asked about first.
+pub(super) fn authenticate<'p>(
     auths: impl Iterator<Item = (u16, &'p Auth)>,
-    presented: impl Fn(&str) -> Presented<'h>,
+    head: &RequestHead<'_, '_>,
+    state: &mut State<'_>,
     role: &dyn Fn(&str) -> Option<RoleId>,
     unix_s: u64,
-) -> Result<Caller<'p>, AuthFailure> {
+) -> Result<Rc<Identity>, Lack> {
     let mut failure = AuthFailure::Absent;
     for (id, auth) in auths {
-        let known = match presented(&auth.header) {
-            Presented::Absent => Err(AuthFailure::Absent),
-            Presented::Repeated => Err(AuthFailure::Repeated),
-            Presented::One(value) => auth.check(id, value, role, unix_s),
-        };
-        match known {
-            Ok(caller) => return Ok(caller),
-            Err(next) if next.tells_more_than(failure) => failure = next,
-            Err(_) => {}
+        match auth.check(id, head, state, role, unix_s) {
+            Err(Lack::Failed(next)) if next.weight() > failure.weight() => failure = next,
+            Err(Lack::Failed(_)) => {}
+            decided => return decided,
         }
     }
-    Err(failure)
+    Err(Lack::Failed(failure))
+}
+
+/// Why a credential has not made anybody known.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// It is not good.
+    Failed(AuthFailure),
+    /// It cannot be told here.
+    Ask(Question),
+}
+
+impl From<AuthFailure> for Lack {
+    fn from(failure: AuthFailure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Auth {
     fn check(
         &self,
         id: u16,
-        value: &[u8],
+        head: &RequestHead<'_, '_>,
+        state: &mut State<'_>,
         role: &dyn Fn(&str) -> Option<RoleId>,
         unix_s: u64,
-    ) -> Result<Caller<'_>, AuthFailure> {
-        let (consumer, roles, set) = match &self.kind {
-            Kind::ApiKey(keys) => {
-                let key = keys.check(value, unix_s).map_err(AuthFailure::Key)?;
-                (key.consumer.clone(), Cow::Borrowed(&*key.roles), Vec::new())
-            }
-            Kind::Jwt(tokens) => {
-                let token = bearer(value).ok_or(AuthFailure::Absent)?;
-                let said = tokens.check(token, unix_s, role).map_err(AuthFailure::Token)?;
-                (said.consumer, Cow::Owned(said.roles), said.set)
-            }
+    ) -> Result<Rc<Identity>, Lack> {
+        let credential = self.credential(head)?;
+        if let Some(answered) = state.answered.iter().find(|answered| answered.auth == id) {
+            return answered.answer.clone().map_err(Lack::Failed);
+        }
+        let generation = self.generation();
+        if let Some(identity) = state.memory.find(id, generation, credential, unix_s) {
+            return Ok(Rc::clone(identity));
+        }
+        let Some(answer) = self.judge(credential, role, unix_s) else {
+            let credential = Zeroizing::new(credential.to_vec());
+            return Err(Lack::Ask(Question { auth: id, generation, credential }));
         };
-        Ok(Caller { consumer, auth: id, roles, set })
+        let identity = Rc::new(Identity { auth: id, ..answer? });
+        state.memory.keep(generation, credential, &identity);
+        Ok(identity)
+    }
+
+    /// What the request shows for this auth.
+    fn credential<'h>(&self, head: &'h RequestHead<'_, '_>) -> Result<&'h [u8], AuthFailure> {
+        let value = match Presented::of(head.headers.all(&self.header)) {
+            Presented::Absent => return Err(AuthFailure::Absent),
+            Presented::Repeated => return Err(AuthFailure::Repeated),
+            Presented::One(value) => value,
+        };
+        match &self.kind {
+            Kind::ApiKey(_) => Ok(value),
+            Kind::Jwt(_) => of_scheme("bearer", value).ok_or(AuthFailure::Absent),
+            Kind::Basic => of_scheme("basic", value).ok_or(AuthFailure::Absent),
+        }
+    }
+
+    /// Which of its keys are in force: what was found good with others is looked at anew.
+    fn generation(&self) -> u64 {
+        match &self.kind {
+            // All that these go by is in the snapshot.
+            Kind::ApiKey(_) | Kind::Jwt(_) | Kind::Basic => 0,
+        }
+    }
+
+    /// Whose `credential` is; none: that has to be asked. The identity's `auth` is left open.
+    pub fn judge(
+        &self,
+        credential: &[u8],
+        role: &dyn Fn(&str) -> Option<RoleId>,
+        unix_s: u64,
+    ) -> Option<Answer> {
+        match &self.kind {
+            Kind::ApiKey(keys) => Some(keys.check(credential, unix_s).map_err(AuthFailure::Key)),
+            Kind::Jwt(tokens) => Some(tokens.check(credential, unix_s, role).map_err(AuthFailure::Token)),
+            Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
+            Kind::Basic => None,
+        }
     }
 }
 
-/// The token in `Bearer TOKEN` (RFC 6750 §2.1, the scheme in any case); none: another scheme.
-fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked("bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii_start())
+/// What follows the name of an authentication scheme (RFC 9110 §11.4, in any case); none: it is another scheme.
+fn of_scheme<'v>(scheme: &str, value: &'v [u8]) -> Option<&'v [u8]> {
+    let (name, rest) = value.split_at_checked(scheme.len())?;
+    let rest = rest.strip_prefix(b" ")?;
+    name.eq_ignore_ascii_case(scheme.as_bytes()).then(|| rest.trim_ascii_start())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::testing::{self, NOW_S, key_auth, minted, token_auth};
+    use crate::decide::Answered;
+    use crate::decide::testing::{
+        self, NOW_S, answered, basic_auth, key_auth, minted, token_auth, with_head,
+    };
 
     /// Headers as `(name, value)`; expected: consumer and auth, or the failure.
     #[track_caller]
     fn check(auths: &[config::Auth], headers: &[(&str, &str)], expected: Result<(&str, u16), AuthFailure>) {
+        check_asked(auths, headers, &[], &expected.map_err(Lack::Failed));
+    }
+
+    /// The same with answers in hand.
+    #[track_caller]
+    fn check_asked(
+        auths: &[config::Auth],
+        headers: &[(&str, &str)],
+        answered: &[Answered],
+        expected: &Result<(&str, u16), Lack>,
+    ) {
         let auths: Vec<Auth> = auths.iter().map(|a| Auth::compile(a, &|_| None).ok().unwrap()).collect();
-        let presented = |name: &str| {
-            Presented::of(
-                headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_bytes()),
-            )
-        };
-        let caller = authenticate((0..).zip(&auths), presented, &|_| None, NOW_S);
-        assert_eq!(caller.as_ref().map(|c| (&*c.consumer, c.auth)).map_err(|e| *e), expected);
+        let (limiter, mut memory) = testing::state();
+        let mut state = State { limiter: &limiter, memory: &mut memory, answered };
+        let lines: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        with_head(&["GET / HTTP/1.1".to_owned(), lines.join("\n")].join("\n"), |head| {
+            // What was found good once is remembered, and nothing else is.
+            for round in ["first", "again"] {
+                let identity = authenticate((0..).zip(&auths), head, &mut state, &|_| None, NOW_S);
+                let known = identity.as_ref().map(|identity| (&*identity.consumer, identity.auth));
+                assert_eq!(known, expected.as_ref().map(|known| *known), "{round}");
+            }
+        });
     }
 
     #[test]
@@ -224,6 +296,23 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_asked_about_and_the_answer_counts_for_its_auth() {
+        let auths = [key_auth(), basic_auth()];
+        let (shown, junk) = ([("authorization", "basic  YTpi")], [("authorization", "Basic a:b")]);
+        let question = Question { auth: 1, generation: 0, credential: Zeroizing::new(b"YTpi".to_vec()) };
+        check_asked(&auths, &shown, &[], &Err(Lack::Ask(question.clone())));
+        check_asked(&auths, &shown, &[answered(0, Ok("bob"))], &Err(Lack::Ask(question)));
+        check_asked(&auths, &shown, &[answered(1, Ok("bob"))], &Ok(("bob", 1)));
+        for failure in [AuthFailure::Password, AuthFailure::Unavailable] {
+            check_asked(&auths, &shown, &[answered(1, Err(failure))], &Err(Lack::Failed(failure)));
+        }
+        check(&auths, &junk, Err(AuthFailure::Password));
+        check(&auths, &[("authorization", "Bearer YTpi")], Err(AuthFailure::Absent));
+        let key = minted(1).text;
+        check(&auths, &[shown[0], ("x-api-key", &key)], Ok(("acme", 0)));
+    }
+
+    #[test]
     fn a_credential_that_stands_twice_is_none() {
         let (key, token) = (minted(1).text, format!("Bearer {}", testing::token("bob")));
         check(&[key_auth()], &[("x-api-key", &key), ("X-Api-Key", &key)], Err(AuthFailure::Repeated));
@@ -238,9 +327,8 @@ mod tests {
     fn other_schemes_are_not_tokens() {
         let token = testing::token("bob");
         check(&[token_auth()], &[("authorization", &format!("bEARER  {token}"))], Ok(("bob", 0)));
-        for value in
-            ["", "Bearer", "Basic YTpi", &token, &format!("Bearer\t{token}"), &format!("Bearerx {token}")]
-        {
+        let (tab, x) = (format!("Bearer\t{token}"), format!("Bearerx {token}"));
+        for value in ["", "Bearer", "Basic YTpi", &token, &tab, &x] {
             check(&[token_auth()], &[("authorization", value)], Err(AuthFailure::Absent));
         }
         let malformed = Err(AuthFailure::Token(TokenFault::Malformed));
@@ -249,13 +337,14 @@ mod tests {
 
     #[test]
     fn the_challenge_names_every_auth() {
-        let auths = [key_auth(), token_auth()].map(|auth| Auth::compile(&auth, &|_| None).ok().unwrap());
+        let auths = [key_auth(), token_auth(), basic_auth()]
+            .map(|auth| Auth::compile(&auth, &|_| None).ok().unwrap());
         assert_eq!(
             &*challenge(auths.iter(), AuthFailure::Absent),
-            r#"ApiKey realm="keys", header="x-api-key", Bearer realm="staff""#,
+            r#"ApiKey realm="keys", header="x-api-key", Bearer realm="staff", Basic realm="legacy", charset="UTF-8""#,
         );
         assert_eq!(
-            &*challenge(auths.iter().skip(1), AuthFailure::Token(TokenFault::Expired)),
+            &*challenge(auths.iter().skip(1).take(1), AuthFailure::Token(TokenFault::Expired)),
             r#"Bearer realm="staff", error="invalid_token""#,
         );
     }

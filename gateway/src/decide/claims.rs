@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 /// A JSON value.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Json {
+pub(crate) enum Json {
     /// `null`
     Null,
     /// `true`, `false`
@@ -28,7 +28,7 @@ pub(super) enum Json {
 }
 
 /// The members of an object.
-pub(super) type Claims = BTreeMap<String, Json>;
+pub(crate) type Claims = BTreeMap<String, Json>;
 
 /// Reads one object and nothing after it; none: it is not one, or has a member twice.
 pub(super) fn parse(bytes: &[u8]) -> Option<Claims> {

@@ -19,6 +19,7 @@ use jsonwebtoken::Algorithm;
 
 use self::keys::{Key, Verifier};
 use super::{
+    Identity,
     authz::RoleId,
     claims::{self, Claims, Json},
 };
@@ -70,17 +71,6 @@ pub struct Tokens {
     keys: Box<[Key]>,
 }
 
-/// What a good token says.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Who is asking.
-    pub consumer: Arc<str>,
-    /// Those of its roles that exist.
-    pub roles: Vec<RoleId>,
-    /// Header → value, to be set upstream.
-    pub set: Vec<(Arc<str>, String)>,
-}
-
 impl Tokens {
     /// From the configuration.
     ///
@@ -102,14 +92,17 @@ impl Tokens {
         token: &[u8],
         unix_s: u64,
         role: &dyn Fn(&str) -> Option<RoleId>,
-    ) -> Result<Verified, TokenFault> {
+    ) -> Result<Identity, TokenFault> {
         let claims = self.verify(token)?;
-        self.check_times(&claims, unix_s)?;
+        let good_until_s = self.check_times(&claims, unix_s)?;
         self.check_parties(&claims)?;
-        Ok(Verified {
+        Ok(Identity {
             consumer: self.consumer(&claims)?,
-            roles: self.roles(&claims, role),
-            set: self.headers(&claims)?,
+            roles: self.roles(&claims, role).into(),
+            set: self.headers(&claims)?.into(),
+            good_until_s,
+            claims,
+            ..Identity::default()
         })
     }
 
@@ -149,21 +142,22 @@ impl Tokens {
         if verifiers.is_empty() { Err(TokenFault::Algorithm) } else { Ok(verifiers) }
     }
 
-    /// RFC 7519 §4.1.4 and §4.1.5, with the configured leeway both ways.
-    fn check_times(&self, claims: &Claims, unix_s: u64) -> Result<(), TokenFault> {
+    /// RFC 7519 §4.1.4 and §4.1.5, with the configured leeway both ways. Goes out: when it has expired for us.
+    fn check_times(&self, claims: &Claims, unix_s: u64) -> Result<u64, TokenFault> {
         let leeway_s = self.rules.leeway.as_secs().min(TIME_S_MAX);
         let time = |claim: &Json| match claim {
             Json::Whole(seconds) if *seconds <= TIME_S_MAX => Ok(*seconds),
             _ => Err(TokenFault::Time),
         };
-        if unix_s >= time(claims.get("exp").ok_or(TokenFault::Time)?)? + leeway_s {
+        let good_until_s = time(claims.get("exp").ok_or(TokenFault::Time)?)? + leeway_s;
+        if unix_s >= good_until_s {
             return Err(TokenFault::Expired);
         }
         let not_before_s = claims.get("nbf").map(time).transpose()?;
         if not_before_s.is_some_and(|not_before_s| not_before_s > unix_s.saturating_add(leeway_s)) {
             return Err(TokenFault::NotYetValid);
         }
-        Ok(())
+        Ok(good_until_s)
     }
 
     fn check_parties(&self, claims: &Claims) -> Result<(), TokenFault> {

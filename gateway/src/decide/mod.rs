@@ -1,12 +1,12 @@
 //! What happens to a request: policy without I/O.
 //!
 //! Comes in: a request head, who sent it, the policy, the buckets and the time. Goes out: a [`Plan`] to carry out or
-//! a [`Refused`] to answer. Order: route, limits that need no identity (so that guessing is limited too), what the
-//! head shows of the body, authentication, authorisation, a WebSocket's handshake, limits of the
-//! consumer.
+//! a [`Halt`]: a refusal to answer, or a question that has to be answered first. Order: route, limits that need no
+//! identity (so that guessing is limited too), what the head shows of the body, authentication, authorisation, a
+//! WebSocket's handshake, limits of the consumer.
 //!
-//! It never reads a clock, opens anything, locks, or holds unsafe code. With an API key, or none, it allocates
-//! nothing: what a plan carries is shared with the policy.
+//! It never reads a clock, opens anything, locks, or holds unsafe code. Where nobody has to be known, or a credential is
+//! remembered, it allocates nothing: what a plan carries is shared.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -17,9 +17,13 @@ pub mod route;
 pub mod limit;
 pub mod crowd;
 pub mod known;
+mod identity;
+pub mod memory;
+pub mod question;
 pub mod authn;
 pub mod api_key;
 pub mod jwt;
+pub mod basic;
 mod claims;
 pub mod authz;
 pub mod balance;
@@ -32,22 +36,25 @@ mod websocket;
 pub mod compress;
 mod snapshot;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, rc::Rc, sync::Arc, time::Duration};
 
 pub use self::{
     addresses::{ADDRESSES_MAX, Addresses, ServerAddresses},
     authn::AuthFailure,
     authz::Forbidden,
     budget::RetryBudget,
+    identity::Identity,
     introduction::introduction,
+    memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
+    question::{Answer, Answered, Inquiry, Question, Reply},
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
     websocket::WebSocket,
 };
 use self::{
-    authn::{Caller, Presented},
+    authn::{Lack, Presented},
     limit::{Subject, Table},
     policy::{ConsumerPolicy, LimitPolicy},
     route::Miss,
@@ -80,16 +87,14 @@ pub struct Now {
 }
 
 /// What to do with a request that may pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Which route's.
     pub route: RouteId,
     /// Where it goes.
     pub action: Act,
-    /// Who is asking; none on a public route.
-    pub identity: Option<Identity>,
-    /// Headers to set upstream, after `remove`.
-    pub set: Vec<(Arc<str>, String)>,
+    /// Who is asking; none on a public route. Headers of its `set` go upstream, after `remove`.
+    pub identity: Option<Rc<Identity>>,
     /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
     /// that can carry a credential for the route, whichever of them was accepted.
     pub remove: Arc<[Arc<str>]>,
@@ -126,26 +131,44 @@ impl From<&Action> for Act {
     }
 }
 
-/// Somebody who is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// Name of the consumer.
-    pub consumer: Arc<str>,
-    /// Index into the configuration's auths.
-    pub auth: u16,
+/// What decisions go by beside the policy.
+pub struct State<'s> {
+    /// The buckets of all workers.
+    pub limiter: &'s Table,
+    /// Whose credentials were found good lately.
+    pub memory: &'s mut Memory,
+    /// What was said of this request's credentials, where it had to be asked.
+    pub answered: &'s [Answered],
+}
+
+/// Why a request does not go on, or not yet.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Halt {
+    /// It may not pass.
+    Refused(Refused),
+    /// Decide again when this is answered.
+    Ask(RouteId, Question),
 }
 
 /// A request that may not pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Refused {
     /// The route that refuses; none where no route has the host and path.
     pub route: Option<RouteId>,
+    /// Who is asking, where that is known.
+    pub identity: Option<Rc<Identity>>,
     /// Why.
     pub refusal: Refusal,
 }
 
+impl Refused {
+    fn of_no_route() -> Self {
+        Self { route: None, identity: None, refusal: Refusal::NoRoute }
+    }
+}
+
 /// Why a request may not pass. Nothing of it was sent anywhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Refusal {
     /// 404: no route has the host and path.
     NoRoute,
@@ -161,13 +184,10 @@ pub enum Refusal {
         /// For the log; the client is not told.
         reason: AuthFailure,
     },
+    /// 503: whoever has to be asked about the credential could not tell.
+    AuthUnavailable,
     /// 403: somebody is known and may not.
-    Forbidden {
-        /// Who it is.
-        identity: Identity,
-        /// For the log; the client is not told.
-        reason: Forbidden,
-    },
+    Forbidden(Forbidden),
     /// 429: too often.
     Limited {
         /// Index into the configuration's limits.
@@ -198,62 +218,60 @@ impl Refusal {
     pub fn why(&self) -> Option<String> {
         match self {
             Self::Unauthenticated { reason, .. } => Some(format!("{reason:?}")),
-            Self::Forbidden { reason, .. } => Some(reason.to_string()),
-            _ => None,
-        }
-    }
-
-    /// Who was refused, where that is known.
-    pub fn consumer(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Forbidden { identity, .. } => Some(&identity.consumer),
+            Self::Forbidden(reason) => Some(reason.to_string()),
             _ => None,
         }
     }
 }
 
-/// Decides one request.
+/// Decides one request. It is called again for the same request, with what was asked in `state.answered`.
 ///
 /// # Errors
-/// It may not pass.
+/// It may not pass, or something has to be asked first.
 pub fn decide(
     policy: &Policy,
     head: &RequestHead<'_, '_>,
     peer: &Peer,
-    limiter: &Table,
+    state: &mut State<'_>,
     now: Now,
-) -> Result<Plan, Refused> {
+) -> Result<Plan, Halt> {
     let preflight = cors::preflight_route(policy, head);
-    let route_id = preflight.map_or_else(|| find_route(policy, head), Ok)?;
-    let refused = |refusal| Refused { route: Some(route_id), refusal };
-    let route = policy.route(route_id).ok_or(Refused { route: None, refusal: Refusal::NoRoute })?;
+    let route_id = preflight.map_or_else(|| find_route(policy, head), Ok).map_err(Halt::Refused)?;
+    let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), identity: None, refusal });
+    let route = policy.route(route_id).ok_or_else(|| Halt::Refused(Refused::of_no_route()))?;
+    let limiter = state.limiter;
     let mut meter = Meter { policy, route_id, route, head, peer, limiter, now, dry_run: None };
 
-    meter.admit_unknown().map_err(refused)?;
+    // Whoever has an answer in hand has come by here already.
+    if state.answered.is_empty() {
+        meter.admit_unknown().map_err(refused)?;
+    }
     if preflight.is_some() {
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let caller = authenticate(policy, route, head, now).map_err(refused)?;
-    let consumer = caller.as_ref().and_then(|caller| policy.consumer(&caller.consumer));
-    authorize(route, head, caller.as_ref(), consumer).map_err(refused)?;
+    let identity = authenticate(policy, route, head, state, now).map_err(|lack| match lack {
+        Lack::Ask(question) => Halt::Ask(route_id, question),
+        Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
+        Lack::Failed(reason) => {
+            refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
+        }
+    })?;
+    let refused =
+        |refusal| Halt::Refused(Refused { route: Some(route_id), identity: identity.clone(), refusal });
+    let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
+    authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
-    meter.admit_known(caller.as_ref(), consumer).map_err(refused)?;
+    meter.admit_known(identity.as_deref(), consumer).map_err(refused)?;
 
-    let dry_run = meter.dry_run;
-    let (identity, set) = match caller {
-        Some(caller) => (Some(identity_of(&caller)), caller.set),
-        None => (None, Vec::new()),
-    };
     Ok(Plan {
         route: route_id,
         action: Act::from(&route.action),
         identity,
-        set,
         remove: route.remove.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
-        limited_in_dry_run: dry_run,
+        limited_in_dry_run: meter.dry_run,
         websocket,
     })
 }
@@ -271,7 +289,6 @@ fn allow_preflight(
         route: route_id,
         action: Act::Preflight,
         identity: None,
-        set: Vec::new(),
         remove: route.remove.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
@@ -282,9 +299,10 @@ fn allow_preflight(
 
 fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<RouteId, Refused> {
     policy.router.find(head.authority, &head.path, head.method).map_err(|miss| match miss {
-        Miss::NoRoute => Refused { route: None, refusal: Refusal::NoRoute },
+        Miss::NoRoute => Refused::of_no_route(),
         Miss::MethodNotAllowed { route, allow } => {
-            Refused { route: Some(route), refusal: Refusal::MethodNotAllowed { allow: allow.clone() } }
+            let refusal = Refusal::MethodNotAllowed { allow: allow.clone() };
+            Refused { route: Some(route), identity: None, refusal }
         }
     })
 }
@@ -313,38 +331,31 @@ fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Ref
     Ok(())
 }
 
-fn authenticate<'p>(
-    policy: &'p Policy,
-    route: &'p RoutePolicy,
+/// None: the route lets anybody in.
+fn authenticate(
+    policy: &Policy,
+    route: &RoutePolicy,
     head: &RequestHead<'_, '_>,
+    state: &mut State<'_>,
     now: Now,
-) -> Result<Option<Caller<'p>>, Refusal> {
+) -> Result<Option<Rc<Identity>>, Lack> {
     if route.public {
         return Ok(None);
     }
-    let presented = |name: &str| Presented::of(head.headers.all(name));
-    authn::authenticate(policy.auths_of(route), presented, &|name| policy.role(name), now.unix_s)
-        .map(Some)
-        .map_err(|reason| Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
+    authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.
 fn authorize(
     route: &RoutePolicy,
     head: &RequestHead<'_, '_>,
-    caller: Option<&Caller<'_>>,
+    identity: Option<&Rc<Identity>>,
     consumer: Option<&ConsumerPolicy>,
 ) -> Result<(), Refusal> {
-    let Some(caller) = caller else { return Ok(()) };
-    let roles = caller.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
-    route
-        .need
-        .check(head.method, roles)
-        .map_err(|reason| Refusal::Forbidden { identity: identity_of(caller), reason })
-}
-
-fn identity_of(caller: &Caller<'_>) -> Identity {
-    Identity { consumer: caller.consumer.clone(), auth: caller.auth }
+    let Some(identity) = identity else { return Ok(()) };
+    let roles =
+        identity.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
+    route.need.check(head.method, roles).map_err(Refusal::Forbidden)
 }
 
 /// Takes a token from every limit that applies, in their order, until one refuses. A token that an earlier limit
@@ -373,7 +384,7 @@ impl Meter<'_> {
     /// The route's limits per consumer, and what the consumer has of its own.
     fn admit_known(
         &mut self,
-        caller: Option<&Caller<'_>>,
+        identity: Option<&Identity>,
         consumer: Option<&ConsumerPolicy>,
     ) -> Result<(), Refusal> {
         let route = self.route;
@@ -384,18 +395,20 @@ impl Meter<'_> {
         let own = own.map(|id| (id, true));
         route.limits.iter().map(|id| (id, false)).chain(own).try_for_each(|(id, own)| {
             match self.policy.limits.get(usize::from(*id)) {
-                Some(limit) if own || limit.per == LimitPer::Consumer => self.admit(*id, limit, caller),
+                Some(limit) if own || limit.per == LimitPer::Consumer => self.admit(*id, limit, identity),
                 _ => Ok(()),
             }
         })
     }
 
-    fn admit(&mut self, id: u16, limit: &LimitPolicy, caller: Option<&Caller<'_>>) -> Result<(), Refusal> {
+    fn admit(&mut self, id: u16, limit: &LimitPolicy, identity: Option<&Identity>) -> Result<(), Refusal> {
         let source = || Subject::source(self.peer.source);
         let subject = match &limit.per {
             LimitPer::Source => source(),
             LimitPer::Route => Subject::Route(self.policy.route_name(self.route_id).map_or("", |name| name)),
-            LimitPer::Consumer => caller.map_or_else(source, |caller| Subject::Consumer(&caller.consumer)),
+            LimitPer::Consumer => {
+                identity.map_or_else(source, |identity| Subject::Consumer(&identity.consumer))
+            }
             // Without the header a client shares a bucket with nobody that it could starve, and can't dodge either.
             LimitPer::Header(name) => self.head.headers.get(name).map_or_else(source, Subject::Header),
         };

@@ -206,8 +206,14 @@ impl Policy {
         &self.identity_headers
     }
 
-    pub(super) fn role(&self, name: &str) -> Option<RoleId> {
+    /// A role by its name.
+    pub fn role(&self, name: &str) -> Option<RoleId> {
         role_named(&self.roles, name)
+    }
+
+    /// An auth by its index into the configuration's.
+    pub fn auth(&self, auth: u16) -> Option<&authn::Auth> {
+        self.auths.get(usize::from(auth))
     }
 
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
@@ -272,7 +278,11 @@ impl RoutePolicy {
     pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
         match after {
             AuthFailure::Token(_) => &self.challenge_invalid_token,
-            AuthFailure::Absent | AuthFailure::Repeated | AuthFailure::Key(_) => &self.challenge,
+            AuthFailure::Absent
+            | AuthFailure::Repeated
+            | AuthFailure::Key(_)
+            | AuthFailure::Password
+            | AuthFailure::Unavailable => &self.challenge,
         }
     }
 }
@@ -408,7 +418,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
         config::AuthKind::Jwt(rules) => Some(&rules.forward),
-        config::AuthKind::ApiKey { .. } => None,
+        config::AuthKind::ApiKey { .. } | config::AuthKind::Basic(_) => None,
     });
     let names: BTreeSet<Arc<str>> =
         forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();

@@ -1,13 +1,13 @@
 //! Configuration values for tests: valid, and as small as they can be.
 
-use std::{sync::Arc, time::Duration};
+use std::{hash::RandomState, rc::Rc, sync::Arc, time::Duration};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::api_key;
-use crate::config;
+use super::{Answered, AuthFailure, Identity, Memory, api_key, limit::Table, memory};
+use crate::{codec, config};
 
 /// A public route for any host and method that answers 204.
 pub(super) fn route(name: &str, path: &str) -> config::Route {
@@ -84,6 +84,35 @@ pub(super) fn key_auth() -> config::Auth {
 /// `[auth.staff]`: tokens as [`token`] makes them.
 pub(super) fn token_auth() -> config::Auth {
     config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+}
+
+/// `[auth.legacy]`: whose users are nobody's business here.
+pub(super) fn basic_auth() -> config::Auth {
+    config::Auth {
+        name: "legacy".into(),
+        kind: config::AuthKind::Basic(config::Basic { users: Arc::from([]) }),
+    }
+}
+
+/// What was said of a credential: whose it is.
+pub(super) fn answered(auth: u16, answer: Result<&str, AuthFailure>) -> Answered {
+    let known = |consumer: &str| Identity { consumer: consumer.into(), auth, ..Identity::default() };
+    Answered { auth, answer: answer.map(|consumer| Rc::new(known(consumer))) }
+}
+
+/// Empty buckets, and a memory of nobody.
+pub(super) fn state() -> (Table, Memory) {
+    (Table::new(1024, RandomState::new()), Memory::new(memory::BYTES_MAX))
+}
+
+/// Gives the head of `request` to `use_it`: a request line, then header lines.
+pub(super) fn with_head<T>(request: &str, use_it: impl FnOnce(&codec::RequestHead<'_, '_>) -> T) -> T {
+    let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
+    let lines = [line, "Host: api.example"].into_iter().chain(headers.lines());
+    let bytes = lines.chain(["", ""]).collect::<Vec<_>>().join("\r\n");
+    let limits = codec::HeadLimits { head_bytes_max: 16_384, headers_max: 100, target_bytes_max: 8_192 };
+    let mut slots = codec::HeaderSlots::new();
+    use_it(&codec::request_head(bytes.as_bytes(), &mut slots, &limits).unwrap().unwrap())
 }
 
 /// Rules that ask for nothing but a signature and a time.

@@ -3,7 +3,7 @@
 use std::hash::RandomState;
 
 use super::{testing::*, *};
-use crate::{codec, config};
+use crate::config;
 
 const SOURCE: &str = "203.0.113.7";
 const START_NS: u64 = 1_000_000_000;
@@ -28,15 +28,20 @@ impl Gate {
 
     /// `request`: request line without version, then header lines.
     fn decide(&self, request: &str) -> Result<Plan, Refused> {
+        self.decide_with(request, &[]).map_err(|halt| match halt {
+            Halt::Refused(refused) => refused,
+            Halt::Ask(..) => panic!("{halt:?}"),
+        })
+    }
+
+    fn decide_with(&self, request: &str, answered: &[Answered]) -> Result<Plan, Halt> {
         let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
-        let start = format!("{line} HTTP/1.1");
-        let lines = [&*start, "Host: api.example"].into_iter().chain(headers.lines());
-        let bytes = lines.chain(["", ""]).collect::<Vec<_>>().join("\r\n");
-        let limits = codec::HeadLimits { head_bytes_max: 16_384, headers_max: 100, target_bytes_max: 8_192 };
-        let mut slots = codec::HeaderSlots::new();
-        let head = codec::request_head(bytes.as_bytes(), &mut slots, &limits).unwrap().unwrap();
-        let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
-        decide(&self.policy, &head, &peer, &self.limiter, self.now)
+        with_head(&format!("{line} HTTP/1.1\n{headers}"), |head| {
+            let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
+            let mut memory = Memory::new(memory::BYTES_MAX);
+            let mut state = State { limiter: &self.limiter, memory: &mut memory, answered };
+            decide(&self.policy, head, &peer, &mut state, self.now)
+        })
     }
 
     #[track_caller]
@@ -97,7 +102,7 @@ fn a_public_route_asks_for_nothing() {
     let plan = Gate::new(&config()).passes("GET /open");
     assert_eq!((plan.route, plan.identity), (0, None));
     assert_eq!(plan.action, Act::Respond(Arc::new(respond(204))));
-    assert!(plan.set.is_empty() && plan.remove.is_empty());
+    assert!(plan.remove.is_empty());
 }
 
 #[test]
@@ -105,9 +110,10 @@ fn a_refusal_knows_its_route() {
     let mut config = config();
     config.routes[0].methods = vec!["GET".into()];
     let gate = Gate::new(&config);
-    assert_eq!(gate.decide("GET /nowhere"), Err(Refused { route: None, refusal: Refusal::NoRoute }));
+    assert_eq!(gate.decide("GET /nowhere"), Err(Refused::of_no_route()));
     let allow = Arc::from("GET, HEAD");
-    let expected = Refused { route: Some(0), refusal: Refusal::MethodNotAllowed { allow } };
+    let refusal = Refusal::MethodNotAllowed { allow };
+    let expected = Refused { route: Some(0), identity: None, refusal };
     assert_eq!(gate.decide("POST /open"), Err(expected));
     assert_eq!(gate.decide("GET /orders").unwrap_err().route, Some(1));
 }
@@ -115,7 +121,8 @@ fn a_refusal_knows_its_route() {
 #[test]
 fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
     let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
-    assert_eq!(plan.identity, Some(Identity { consumer: "acme".into(), auth: 0 }));
+    let identity = plan.identity.unwrap();
+    assert_eq!((&*identity.consumer, identity.auth, &identity.set[..]), ("acme", 0, &[][..]));
     assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
     assert_eq!(plan.action, Act::Upstream(0));
 }
@@ -141,9 +148,10 @@ fn a_token_makes_its_consumer_known_and_sets_headers() {
     config.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
     let gate = Gate::new(&config);
     let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
-    assert_eq!(plan.identity, Some(Identity { consumer: "bob".into(), auth: 1 }));
+    let identity = plan.identity.unwrap();
+    assert_eq!((&*identity.consumer, identity.auth), ("bob", 1));
     assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into(), "x-user".into()]);
-    assert_eq!(plan.set, [("x-user".into(), "bob".to_owned())]);
+    assert_eq!(*identity.set, [("x-user".into(), "bob".to_owned())]);
     // Row 44: also where nobody has to be known.
     assert_eq!(*gate.passes("GET /open").remove, ["x-user".into()]);
 }
@@ -168,7 +176,7 @@ fn a_permission_comes_from_the_credential_or_the_consumer() {
     gate.passes(&with_key("GET /orders"));
     gate.passes(&with_token("GET /orders", &claims(r#","roles":"reader""#)));
     let refusal = gate.refuses(&with_token("GET /orders", &claims("")));
-    assert!(matches!(refusal, Refusal::Forbidden { reason: Forbidden::MissingPermission(_), .. }));
+    assert!(matches!(refusal, Refusal::Forbidden(Forbidden::MissingPermission(_))));
     // A token of a configured consumer has that consumer's roles.
     gate.passes(&with_token("GET /orders", &claims("").replace("bob", "acme")));
 }
@@ -179,7 +187,7 @@ fn a_role_that_was_removed_is_refused_by_the_next_policy() {
     let mut config = config();
     Gate::new(&config).passes(&with_key("GET /orders"));
     config.consumers[0].roles.clear();
-    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden { .. }));
+    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden(_)));
 }
 
 #[test]
@@ -381,4 +389,28 @@ fn routes_share_rules_only_where_none_differs() {
     }));
     assert!(!share_rules(|route| route.rewrite = Some(Arc::default())));
     assert!(!share_rules(|route| route.action = Action::Respond(Arc::new(respond(204)))));
+}
+
+/// The limits that need no identity are not taken from twice, and nobody passes for want of an answer.
+#[test]
+fn a_request_that_waits_for_an_answer_is_one_request() {
+    let mut config = config();
+    config.auths.push(basic_auth());
+    config.routes[1].auths = vec![2];
+    config.routes[1].limits = vec![0];
+    config.limits = vec![limit("one", LimitPer::Source, 1)];
+    config.consumers[0].name = "bob".into();
+    let gate = Gate::new(&config);
+    let request = "GET /orders\nauthorization: Basic Ym9iOmI=";
+    let asked = gate.decide_with(request, &[]);
+    assert!(matches!(asked, Err(Halt::Ask(1, Question { auth: 2, .. }))), "{asked:?}");
+    let plan = gate.decide_with(request, &[answered(2, Ok("bob"))]).unwrap();
+    assert_eq!(&*plan.identity.unwrap().consumer, "bob");
+    let refusal = |failure| match gate.decide_with(request, &[answered(2, Err(failure))]) {
+        Err(Halt::Refused(refused)) => refused.refusal,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refusal(AuthFailure::Unavailable), Refusal::AuthUnavailable);
+    assert!(matches!(refusal(AuthFailure::Password), Refusal::Unauthenticated { .. }));
+    assert!(matches!(gate.refuses(request), Refusal::Limited { .. }));
 }

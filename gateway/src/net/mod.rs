@@ -4,7 +4,7 @@
 //! Rules that everything here keeps (each was seen to bite): a future that reads or accepts is never dropped to
 //! cancel it, since data or a descriptor would be lost; a deadline shuts the descriptor down instead, and the
 //! pending operation returns with its buffer. A worker is woken by its own ring only; what other threads want of it,
-//! it finds at the next sweep.
+//! it finds at the next sweep, or in its mailbox.
 
 mod buffer;
 mod clock;
@@ -17,6 +17,7 @@ mod ring;
 mod splice;
 mod stream;
 mod waits;
+mod mailbox;
 mod race;
 mod liveness;
 mod panics;
@@ -28,6 +29,7 @@ pub use deadline::{Deadline, Deadlines, Phase, SWEEP_INTERVAL};
 pub use halves::{Receive, Transmit, bytes_of};
 pub use join::join;
 pub use liveness::notice_dead_peers;
+pub use mailbox::{Mailbox, Postman};
 pub use meter::Meter;
 pub use monoio::buf::IoBuf;
 pub use pace::{Pace, Patience};

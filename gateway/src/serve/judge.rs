@@ -16,7 +16,7 @@ use crate::{
     codec::{self, BodyLength, RequestEdit, RequestHead, TraceParent, Version},
     config::Upstream,
     decide::{
-        self, Act, Now, Peer, Plan, Policy, Refusal, Refused, RoutePolicy,
+        self, Act, Answered, Halt, Now, Peer, Plan, Policy, Question, Refusal, Refused, RoutePolicy, State,
         compress::{self, Agreed},
     },
     net::{nanos, unix_s},
@@ -36,6 +36,8 @@ pub(super) struct Caller<'w> {
 
 /// What becomes of a request.
 pub(super) enum Verdict {
+    /// It is weighed again when this is answered.
+    Ask(Question),
     Forward(Box<Approved>),
     Respond(OwnAnswer),
     Refuse(Answer, Reach),
@@ -82,6 +84,7 @@ impl Caller<'_> {
         &self,
         current: &Rc<Current>,
         head: &RequestHead<'_, '_>,
+        answered: &[Answered],
         record: &mut Record,
     ) -> Verdict {
         let listener = &self.manners.settings;
@@ -119,18 +122,24 @@ impl Caller<'_> {
             certificate: self.secured.and_then(Secured::client_certificate),
         };
         let policy = &current.snapshot.policy;
-        let decided = decide::decide(policy, head, &peer, &self.worker.limiter, now);
+        let memory = &mut *current.memory.borrow_mut();
+        let mut state = State { limiter: &self.worker.limiter, memory, answered };
+        let decided = match decide::decide(policy, head, &peer, &mut state, now) {
+            Ok(plan) => Ok(plan),
+            Err(Halt::Refused(refused)) => Err(refused),
+            Err(Halt::Ask(_, question)) => return Verdict::Ask(question),
+        };
         record.route = decided.as_ref().map_or_else(|refused| refused.route, |plan| Some(plan.route));
         let route = record.route.and_then(|route| policy.route(route));
         record.lines = route
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
         match decided {
-            Err(Refused { refusal, .. }) => {
+            Err(Refused { refusal, identity, .. }) => {
                 if is_audited {
                     record.why = refusal.why().map(String::into_boxed_str);
                 }
-                record.consumer = refusal.consumer().cloned();
+                record.identity = identity;
                 Verdict::Refuse(respond::refused(&refusal), Reach::Request)
             }
             Ok(plan) => {
@@ -142,7 +151,7 @@ impl Caller<'_> {
                     let refusal = Refusal::BodyTooLarge { max };
                     return Verdict::Refuse(respond::refused(&refusal), Reach::Connection);
                 }
-                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
+                record.identity.clone_from(&plan.identity);
                 let heads = &self.worker.tools.heads;
                 let values = reshape::values_of(head, &plan, record);
                 let verdict = match &plan.action {
@@ -199,8 +208,9 @@ impl Caller<'_> {
         let forwarded_for = forwarded_for(head, (record.source, peer), is_trusted);
         let asked = decide::Asked { proto: self.scheme, host: head.authority };
         let asked = if is_trusted { asked.or_told(&head.headers) } else { asked };
+        let identity = plan.identity.as_deref().map_or(&[][..], |identity| &identity.set);
         let mut set: Vec<(&str, &str)> =
-            plan.set.iter().map(|(name, value)| (&**name, value.as_str())).collect();
+            identity.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         if plan.websocket.is_some() {
             set.extend(codec::websocket::UPGRADE_FIELDS);
         }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     codec::{self, HeadLimits, HeaderSlots, RequestError, Version},
-    decide::WebSocket,
+    decide::{Answered, WebSocket},
     forward::{Client, Failed, Outcome, Side, Tunnel},
     http2::{Inbound, Outbound, Speaker, text},
     net::{Buffer, Deadline, Phase, Transmit, monotonic_ns, nanos},
@@ -61,12 +61,20 @@ pub(super) async fn serve_stream(connection: &Rc<Multiplexed>, incoming: Incomin
         inbound: Inbound::of_request(body, framing),
         outbound: Outbound::new(speaker),
     };
-    let judged = match pushed {
-        Ok(_) => exchange.judge(&current, &head, is_websocket, &mut record),
-        Err(error) => refuse(malformed(error)),
+    let mut answered = Vec::new();
+    let judged = loop {
+        let judged = match pushed {
+            Ok(_) => exchange.judge(&current, (&head, is_websocket), &answered, &mut record),
+            Err(error) => refuse(malformed(error)),
+        };
+        match judged {
+            Verdict::Ask(question) => answered.push(worker.ask(&current, question).await),
+            judged => break judged,
+        }
     };
     worker.tools.heads.give(head);
     let end = match judged {
+        Verdict::Ask(_) => exchange.refuse(&Failure::Internal, &mut record).await,
         Verdict::Forward(approved) => exchange.forward(&current, approved, &mut record).await,
         Verdict::Respond(own) => {
             let mut out = worker.tools.heads.take();
@@ -103,7 +111,13 @@ fn refuse(error: RequestError) -> Verdict {
 
 impl Exchange<'_> {
     /// Parses and decides.
-    fn judge(&self, current: &Rc<Current>, text: &[u8], is_websocket: bool, record: &mut Record) -> Verdict {
+    fn judge(
+        &self,
+        current: &Rc<Current>,
+        (text, is_websocket): (&[u8], bool),
+        answered: &[Answered],
+        record: &mut Record,
+    ) -> Verdict {
         let connection = self.connection;
         let listener = &connection.manners.settings;
         let limits = HeadLimits {
@@ -127,7 +141,7 @@ impl Exchange<'_> {
             scheme: connection.manners.scheme(),
             secured: connection.secured.as_ref(),
         };
-        match caller.weigh(current, &head, record) {
+        match caller.weigh(current, &head, answered, record) {
             Verdict::Forward(approved) if is_websocket && approved.plan.websocket.is_none() => {
                 let heads = &connection.worker.tools.heads;
                 heads.give(approved.head);

@@ -14,15 +14,21 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{Connection, begin, seats::Seats, serve_connection};
+use super::{
+    Connection,
+    ask::{Desk, deliver},
+    begin,
+    seats::Seats,
+    serve_connection,
+};
 use crate::{
     codec::HttpDate,
     config,
     decide::{
-        Snapshot, balance,
+        Inquiry, Memory, Snapshot, balance,
         crowd::{Crowd, Place},
         known::{self, Known},
-        limit,
+        limit, memory,
     },
     forward::{Encoders, Heads, Pool, Tools},
     net::{
@@ -56,6 +62,8 @@ pub struct Equipment {
     pub cells: Arc<Cells>,
     /// To the control thread; full means counted, never waited for.
     pub offences: mpsc::Sender<Offence>,
+    /// To whoever knows of credentials what cannot be told here.
+    pub inquiries: mpsc::Sender<Inquiry>,
     /// This worker's end of the access log.
     pub access: AccessLog,
     /// This worker's end of the audit log.
@@ -109,6 +117,8 @@ pub(super) struct Current {
     pub(super) pool: Rc<Pool>,
     /// Per upstream, where round robin stands.
     pub(super) turns: RefCell<Vec<u32>>,
+    /// Whose credentials were found good lately.
+    pub(super) memory: RefCell<Memory>,
 }
 
 impl Current {
@@ -116,7 +126,8 @@ impl Current {
         let upstreams = &snapshot.config.upstreams;
         let pool = Rc::new(Pool::of(&snapshot, before.map(|before| (&*before.pool, &*before.snapshot))));
         let turns = RefCell::new(vec![0; upstreams.len()]);
-        Rc::new(Self { snapshot, pool, turns })
+        let memory = RefCell::new(Memory::new(memory::BYTES_MAX));
+        Rc::new(Self { snapshot, pool, turns, memory })
     }
 }
 
@@ -138,6 +149,7 @@ pub(super) struct Worker {
     pub(super) waiting: Cell<usize>,
     /// Tasks that wait for streams of HTTP/2.
     pub(super) seats: Seats,
+    pub(super) desk: Desk,
     policy: RefCell<arc_swap::Cache<Arc<arc_swap::ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     current: RefCell<Rc<Current>>,
     offences: mpsc::Sender<Offence>,
@@ -149,7 +161,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn new(equipment: Equipment) -> Rc<Self> {
+    fn new(equipment: Equipment, desk: Desk) -> Rc<Self> {
         let snapshot = equipment.snapshot.load_full();
         Rc::new(Self {
             tools: Tools {
@@ -170,6 +182,7 @@ impl Worker {
             waits: Waits::default(),
             waiting: Cell::new(0),
             seats: Seats::default(),
+            desk,
             policy: RefCell::new(arc_swap::Cache::new(equipment.snapshot)),
             current: RefCell::new(Current::new(snapshot, None)),
             offences: equipment.offences,
@@ -243,7 +256,12 @@ impl Worker {
 /// Serves until it has drained. Runs on the worker's own ring.
 pub async fn run(equipment: Equipment, doors: Vec<Door>) {
     let (draining, drain_timeout) = (Arc::clone(&equipment.draining), equipment.drain_timeout);
-    let worker = Worker::new(equipment);
+    let (desk, mailbox) = match Desk::new(equipment.inquiries.clone()) {
+        Ok(made) => made,
+        Err(error) => return log::error!("worker {}: {error}", equipment.index),
+    };
+    let worker = Worker::new(equipment, desk);
+    net::spawn(deliver(Rc::clone(&worker), mailbox));
     let mut listening = Vec::new();
     for door in doors {
         let listener = match net::Listener::new(door.socket) {

@@ -64,6 +64,8 @@ pub enum Bound {
     Encoders,
     /// `listeners.*.limits.streams`: a stream was refused whose client had reset others that are still at work.
     Http2Streams,
+    /// Too many credentials were being asked about: a request was answered with 503.
+    Inquiries,
     /// A client sent too many frames of HTTP/2 that carry nothing, or reset too many streams; it was cut off.
     Http2Frames,
     /// A connection's task panicked. Not a bound, but as rare and as worth seeing.
@@ -72,7 +74,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -89,6 +91,7 @@ impl Bound {
         Self::Deadlines,
         Self::Encoders,
         Self::Http2Streams,
+        Self::Inquiries,
         Self::Http2Frames,
         Self::Panics,
     ];
@@ -112,6 +115,7 @@ impl Bound {
             Self::Deadlines => "deadlines",
             Self::Encoders => "encoders",
             Self::Http2Streams => "http2_streams",
+            Self::Inquiries => "inquiries",
             Self::Http2Frames => "http2_frames",
             Self::Panics => "panics",
         }

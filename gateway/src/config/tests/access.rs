@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Dir, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
+use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
 use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, ROUTES_MAX, Rate};
 
 #[test]
@@ -27,7 +27,6 @@ fn api_keys() {
     dir.write("bare.db", "version = 3\n", 0o600);
     let with = |lines: &str| format!("[auth.a]\nkind = \"api_key\"\n{lines}\n");
     refuse("[auth.a]\n", &["1:7: `auth.a` needs `kind`"]);
-    refuse("[auth.a]\nkind = \"basic\"\n", &["2:8: `auth.a.kind = \"basic\"` is not supported yet"]);
     refuse(
         "[auth.a]\nkind = \"oidc\"\nissuer = \"x\"\n",
         &["2:8: `auth.a.kind = \"oidc\"` is not supported yet"],
@@ -346,4 +345,36 @@ fn permissions() {
         &with("{ POST = \"a\" }"),
         &["6:16: `routes.a.permission` holds POST, which the route does not match"],
     );
+}
+
+#[test]
+fn passwords_are_hashes_that_are_slow_to_guess_and_not_too_slow_to_check() {
+    let dir = Dir::new();
+    let with = |lines: &str| format!("[auth.a]\nkind = \"basic\"\n{lines}\n");
+    let refuses = |content: String, expected: &str| {
+        dir.write("passwords", content, 0o600);
+        refuse_in(dir.path(), &with("file = \"passwords\""), &[&format!("3:8: passwords {expected}")]);
+    };
+    refuse(&with(""), &["1:7: `auth.a` needs `file`"]);
+    refuse_in(dir.path(), &with("file = \"none\""), &["3:8: none cannot be read"]);
+    refuses("# nobody\n".into(), "holds no users");
+    refuses("ada\n".into(), "has no `user:hash` in line 1");
+    refuses(format!(":{HASH}\n"), "has no `user:hash` in line 1");
+    refuses(
+        format!("ada:{HASH}\n\nbob:secret\n"),
+        "has a hash that `portcullis keys password` has not made in line 3",
+    );
+    refuses(
+        format!("ada:{}\n", HASH.replace("argon2id", "argon2i")),
+        "has a hash that is not argon2id's in line 1",
+    );
+    refuses(
+        format!("ada:{}\n", HASH.replace("19456", "262145")),
+        "has a hash that takes too long to check in line 1",
+    );
+    refuses(format!("ada:{HASH}\nbob:{HASH}\nada:{HASH}\n"), "has the user \"ada\" twice");
+    dir.write("passwords", format!("ada:{HASH}\n bob:{}\n", HASH.replace("19456", "262144")), 0o600);
+    let loaded = parse_in(dir.path(), &with("file = \"passwords\"")).unwrap().config;
+    let AuthKind::Basic(basic) = &loaded.auths[0].kind else { panic!("{loaded:?}") };
+    assert_eq!(basic.users.iter().map(|(user, _)| &**user).collect::<Vec<_>>(), ["ada", "bob"]);
 }

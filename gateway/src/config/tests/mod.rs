@@ -87,6 +87,10 @@ fn parse_in(dir: &Path, text: &str) -> Result<Loaded, Vec<String>> {
     parse(text, dir, &env).map_err(|errors| errors.into_iter().map(|e| strip(e.to_string())).collect())
 }
 
+/// Of a password, as `portcullis keys password` makes them.
+pub(super) const HASH: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5bm9ib2R5MTIzNA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
 /// The text is refused with exactly these mistakes, each told by how it begins, after "portcullis.toml:".
 #[track_caller]
 fn refuse_in(dir: &Path, text: &str, expected: &[&str]) {

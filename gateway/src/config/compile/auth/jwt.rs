@@ -1,4 +1,4 @@
-//! `[auth.*]`: what a credential is and how it is checked.
+//! `kind = "jwt"`
 //!
 //! A key and its algorithms are bound here, not by what a token says: a public key never serves as an HMAC secret,
 //! and one file never holds both kinds (RFC 8725 section 3.1).
@@ -7,17 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use toml::Spanned;
 
+use super::{header_name, refuse_all_but};
 use crate::config::{
+    auth::{AuthKind, Jwt, JwtKeys},
     files::{self, Holds},
     raw::{Field, RawAuth},
-    report::{
-        Choice::{Later, Works},
-        Report, Scope, did_you_mean,
-    },
-    types::{Auth, AuthKind, Jwt, JwtKeys, KeyStore, Secret},
+    report::{Report, Scope, did_you_mean},
+    types::Secret,
 };
-
-use super::{Names, access::is_header_name};
 
 /// Signatures that are checked with a public key.
 const PUBLIC_KEY_ALGORITHMS: [&str; 9] =
@@ -29,105 +26,22 @@ const SECRET_ALGORITHMS: [(&str, usize); 3] = [("HS256", 32), ("HS384", 48), ("H
 /// What is accepted when nobody says otherwise.
 const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
-/// Fields that frame or route a request: a claim never sets them.
-const HEADERS_OF_THE_PROXY: [&str; 17] = [
-    "connection",
-    "content-length",
-    "expect",
-    "forwarded",
-    "host",
-    "keep-alive",
-    "te",
-    "traceparent",
-    "tracestate",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
-    "x-request-id",
-];
-
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    ApiKey,
-    Jwt,
-}
-
-pub(super) fn auths(report: &mut Report, names: &Names, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
-    raw.into_iter()
-        .filter_map(|(at, raw)| {
-            let kind = auth_kind(report, names, &at, raw)?;
-            Some(Auth { name: at.name().into(), kind })
-        })
-        .collect()
-}
-
-fn auth_kind(report: &mut Report, names: &Names, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
-    let Some(kind) = raw.kind.take() else {
-        report.missing(at, "kind", "\"api_key\" or \"jwt\"");
-        return None;
-    };
-    let kinds = [
-        ("api_key", Works(Kind::ApiKey)),
-        ("jwt", Works(Kind::Jwt)),
-        ("introspection", Later),
-        ("oidc", Later),
-        ("mtls", Later),
-        ("basic", Later),
-    ];
-    match report.choose(at, "kind", &kind, &kinds)? {
-        Kind::ApiKey => api_key(report, names, at, raw),
-        Kind::Jwt => jwt(report, at, raw),
-    }
-}
-
-fn api_key(report: &mut Report, names: &Names, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
-    report.later(at, &[("query", &raw.query)]);
-    refuse(
-        report,
-        at,
-        "api_key",
-        &[
-            ("issuer", raw.issuer.as_ref().map(Spanned::span)),
-            ("audiences", raw.audiences.as_ref().map(Spanned::span)),
-            ("algorithms", raw.algorithms.as_ref().map(Spanned::span)),
-            ("leeway", raw.leeway.as_ref().map(Spanned::span)),
-            ("consumer", raw.consumer.as_ref().map(Spanned::span)),
-            ("roles", raw.roles.as_ref().map(Spanned::span)),
-            ("scopes", raw.scopes.as_ref().map(Spanned::span)),
-            ("forward", raw.forward.as_ref().map(Spanned::span)),
-            ("jwks_file", raw.jwks_file.as_ref().map(Spanned::span)),
-            ("jwks_url", raw.jwks_url.as_ref().map(Spanned::span)),
-            ("key_file", raw.key_file.as_ref().map(Spanned::span)),
-        ],
-    );
-    refuse_keys_of_later_kinds(report, at, "api_key", &raw);
-    let header = raw.header.map_or_else(|| Some("x-api-key".into()), |name| header_name(report, at, &name));
-    let Some(store) = raw.store else {
-        report.missing(at, "store", "\"keys.db\", a file that `portcullis keys` writes");
-        return None;
-    };
-    let path = report.resolve_path(at.source, store.get_ref());
-    let store = KeyStore::read_into(report, &path, &at.at(&store), &names.roles)?;
-    Some(AuthKind::ApiKey { header: header?, store: Arc::new(store) })
-}
-
-fn jwt(report: &mut Report, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
+pub(super) fn compile(report: &mut Report, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
     report.later(at, &[("jwks_url", &raw.jwks_url), ("scopes", &raw.scopes)]);
-    refuse(
-        report,
-        at,
-        "jwt",
-        &[
-            ("store", raw.store.as_ref().map(Spanned::span)),
-            ("header", raw.header.as_ref().map(Spanned::span)),
-            ("query", raw.query.as_ref().map(Spanned::span)),
-        ],
-    );
-    refuse_keys_of_later_kinds(report, at, "jwt", &raw);
+    let own = [
+        "issuer",
+        "audiences",
+        "algorithms",
+        "leeway",
+        "consumer",
+        "roles",
+        "scopes",
+        "forward",
+        "jwks_file",
+        "jwks_url",
+        "key_file",
+    ];
+    refuse_all_but(report, at, "jwt", &own, &raw);
     let algorithms = algorithms(report, at, raw.algorithms);
     let keys = jwt_keys(report, at, raw.jwks_file, raw.key_file, raw.jwks_url.is_some(), &algorithms);
     let forward = raw.forward.map(Spanned::into_inner).unwrap_or_default();
@@ -296,49 +210,4 @@ fn claim_path(report: &mut Report, at: &Scope, key: &str, path: Spanned<String>)
         format!("`{}.{key}` is {:?}, not a claim such as `sub`", at.path, path.get_ref()),
     );
     None
-}
-
-/// A header that we read or set, in lower case.
-fn header_name(report: &mut Report, at: &Scope, name: &Spanned<String>) -> Option<Arc<str>> {
-    let lower = name.get_ref().to_ascii_lowercase();
-    if !is_header_name(&lower) {
-        report.error(
-            at.at(name),
-            format!("`{}` names {:?}, which is not a header name", at.path, name.get_ref()),
-        );
-        return None;
-    }
-    if HEADERS_OF_THE_PROXY.contains(&lower.as_str()) {
-        report.error(at.at(name), format!("`{}` names `{lower}`, which only the proxy itself sets", at.path));
-        return None;
-    }
-    Some(lower.into())
-}
-
-/// Records keys that belong to another kind.
-fn refuse(report: &mut Report, at: &Scope, kind: &str, keys: &[(&str, Option<std::ops::Range<usize>>)]) {
-    for (key, span) in keys {
-        if let Some(span) = span {
-            let place = report.place(at.source, span.clone());
-            report.error(place, format!("`{}.{key}` has no meaning for kind \"{kind}\"", at.path));
-        }
-    }
-}
-
-fn refuse_keys_of_later_kinds(report: &mut Report, at: &Scope, kind: &str, raw: &RawAuth) {
-    refuse(
-        report,
-        at,
-        kind,
-        &[
-            ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
-            ("client_id", raw.client_id.as_ref().map(Spanned::span)),
-            ("client_secret_file", raw.client_secret_file.as_ref().map(Spanned::span)),
-            ("cache", raw.cache.as_ref().map(Spanned::span)),
-            ("callback", raw.callback.as_ref().map(Spanned::span)),
-            ("logout", raw.logout.as_ref().map(Spanned::span)),
-            ("cookie_key_file", raw.cookie_key_file.as_ref().map(Spanned::span)),
-            ("file", raw.file.as_ref().map(Spanned::span)),
-        ],
-    );
 }
