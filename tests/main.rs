@@ -16,5 +16,6 @@ mod pki;
 mod secured;
 mod tls_client;
 mod h2_peer;
+mod openid;
 mod kernel;
 mod cases;

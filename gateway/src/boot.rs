@@ -25,6 +25,7 @@ use crate::{
     config::{Config, Workers},
     control::{self, Certificates, CertificatesError, Enforcement, Publisher, SnapshotError, listener_ports},
     decide::{
+        Replays,
         crowd::Crowd,
         known::{self, Known},
         limit,
@@ -65,10 +66,12 @@ pub enum BootError {
     Io(#[from] io::Error),
 }
 
-/// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
-pub fn check(config: &Config) -> Result<(), BootError> {
+/// What `check` looks at beyond the configuration itself: TLS material that does not fit together, key stores. Goes out:
+/// what is odd about them.
+pub fn check(config: &Config) -> Result<Vec<String>, BootError> {
     Certificates::compile(config, None)?;
-    tls::upstreams(config).map(drop).map_err(BootError::UpstreamTls)
+    tls::upstreams(config).map_err(BootError::UpstreamTls)?;
+    Ok(control::check_stores(config)?)
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. Session keys of clients' connections go to `key_log`, when given.
@@ -99,6 +102,7 @@ pub fn run(
         .texts("files", control::fingerprints(&config));
     let (audit, audit_writer) = audit::start(&config.log.audit, begun, net::unix_s())?;
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let replays = Arc::new(Replays::new(RandomState::new()));
     let crowd =
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
@@ -118,6 +122,7 @@ pub fn run(
             index,
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
+            replays: Arc::clone(&replays),
             crowd: Arc::clone(&crowd),
             known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),

@@ -1,6 +1,7 @@
 //! Portcullis: an API gateway for Linux edge hosts. The modules stand in the order in which a request meets them.
 
 pub mod config;
+pub mod keys;
 pub mod tls;
 pub mod net;
 pub mod accept;

@@ -5,6 +5,7 @@
 //! asks for nothing and changes nothing that is already there.
 
 mod clients;
+mod openid;
 mod peers;
 
 use std::{
@@ -46,6 +47,7 @@ pub(crate) fn run(project: &Project, options: Options) -> Result<ExitCode> {
     steps.toolchain(project);
     steps.programs(options.bench);
     steps.clients(project);
+    steps.openid(project);
     if options.bench {
         steps.peers(project);
     }
@@ -80,13 +82,15 @@ pub(crate) fn programs(for_bench: bool) -> Result<()> {
     steps.finish()
 }
 
-/// Installs what clients in the tests are written in; prints nothing when it is there, and goes on where it can't be.
+/// Installs what clients in the tests are written in, and the provider where they log in; prints nothing when all is
+/// there, and goes on where it can't be.
 pub(crate) fn clients(project: &Project) -> Result<()> {
-    if clients::are_there(project) {
+    if clients::are_there(project) && openid::is_there(project) {
         return Ok(());
     }
     let mut steps = Steps::new(false, Box::new(io::stderr()));
     steps.clients(project);
+    steps.openid(project);
     steps.finish()
 }
 
@@ -133,6 +137,8 @@ const PROGRAMS: &[Program] = &[
     // Brings h2load as well, which tests start, too.
     Program { name: "nghttp", package: "nghttp2-client", version_flag: "--version", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
+    Program { name: "npm", package: "npm", version_flag: "--version", need: Need::Wanted },
+    Program { name: "chromium", package: "chromium", version_flag: "--version", need: Need::Wanted },
     Program { name: "cscli", package: "crowdsec", version_flag: "version", need: Need::Wanted },
     Program { name: "bpftool", package: "bpftool", version_flag: "version", need: Need::Optional },
 ];

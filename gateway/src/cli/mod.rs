@@ -121,7 +121,10 @@ fn check(file: &Path) -> Told<()> {
     Policy::compile(&loaded.config).map_err(|errors| {
         errors.iter().map(|error| format!("{}: {error}", file.display())).collect::<Vec<_>>().join("\n")
     })?;
-    boot::check(&loaded.config).map_err(|error| format!("{}: {error}", file.display()))?;
+    let odd = boot::check(&loaded.config).map_err(|error| format!("{}: {error}", file.display()))?;
+    for odd in odd {
+        eprintln!("{}: warning: {odd}", file.display());
+    }
     let config = &loaded.config;
     println!(
         "{}: ok ({} listeners, {} routes, {} upstreams)",

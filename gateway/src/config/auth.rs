@@ -9,6 +9,8 @@ use super::types::Secret;
 pub struct Auth {
     /// Its name.
     pub name: Arc<str>,
+    /// The credential goes upstream with the request.
+    pub forward_credential: bool,
     /// What it checks.
     pub kind: AuthKind,
 }
@@ -17,16 +19,34 @@ pub struct Auth {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AuthKind {
     /// `api_key`
-    ApiKey {
-        /// Header that carries the key, in lower case.
-        header: Arc<str>,
-        /// The key store, as read.
-        store: Arc<KeyStore>,
-    },
+    ApiKey(ApiKey),
     /// `jwt`
     Jwt(Box<Jwt>),
     /// `basic`
     Basic(Basic),
+    /// `mtls`: what the consumer is called in a client's certificate.
+    Mtls(CertificateName),
+}
+
+/// Longest name of a consumer, in bytes.
+pub const CONSUMER_BYTES_MAX: usize = 256;
+
+/// Whether a consumer may be called so.
+pub fn is_consumer(name: &str) -> bool {
+    !name.is_empty() && name.len() <= CONSUMER_BYTES_MAX && !name.contains(char::is_control)
+}
+
+/// What somebody is called in a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CertificateName {
+    /// The subject's first alternative name that is a host's.
+    SanDns,
+    /// Or a URI, such as a SPIFFE ID.
+    SanUri,
+    /// Or an address of mail.
+    SanEmail,
+    /// The subject's common name.
+    Cn,
 }
 
 /// `kind = "basic"`: user → hash of the password, as a PHC string of argon2id; in order of the users.
@@ -36,30 +56,22 @@ pub struct Basic {
     pub users: Arc<[(Arc<str>, Secret)]>,
 }
 
-/// The file of `auth.NAME.store`, read: keys by id, and the key that their secrets are hashed with.
+/// `kind = "api_key"`
 #[derive(Debug, Clone, PartialEq)]
-pub struct KeyStore {
-    /// Where it was read from.
-    pub path: PathBuf,
-    /// HMAC-SHA-256 key of the hashes below.
-    pub hash_key: Secret,
-    /// Keys, in order of their ids.
-    pub keys: Vec<StoredKey>,
+pub struct ApiKey {
+    /// Where a request carries it.
+    pub carrier: Carrier,
+    /// The key store: which keys there are may change at any time.
+    pub store: PathBuf,
 }
 
-/// One API key; its secret is only known as a hash.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredKey {
-    /// Public id, part of the key's text.
-    pub id: Arc<str>,
-    /// Who holds it.
-    pub consumer: Arc<str>,
-    /// Names of roles that it carries.
-    pub roles: Vec<Arc<str>>,
-    /// HMAC-SHA-256 of its secret.
-    pub hash: [u8; 32],
-    /// Seconds since the epoch after which it is refused.
-    pub expires_at_s: Option<u64>,
+/// Which part of a request carries a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Carrier {
+    /// A header, in lower case.
+    Header(Arc<str>),
+    /// A parameter of the query.
+    Query(Arc<str>),
 }
 
 /// `kind = "jwt"`

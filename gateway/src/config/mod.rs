@@ -17,7 +17,6 @@ mod cors;
 mod compress;
 mod logs;
 mod template;
-pub mod keys;
 mod report;
 mod units;
 mod env;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::IgnoredAny};
-use toml::{Spanned, value::Datetime};
+use toml::Spanned;
 
 use super::values::{ByteRate, FlagOr, Later, OrOff, PerSecond, Percent, Size, Span, TextOr};
 
@@ -135,6 +135,7 @@ pub(super) struct RawUnderAttack {
     pub(super) attack: Field<RawSigns>,
     pub(super) calm_after: Field<Span>,
     pub(super) strangers: Field<Percent>,
+    pub(super) long_lived: Field<OrOff<Span>>,
 }
 
 /// `{ drops, syns, packets }`
@@ -294,11 +295,12 @@ pub(super) struct RawAuth {
     pub(super) kind: Field<String>,
     pub(super) store: Field<String>,
     pub(super) header: Field<String>,
-    pub(super) query: Field<Later>,
+    pub(super) query: Field<String>,
     pub(super) issuer: Field<String>,
     pub(super) audiences: Field<Vec<Spanned<String>>>,
     pub(super) algorithms: Field<Vec<Spanned<String>>>,
     pub(super) leeway: Field<Span>,
+    pub(super) forward_credential: Field<bool>,
     pub(super) consumer: Field<String>,
     pub(super) roles: Field<String>,
     pub(super) scopes: Field<Later>,
@@ -499,26 +501,6 @@ pub(super) struct RawFleet {
     pub(super) redis: Field<Later>,
 }
 
-/// The file of `auth.NAME.store`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawKeyStore {
-    pub(super) version: Field<u64>,
-    pub(super) hash_key: Field<String>,
-    pub(super) keys: Named<RawStoredKey>,
-}
-
-/// `[keys.ID]` of a key store.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawStoredKey {
-    pub(super) consumer: Field<String>,
-    pub(super) roles: Field<Vec<Spanned<String>>>,
-    pub(super) hash: Field<String>,
-    pub(super) expires: Field<RawExpires>,
-    pub(super) note: Field<IgnoredAny>,
-}
-
 /// `runtime.workers`
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "it is \"auto\", a number of workers or a list of CPU ids")]
@@ -563,12 +545,4 @@ pub(super) enum RawAdminPorts {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unlimited {
     Unlimited,
-}
-
-/// `keys.ID.expires`: a TOML date and time, or the same in quotes.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "it is a date and time such as 2027-01-01T00:00:00Z")]
-pub(super) enum RawExpires {
-    Time(Datetime),
-    Text(String),
 }

@@ -14,7 +14,9 @@ use std::{
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{blocks::Blocks, certificates::Certificates, feeds::Feeds, names::Names, policy::Publisher};
+use super::{
+    blocks::Blocks, certificates::Certificates, feeds::Feeds, keys::Keeper, names::Names, policy::Publisher,
+};
 use crate::{
     audit::Audit,
     decide::{Snapshot as Policy, limit},
@@ -33,6 +35,7 @@ pub(super) struct Sources<'s> {
     pub(super) publisher: &'s Publisher,
     pub(super) names: &'s Names,
     pub(super) certificates: &'s Certificates,
+    pub(super) keys: &'s Keeper,
     pub(super) blocks: &'s mut Blocks,
     pub(super) feeds: Option<&'s Feeds>,
 }
@@ -56,6 +59,7 @@ impl Metrics {
             fold_requests(&counted, sources.publisher);
             fold_rest(&counted, sources);
             sources.certificates.fold();
+            sources.keys.fold(sources.snapshot);
             fold_names(sources.names);
             fold_filter(sources.blocks);
             if let Some(feeds) = sources.feeds {
@@ -231,6 +235,11 @@ fn describe() {
     describe_gauge!(
         "portcullis_tls_certificate_expires_seconds",
         "Time until the first certificate of a chain expires; below zero once it has"
+    );
+    describe_gauge!("portcullis_keys", "API keys that are in force, by auth");
+    describe_counter!(
+        "portcullis_key_store_events_total",
+        "Times a key store was read because it had changed, uses were written to it, or that failed"
     );
     describe_counter!(
         "portcullis_proxy_headers_failed_total",

@@ -15,6 +15,7 @@ pub mod syn_flood;
 mod names;
 mod blocks;
 mod certificates;
+mod keys;
 pub mod feeds;
 pub mod auth;
 mod policy;
@@ -55,6 +56,7 @@ pub use blocks::admin_ports;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use feeds::Feeds;
+use keys::Keeper;
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
@@ -115,6 +117,7 @@ struct Control {
     checks: health::Checks,
     names: Names,
     certificates: Certificates,
+    keys: Keeper,
     reading: Reading,
     watchdog: Watchdog,
 }
@@ -193,9 +196,11 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         workers,
         names,
         certificates,
+        keys: Keeper::start()?,
         reading: Reading::default(),
         watchdog: Watchdog::default(),
     };
+    control.keys.follow(control.publisher.take_stores());
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
     let mut beat = interval(HEARTBEAT);
@@ -241,13 +246,13 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
 impl Control {
     fn read_again(&mut self) {
         self.access.reopen();
-        self.reading.start(&self.config_file);
+        self.reading.start(&self.config_file, self.publisher.current());
     }
 
     /// A new configuration is taken whole or not at all.
     async fn reload(&mut self, read: Result<Read, SnapshotError>) {
         if std::mem::take(&mut self.reading.again) {
-            self.reading.start(&self.config_file);
+            self.reading.start(&self.config_file, self.publisher.current());
         }
         let prepared = read.and_then(|read| self.publisher.prepare(read)).and_then(|snapshot| {
             let certificates = self.certificates.prepare(&snapshot.config)?;
@@ -259,6 +264,7 @@ impl Control {
                 self.names = Names::resolve(&snapshot, Some(&self.names)).await;
                 self.publisher.publish(&snapshot);
                 self.certificates.publish(certificates);
+                self.keys.follow(self.publisher.take_stores());
                 self.blocks.reconfigure(&snapshot);
                 if let Some(feeds) = &mut self.feeds {
                     feeds.reconfigure(&snapshot, self.blocks.protected(&snapshot));
@@ -310,6 +316,7 @@ impl Control {
                     publisher: &self.publisher,
                     names: &self.names,
                     certificates: &self.certificates,
+                    keys: &self.keys,
                     blocks: &mut self.blocks,
                     feeds: self.feeds.as_ref(),
                 };
@@ -384,13 +391,13 @@ impl Control {
 }
 
 impl Reading {
-    fn start(&mut self, file: &Path) {
+    fn start(&mut self, file: &Path, before: Arc<Snapshot>) {
         if self.under_way.is_some() {
             self.again = true;
             return;
         }
         let file = file.to_owned();
-        self.under_way = Some(spawn_blocking(move || Read::file(&file)));
+        self.under_way = Some(spawn_blocking(move || Read::file(&file, &before)));
     }
 
     /// Never, where nothing is read.
@@ -400,6 +407,14 @@ impl Reading {
         self.under_way = None;
         read.unwrap_or_else(|error| Err(error.into()))
     }
+}
+
+/// What is odd about the key stores of a configuration.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn check_stores(config: &Config) -> Result<Vec<String>, SnapshotError> {
+    Ok(keys::odd_roles(config, &keys::open(config, None)?))
 }
 
 /// Every file of a configuration with its SHA-256, as `sha256sum` prints it.

@@ -10,7 +10,7 @@
 //!
 //! `exp` is required and both times are whole numbers. It never reads a clock, a file or the network.
 
-mod keys;
+pub(super) mod keys;
 
 use std::sync::Arc;
 
@@ -21,14 +21,13 @@ use self::keys::{Key, Verifier};
 use super::{
     Identity,
     authz::RoleId,
+    binding::Binding,
     claims::{self, Claims, Json},
 };
 use crate::config;
 
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Longest name of a consumer, in bytes.
-pub const CONSUMER_BYTES_MAX: usize = 256;
 /// Keys that a token without a `kid` is tried with; bounds the signatures checked for one request.
 const KEYS_TRIED_MAX: usize = 4;
 /// Times are before the year 10000, so that no sum overflows.
@@ -61,6 +60,8 @@ pub enum TokenFault {
     Audience,
     /// The consumer's claim is missing, empty, too long, no string, or has control characters.
     Consumer,
+    /// `cnf` asks for a proof that is not known here, or the client's certificate is not the one that it names.
+    Confirmation,
     /// A claim that becomes a header upstream is no scalar, or has bytes that a header may not carry.
     Forward,
 }
@@ -100,6 +101,7 @@ impl Tokens {
             consumer: self.consumer(&claims)?,
             roles: self.roles(&claims, role).into(),
             set: self.headers(&claims)?.into(),
+            binding: Binding::of(&claims)?,
             good_until_s,
             claims,
             ..Identity::default()
@@ -111,15 +113,13 @@ impl Tokens {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenFault::TooLong);
         }
-        let (message, signature) = split_last_dot(token).ok_or(TokenFault::Malformed)?;
-        let (header, payload) = split_last_dot(message).ok_or(TokenFault::Malformed)?;
-        let header = decode(header).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)?;
-        let signature = decode(signature).ok_or(TokenFault::Malformed)?;
+        let parts = Parts::of(token).ok_or(TokenFault::Malformed)?;
+        let header = claims::parse(&parts.header).ok_or(TokenFault::Malformed)?;
         let verifiers = self.verifiers(&header)?;
-        if !verifiers.iter().any(|verifier| verifier.accepts(message, &signature)) {
+        if !verifiers.iter().any(|verifier| verifier.accepts(parts.message, &parts.signature)) {
             return Err(TokenFault::Signature);
         }
-        decode(payload).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)
+        claims::parse(&parts.payload).ok_or(TokenFault::Malformed)
     }
 
     /// The verifiers that a header may mean: never none, at most [`KEYS_TRIED_MAX`].
@@ -178,8 +178,7 @@ impl Tokens {
     fn consumer(&self, claims: &Claims) -> Result<Arc<str>, TokenFault> {
         let name =
             claims::at(claims, &self.rules.consumer).and_then(Json::text).ok_or(TokenFault::Consumer)?;
-        let bounded = !name.is_empty() && name.len() <= CONSUMER_BYTES_MAX;
-        if bounded && !name.contains(char::is_control) { Ok(name.into()) } else { Err(TokenFault::Consumer) }
+        if config::is_consumer(name) { Ok(name.into()) } else { Err(TokenFault::Consumer) }
     }
 
     /// A string of names between spaces (as `scope` is written, RFC 8693 §4.2) or an array of names. What is
@@ -216,6 +215,28 @@ impl Tokens {
 fn is_visible(value: &str) -> bool {
     let inside = value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     inside && !value.is_empty() && value.trim_matches(' ').len() == value.len()
+}
+
+/// The parts of a compact token (RFC 7515 §3.1), decoded.
+pub(super) struct Parts<'t> {
+    /// JSON, if the token is one.
+    pub(super) header: Vec<u8>,
+    /// JSON as well.
+    pub(super) payload: Vec<u8>,
+    /// Of `message`.
+    pub(super) signature: Vec<u8>,
+    /// What is signed.
+    pub(super) message: &'t [u8],
+}
+
+impl<'t> Parts<'t> {
+    /// None: it is not three parts of canonical base64url.
+    pub(super) fn of(token: &'t [u8]) -> Option<Self> {
+        let (message, signature) = split_last_dot(token)?;
+        let (header, payload) = split_last_dot(message)?;
+        let (header, payload) = (decode(header)?, decode(payload)?);
+        Some(Self { header, payload, signature: decode(signature)?, message })
+    }
 }
 
 fn split_last_dot(text: &[u8]) -> Option<(&[u8], &[u8])> {

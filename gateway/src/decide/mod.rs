@@ -20,10 +20,18 @@ pub mod known;
 mod identity;
 pub mod memory;
 pub mod question;
+mod pressure;
 pub mod authn;
 pub mod api_key;
+pub mod key_table;
+pub mod query;
 pub mod jwt;
 pub mod basic;
+mod certificate;
+mod binding;
+mod dpop;
+pub mod replay;
+pub mod oidc;
 mod claims;
 pub mod authz;
 pub mod balance;
@@ -45,9 +53,12 @@ pub use self::{
     budget::RetryBudget,
     identity::Identity,
     introduction::introduction,
+    key_table::{KeyTable, KeyTables},
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
+    pressure::Pressure,
     question::{Answer, Answered, Inquiry, Question, Reply},
+    replay::Replays,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
@@ -62,6 +73,7 @@ use self::{
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
     config::{Action, LimitPer, Redirect, Respond},
+    tls::ClientCertificate,
 };
 
 /// Who sent a request.
@@ -73,8 +85,8 @@ pub struct Peer<'c> {
     pub source_is_forwarded: bool,
     /// It came over TLS.
     pub tls: bool,
-    /// The certificate that it has shown, verified by the listener's authorities: DER.
-    pub certificate: Option<&'c [u8]>,
+    /// The certificate that it has shown, verified by the listener's authorities.
+    pub certificate: Option<&'c ClientCertificate>,
 }
 
 /// The time, on both clocks.
@@ -98,6 +110,8 @@ pub struct Plan {
     /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
     /// that can carry a credential for the route, whichever of them was accepted.
     pub remove: Arc<[Arc<str>]>,
+    /// The same of its query's parameters.
+    pub remove_query: Arc<[Arc<str>]>,
     /// Replaces the listener's limit, also for bodies whose length the head does not say.
     pub body_bytes_max: Option<u64>,
     /// Replaces the listener's timeout.
@@ -137,6 +151,10 @@ pub struct State<'s> {
     pub limiter: &'s Table,
     /// Whose credentials were found good lately.
     pub memory: &'s mut Memory,
+    /// API keys, by auth.
+    pub keys: &'s KeyTables,
+    /// Which proofs were shown lately, to all workers.
+    pub replays: &'s Replays,
     /// What was said of this request's credentials, where it had to be asked.
     pub answered: &'s [Answered],
 }
@@ -231,7 +249,7 @@ impl Refusal {
 pub fn decide(
     policy: &Policy,
     head: &RequestHead<'_, '_>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Plan, Halt> {
@@ -250,13 +268,16 @@ pub fn decide(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let identity = authenticate(policy, route, head, state, now).map_err(|lack| match lack {
+    let identity = authenticate(policy, route, (head, peer), state, now).map_err(|lack| match lack {
         Lack::Ask(question) => Halt::Ask(route_id, question),
         Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
         Lack::Failed(reason) => {
             refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
         }
     })?;
+    if let Some(identity) = &identity {
+        note_use(identity, state.keys, peer, now);
+    }
     let refused =
         |refusal| Halt::Refused(Refused { route: Some(route_id), identity: identity.clone(), refusal });
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
@@ -269,6 +290,7 @@ pub fn decide(
         action: Act::from(&route.action),
         identity,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run: meter.dry_run,
@@ -290,6 +312,7 @@ fn allow_preflight(
         action: Act::Preflight,
         identity: None,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run,
@@ -335,14 +358,22 @@ fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Ref
 fn authenticate(
     policy: &Policy,
     route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
+    shown: (&RequestHead<'_, '_>, &Peer<'_>),
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Option<Rc<Identity>>, Lack> {
     if route.public {
         return Ok(None);
     }
-    authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
+    let role = |name: &str| policy.role(name);
+    authn::authenticate(policy.auths_of(route), shown, state, &role, now.unix_s).map(Some)
+}
+
+/// An API key was used, whatever may come of the request.
+fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
+    if let (Some(key), Some(table)) = (&identity.key, keys.of(identity.auth)) {
+        table.note_use(key, peer.source, now.unix_s);
+    }
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.

@@ -15,6 +15,7 @@ use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
     cors,
+    dpop::ProofFault,
     jwt::TokenFault,
     limit::Bucket,
     route::{RouteId, Router},
@@ -71,10 +72,13 @@ pub struct RoutePolicy {
     pub(super) limits: Box<[u16]>,
     /// What a client's field of these names would say stays here: lower case, in order.
     pub(super) remove: Arc<[Arc<str>]>,
+    /// What of its query stays here: parameters that carry a credential.
+    pub(super) remove_query: Arc<[Arc<str>]>,
     /// Lower case; empty: any.
     pub(super) allow_types: Box<[Arc<str>]>,
     challenge: Arc<str>,
     challenge_invalid_token: Arc<str>,
+    challenge_invalid_proof: Arc<str>,
 }
 
 pub(super) struct LimitPolicy {
@@ -165,7 +169,7 @@ impl Policy {
         );
         let mut auths = Vec::new();
         for auth in &config.auths {
-            match authn::Auth::compile(auth, &|name| role_named(&roles, name)) {
+            match authn::Auth::compile(auth) {
                 Ok(auth) => auths.push(auth),
                 Err(reason) => errors.push(PolicyError::Auth { auth: auth.name.clone(), reason }),
             }
@@ -238,7 +242,9 @@ impl RoutePolicy {
     ) -> RoutePolicy {
         let challenge =
             |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
-        let credentials = route.auths.iter().filter_map(|auth| auths.get(*auth)).map(authn::Auth::header);
+        let own = || route.auths.iter().filter_map(|auth| auths.get(*auth));
+        let credentials = own().flat_map(authn::Auth::kept_fields);
+        let remove_query: BTreeSet<&Arc<str>> = own().filter_map(authn::Auth::kept_parameter).collect();
         let rewrite = route.rewrite.as_deref();
         let rewritten: Vec<Arc<str>> = rewrite.into_iter().flat_map(|r| r.request.removed()).collect();
         let remove: BTreeSet<&Arc<str>> =
@@ -262,9 +268,11 @@ impl RoutePolicy {
             need: Need::compile(&route.permission, &config.roles),
             limits: indices(&route.limits),
             remove: remove.into_iter().cloned().collect(),
+            remove_query: remove_query.into_iter().cloned().collect(),
             allow_types: filter.map(|filter| filter.allow_types.clone().into()).unwrap_or_default(),
             challenge: challenge(AuthFailure::Absent),
             challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
+            challenge_invalid_proof: challenge(AuthFailure::Proof(ProofFault::Absent)),
         }
     }
 
@@ -278,10 +286,12 @@ impl RoutePolicy {
     pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
         match after {
             AuthFailure::Token(_) => &self.challenge_invalid_token,
+            AuthFailure::Proof(_) => &self.challenge_invalid_proof,
             AuthFailure::Absent
             | AuthFailure::Repeated
             | AuthFailure::Key(_)
             | AuthFailure::Password
+            | AuthFailure::Certificate
             | AuthFailure::Unavailable => &self.challenge,
         }
     }
@@ -418,7 +428,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
         config::AuthKind::Jwt(rules) => Some(&rules.forward),
-        config::AuthKind::ApiKey { .. } | config::AuthKind::Basic(_) => None,
+        config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =
         forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();

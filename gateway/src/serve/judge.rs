@@ -123,7 +123,9 @@ impl Caller<'_> {
         };
         let policy = &current.snapshot.policy;
         let memory = &mut *current.memory.borrow_mut();
-        let mut state = State { limiter: &self.worker.limiter, memory, answered };
+        let Worker { limiter, replays, .. } = self.worker;
+        let keys = &current.snapshot.keys;
+        let mut state = State { limiter, memory, keys, replays, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
@@ -144,7 +146,7 @@ impl Caller<'_> {
             }
             Ok(plan) => {
                 if plan.identity.is_some() && !source_is_forwarded {
-                    self.worker.note_known(source, &current.snapshot, record.begun_ns);
+                    self.worker.note_proven(source, &current.snapshot, record.begun_ns);
                 }
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
@@ -153,7 +155,8 @@ impl Caller<'_> {
                 }
                 record.identity.clone_from(&plan.identity);
                 let heads = &self.worker.tools.heads;
-                let values = reshape::values_of(head, &plan, record);
+                let query = decide::query::without(head.query, &plan.remove_query);
+                let values = reshape::values_of(head, query.as_deref(), &plan, record);
                 let verdict = match &plan.action {
                     Act::Respond(respond) => {
                         Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values, &record.lines)))
@@ -198,7 +201,8 @@ impl Caller<'_> {
     ) -> Result<Box<Approved>, Refusal> {
         let heads = &self.worker.tools.heads;
         let route = policy.route(plan.route).ok_or(Refusal::NoRoute)?;
-        let values = reshape::values_of(head, &plan, record);
+        let query = decide::query::without(head.query, &plan.remove_query);
+        let values = reshape::values_of(head, query.as_deref(), &plan, record);
         let mut scratch = heads.take();
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
@@ -220,6 +224,7 @@ impl Caller<'_> {
             forwarded_host: asked.host,
             request_id: record.id(),
             trace: record.trace(parent, self.worker.next_random()),
+            query: values.query,
             remove: &plan.remove,
             set: &set,
             rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },

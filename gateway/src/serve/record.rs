@@ -120,8 +120,8 @@ impl Record {
         }
     }
 
-    /// The request has ended: counters, access log, offence.
-    pub(super) fn finish(self, worker: &Worker, current: &Current, tls: bool) {
+    /// The request has ended: counters, access log, offence, and what that says of its connection.
+    pub(super) fn finish(self, worker: &Worker, current: &Current, (ends, tls): (&Ends, bool)) {
         let snapshot = &current.snapshot;
         let now_ns = monotonic_ns();
         let duration_ns = now_ns.saturating_sub(self.begun_ns);
@@ -163,11 +163,13 @@ impl Record {
                 bytes_in: self.request_bytes,
                 bytes_out: self.response_bytes,
                 tls,
+                pressure: worker.known.pressure().label(),
             };
             access.write(&exchange);
             refusals.write(&exchange);
         }
         if let Some(kind) = self.offence {
+            ends.begin_anew(now_ns);
             worker.report(Offence {
                 kind,
                 source: self.source,
@@ -176,6 +178,8 @@ impl Record {
                 route: route.map(Arc::clone),
                 request_id: self.request_id,
             });
+        } else if (100..400).contains(&self.status) {
+            worker.note_steady(ends, snapshot, now_ns);
         }
         self.discard(&worker.tools);
     }

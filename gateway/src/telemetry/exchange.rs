@@ -47,4 +47,6 @@ pub struct Exchange<'e> {
     pub bytes_out: u64,
     /// Whether the client spoke TLS.
     pub tls: bool,
+    /// How hard the NIC was pressed when it ended.
+    pub pressure: &'static str,
 }

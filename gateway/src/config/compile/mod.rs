@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
+    auth::{CONSUMER_BYTES_MAX, is_consumer},
     env::Env,
     files,
     raw::{Field, Named, RawFile},
@@ -101,7 +102,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
 
     let (listeners, admin) = listener::listeners(report, listeners);
     let roles = access::roles(report, &names, roles);
-    let auths = auth::auths(report, &names, auths);
+    let auths = auth::auths(report, auths);
     Some(Config {
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
@@ -222,6 +223,16 @@ fn gather<T>(
 
 fn check_name(report: &mut Report, section: &Scope, name: &Spanned<String>) {
     let text = name.get_ref();
+    // A consumer is called as its credential calls it.
+    if section.path == "consumers" {
+        if !is_consumer(text) {
+            let message = format!(
+                "{text:?} is not a name for `consumers`: at most {CONSUMER_BYTES_MAX} bytes, no control characters"
+            );
+            report.error(section.at(name), message);
+        }
+        return;
+    }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if text.is_empty() || text.len() > NAME_BYTES_MAX || !plain {
         let message = format!(

@@ -2,30 +2,19 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
-use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, ROUTES_MAX, Rate};
+use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat};
+use crate::config::{AuthKind, Carrier, CertificateName, JwtKeys, LimitPer, Loaded, ROUTES_MAX, Rate};
 
 #[test]
 fn api_keys() {
-    let dir = Dir::new();
-    dir.write_keys("keys.db").write("open.db", store_with_one_key(), 0o644);
-    let hash = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
-    let head = format!("version = 1\nhash_key = \"{hash}\"\n");
-    dir.write("odd.db", format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"AAAA\"\nsecret = 1\n"), 0o600);
-    dir.write(
-        "time.db",
-        format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = 2027-01-01\n"),
-        0o600,
-    );
-    dir.write(
-        "text.db",
-        format!(
-            "{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = \"2027-01-01T02:00:00+02:00\"\n"
-        ),
-        0o600,
-    );
-    dir.write("bare.db", "version = 3\n", 0o600);
     let with = |lines: &str| format!("[auth.a]\nkind = \"api_key\"\n{lines}\n");
+    let parsed = |lines: &str| match &accept(&with(lines)).auths[0].kind {
+        AuthKind::ApiKey(api_key) => api_key.carrier.clone(),
+        other => panic!("not an API key: {other:?}"),
+    };
+    assert_eq!(parsed("store = \"keys.db\""), Carrier::Header("x-api-key".into()));
+    assert_eq!(parsed("store = \"keys.db\"\nheader = \"X-Key\""), Carrier::Header("x-key".into()));
+    assert_eq!(parsed("store = \"keys.db\"\nquery = \"Api_Key\""), Carrier::Query("Api_Key".into()));
     refuse("[auth.a]\n", &["1:7: `auth.a` needs `kind`"]);
     refuse(
         "[auth.a]\nkind = \"oidc\"\nissuer = \"x\"\n",
@@ -33,70 +22,15 @@ fn api_keys() {
     );
     refuse("[auth.a]\nkind = \"apikey\"\n", &["2:8: `auth.a.kind` cannot be \"apikey\""]);
     refuse(&with(""), &["1:7: `auth.a` needs `store`"]);
-    refuse_in(dir.path(), &with("store = \"none\""), &["3:9: none cannot be read"]);
-    refuse_in(
-        dir.path(),
-        &with("store = \"open.db\""),
-        &["3:9: open.db holds a secret that everybody may read"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nquery = \"k\""),
-        &["4:9: `auth.a.query` is not supported yet"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nleeway = \"1s\""),
-        &["4:10: `auth.a.leeway` has no meaning for kind \"api_key\""],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nheader = \"a b\""),
-        &["4:10: `auth.a` names \"a b\", which is not a header"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nheader = \"Host\""),
-        &["4:10: `auth.a` names `host`, which only the proxy"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"odd.db\""),
-        &[
-            "odd.db:5:8: `keys.a.hash` is not 32 bytes in base64",
-            "odd.db:6:1: unknown key `secret` in `keys.a`",
-        ],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"time.db\""),
-        &["time.db:6:11: `keys.a.expires` is not a date and time with its zone"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"bare.db\""),
-        &["bare.db:1:1: `key store` needs `hash_key`", "bare.db:1:11: version 3"],
-    );
-    let config = parse_in(dir.path(), &with("store = \"text.db\"")).unwrap().config;
-    let AuthKind::ApiKey { store, .. } = &config.auths[0].kind else { panic!("not an API key") };
-    assert_eq!(store.keys[0].expires_at_s, Some(1_798_761_600));
-    assert_eq!(store.keys[0].hash, [7; 32]);
-    let warnings = parse_in(dir.path(), &with("store = \"keys.db\"\n[roles.raeder]")).unwrap().warnings;
-    assert_eq!(warnings[0].hint.as_deref(), Some("did you mean `raeder`?"));
-}
-
-#[test]
-fn a_key_store_reads_what_it_wrote() {
-    let dir = Dir::new();
-    dir.write_keys("keys.db");
-    let store = KeyStore::read(&dir.path().join("keys.db")).unwrap();
-    assert_eq!(*store.hash_key.0, [9; 32]);
-    let key = &store.keys[0];
-    assert_eq!((key.id.as_ref(), key.consumer.as_ref(), key.hash), ("k7Qm2xZp", "acme", [7; 32]));
-    assert_eq!((&key.roles[..], key.expires_at_s), (&[Arc::from("reader")][..], Some(1_798_761_600)));
-    assert!(store_with_one_key().contains("expires = 2027-01-01T00:00:00Z"));
-    let errors = KeyStore::read(&dir.path().join("none")).unwrap_err();
-    assert!(errors[0].message.contains("cannot be read"), "{errors:?}");
+    let in_store = |lines: &str, expected: &[&str]| {
+        refuse(&with(&format!("store = \"keys.db\"\n{lines}")), expected);
+    };
+    in_store("leeway = \"1s\"", &["4:10: `auth.a.leeway` has no meaning for kind \"api_key\""]);
+    in_store("header = \"a b\"", &["4:10: `auth.a` names \"a b\", which is not a header"]);
+    in_store("header = \"Host\"", &["4:10: `auth.a` names `host`, which only the proxy"]);
+    in_store("query = \"a&b\"", &["4:9: `auth.a.query` is \"a&b\", not the name of a parameter"]);
+    in_store("query = \"\"", &["4:9: `auth.a.query` is \"\", not the name of a parameter"]);
+    in_store("query = \"k\"\nheader = \"k\"", &["4:9: `auth.a` has both `header` and `query`"]);
 }
 
 #[test]
@@ -326,22 +260,19 @@ fn routes() {
 
 #[test]
 fn permissions() {
-    let dir = Dir::new();
-    dir.write_keys("keys.db");
     let with = |permission: &str| {
         format!(
             "[routes.a]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nauth = [\"keys\"]\nrespond.status = 200\npermission = {permission}\n\
              [auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\n[roles.reader]\npermissions = [\"orders:*\"]\n"
         )
     };
-    let warned = |permission: &str| parse_in(dir.path(), &with(permission)).unwrap().warnings;
+    let warned = |permission: &str| parse_in(Path::new("."), &with(permission)).unwrap().warnings;
     assert_eq!(warned("\"orders:read\""), []);
     assert!(warned("\"order:read\"")[0].message.starts_with("no role holds the permission `order:read`"));
     assert!(warned("{ GET = \"orders:read\" }")[0].message.ends_with("so PUT is always refused"));
-    refuse_in(dir.path(), &with("{}"), &["6:14: `routes.a.permission` is empty"]);
-    refuse_in(dir.path(), &with("\"*\""), &["6:14: `routes.a.permission` is \"*\", not a permission"]);
-    refuse_in(
-        dir.path(),
+    refuse(&with("{}"), &["6:14: `routes.a.permission` is empty"]);
+    refuse(&with("\"*\""), &["6:14: `routes.a.permission` is \"*\", not a permission"]);
+    refuse(
         &with("{ POST = \"a\" }"),
         &["6:16: `routes.a.permission` holds POST, which the route does not match"],
     );
@@ -377,4 +308,15 @@ fn passwords_are_hashes_that_are_slow_to_guess_and_not_too_slow_to_check() {
     let loaded = parse_in(dir.path(), &with("file = \"passwords\"")).unwrap().config;
     let AuthKind::Basic(basic) = &loaded.auths[0].kind else { panic!("{loaded:?}") };
     assert_eq!(basic.users.iter().map(|(user, _)| &**user).collect::<Vec<_>>(), ["ada", "bob"]);
+}
+
+#[test]
+fn a_certificate_is_read_for_one_kind_of_name() {
+    let with = |lines: &str| format!("[auth.a]\nkind = \"mtls\"\n{lines}\n");
+    let name = |lines: &str| accept(&with(lines)).auths[0].kind.clone();
+    assert_eq!(name(""), AuthKind::Mtls(CertificateName::SanDns));
+    assert_eq!(name("consumer = \"cn\""), AuthKind::Mtls(CertificateName::Cn));
+    refuse(&with("consumer = \"dns\""), &["3:12: `auth.a.consumer` cannot be \"dns\""]);
+    refuse(&with("leeway = \"1s\""), &["3:10: `auth.a.leeway` has no meaning for kind \"mtls\""]);
+    assert!(accept(&with("forward_credential = true")).auths[0].forward_credential);
 }

@@ -109,6 +109,8 @@ fn under_attack() {
     let signs = section("elevated = { syns = \"off\", packets = \"5/s\" }").elevated;
     assert_eq!((signs.drops_per_s, signs.syns_per_s, signs.packets_per_s), (Some(1000.0), None, Some(5.0)));
     assert_eq!(section("strangers = \"10%\"").strangers_percent, 10);
+    let long_lived = |value: &str| section(&format!("long_lived = \"{value}\"")).long_lived;
+    assert_eq!((long_lived("90s"), long_lived("off")), (Some(Duration::from_secs(90)), None));
     let refused = |line: &str, expected: &str| refuse(&format!("[under_attack]\n{line}\n"), &[expected]);
     refused("attack = { drops = \"10/s\" }", "2:10: `under_attack.attack` begins below");
     refused("elevated = { drops = 5 }", "2:22: `under_attack.elevated.drops`: 5 needs a unit");

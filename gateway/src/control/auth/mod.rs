@@ -56,7 +56,9 @@ impl Desk {
         match snapshot.config.auths.get(usize::from(auth)).map(|auth| &auth.kind) {
             Some(AuthKind::Basic(basic)) => self.passwords.check(basic, credential).await,
             // These are judged on the worker.
-            Some(AuthKind::ApiKey { .. } | AuthKind::Jwt(_)) | None => Err(AuthFailure::Unavailable),
+            Some(AuthKind::ApiKey(_) | AuthKind::Jwt(_) | AuthKind::Mtls(_)) | None => {
+                Err(AuthFailure::Unavailable)
+            }
         }
     }
 }

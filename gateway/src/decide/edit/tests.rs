@@ -15,7 +15,11 @@ fn policy(route: &str) -> Result<Policy, Vec<PolicyError>> {
     let mut config = loaded.unwrap_or_else(|errors| panic!("{errors:#?}")).config;
     let forward = vec![("X-User".into(), "sub".into())];
     let rules = config::Jwt { forward, ..token_rules() };
-    config.auths.push(config::Auth { name: "t".into(), kind: AuthKind::Jwt(Box::new(rules)) });
+    config.auths.push(config::Auth {
+        name: "t".into(),
+        forward_credential: false,
+        kind: AuthKind::Jwt(Box::new(rules)),
+    });
     Policy::compile(&config)
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Key {
 }
 
 /// A key made ready for one algorithm.
-pub(super) enum Verifier {
+pub(in crate::decide) enum Verifier {
     /// Of an asymmetric algorithm.
     Public(ParsedPublicKey),
     /// Of HMAC.
@@ -49,7 +49,7 @@ pub(super) fn compile(keys: &config::JwtKeys, algorithms: &[Algorithm]) -> Resul
 
 impl Verifier {
     /// Whether `signature` is this key's for `message`.
-    pub(super) fn accepts(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(in crate::decide) fn accepts(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Verifier::Public(key) => key.verify_sig(message, signature).is_ok(),
             Verifier::Secret(key) => hmac::verify(key, message, signature).is_ok(),
@@ -77,6 +77,13 @@ fn keys_of_set(text: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, &'stati
         }
     }
     Ok(keys)
+}
+
+/// A public key made ready for `algorithm`; none: it is not for that, or weak, or unreadable.
+pub(in crate::decide) fn verifier_of(jwk: &Jwk, algorithm: Algorithm) -> Option<Verifier> {
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    let ready = verifiers_of(&key, &[algorithm]).ok()?;
+    ready.into_iter().map(|(_, verifier)| verifier).next()
 }
 
 /// A PEM public key, else the octets of an HMAC secret.

@@ -437,10 +437,10 @@ fn a_consumer_is_a_bounded_name() {
         check_claims(&token_rules(), &json!({"sub": sub, "exp": NOW_S + 60}).to_string(), expected);
     };
     check(json!("a"), Ok(()));
-    check(json!("x".repeat(CONSUMER_BYTES_MAX)), Ok(()));
+    check(json!("x".repeat(config::CONSUMER_BYTES_MAX)), Ok(()));
     check(json!("Zoë"), Ok(()));
     for bad in [
-        json!("x".repeat(CONSUMER_BYTES_MAX + 1)),
+        json!("x".repeat(config::CONSUMER_BYTES_MAX + 1)),
         json!(""),
         json!(7),
         json!(null),

@@ -3,6 +3,7 @@
 mod api_key;
 mod basic;
 mod jwt;
+mod mtls;
 
 use std::{ops::Range, sync::Arc};
 
@@ -17,7 +18,7 @@ use crate::config::{
     },
 };
 
-use super::{Names, access::is_header_name};
+use super::access::is_header_name;
 
 /// Fields that frame or route a request: a claim never sets them.
 const HEADERS_OF_THE_PROXY: [&str; 17] = [
@@ -45,34 +46,37 @@ enum Kind {
     ApiKey,
     Jwt,
     Basic,
+    Mtls,
 }
 
-pub(super) fn auths(report: &mut Report, names: &Names, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
+pub(super) fn auths(report: &mut Report, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
     raw.into_iter()
         .filter_map(|(at, raw)| {
-            let kind = auth_kind(report, names, &at, raw)?;
-            Some(Auth { name: at.name().into(), kind })
+            let forward_credential = raw.forward_credential.as_ref().is_some_and(|yes| *yes.get_ref());
+            let kind = auth_kind(report, &at, raw)?;
+            Some(Auth { name: at.name().into(), forward_credential, kind })
         })
         .collect()
 }
 
-fn auth_kind(report: &mut Report, names: &Names, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
+fn auth_kind(report: &mut Report, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
     let Some(kind) = raw.kind.take() else {
-        report.missing(at, "kind", "\"api_key\", \"jwt\" or \"basic\"");
+        report.missing(at, "kind", "\"api_key\", \"jwt\", \"basic\" or \"mtls\"");
         return None;
     };
     let kinds = [
         ("api_key", Works(Kind::ApiKey)),
         ("jwt", Works(Kind::Jwt)),
         ("basic", Works(Kind::Basic)),
+        ("mtls", Works(Kind::Mtls)),
         ("introspection", Later),
         ("oidc", Later),
-        ("mtls", Later),
     ];
     match report.choose(at, "kind", &kind, &kinds)? {
-        Kind::ApiKey => api_key::compile(report, names, at, raw),
+        Kind::ApiKey => api_key::compile(report, at, raw),
         Kind::Jwt => jwt::compile(report, at, raw),
         Kind::Basic => basic::compile(report, at, raw),
+        Kind::Mtls => Some(mtls::compile(report, at, raw)),
     }
 }
 
@@ -103,7 +107,7 @@ fn refuse_all_but(report: &mut Report, at: &Scope, kind: &str, own: &[&str], raw
     }
 }
 
-/// Every key but `kind`, and where it stands.
+/// Every key but those of all kinds, and where it stands.
 fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 22] {
     macro_rules! spans {
         ($($key:ident),*) => { [$((stringify!($key), raw.$key.as_ref().map(Spanned::span))),*] };

@@ -1,0 +1,7 @@
+//! Login with OpenID Connect, as far as it needs no network.
+
+pub mod seal;
+pub mod cookie;
+pub mod session;
+pub mod login;
+pub mod revoked;
