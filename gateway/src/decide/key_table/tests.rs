@@ -214,3 +214,47 @@ proptest! {
         prop_assert!(counts.iter().all(|count| (40..200).contains(count)), "{counts:?}");
     }
 }
+
+/// `cargo test --release -p portcullis --lib -- --ignored --nocapture what_a_check_costs`
+#[test]
+#[ignore = "it measures: nanoseconds are for people to judge"]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a measurement reads a clock and tells it"
+)]
+fn what_a_check_costs() {
+    const CHECKS: usize = 2_000_000;
+    let minted: Vec<Minted> = (0..1_000_000_u64)
+        .map(|seed| {
+            let mut state = seed + 1;
+            api_key::mint(&mut |bytes| {
+                for byte in bytes {
+                    state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                    *byte = state.to_be_bytes()[0];
+                }
+            })
+        })
+        .collect();
+    let table_of =
+        |count: usize| key_table(minted.iter().take(count).map(|key| stored(key, &key.id)).collect());
+    let few = table_of(10);
+    let loading = std::time::Instant::now();
+    let many = table_of(minted.len());
+    println!("a table of {} keys, with hashing: {:?}", many.len(), loading.elapsed());
+    for round in 0..3 {
+        for (what, table, asked) in
+            [("10 keys", &few, 10), ("10 of a million", &many, 10), ("any of a million", &many, minted.len())]
+        {
+            let mut state = 1_usize;
+            let begun = std::time::Instant::now();
+            for _ in 0..CHECKS {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+                let key = &minted[(state >> 33) % asked];
+                assert!(table.check(key.text.as_bytes(), &reader, NOW_S).is_ok());
+            }
+            let each = begun.elapsed().as_nanos() / CHECKS as u128;
+            println!("round {round}: {what}: {each} ns a check");
+        }
+    }
+}
