@@ -101,11 +101,12 @@ mod tests {
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpListener,
         runtime,
+        task::LocalSet,
     };
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
-    use crate::config::{Secret, UpstreamTls};
+    use crate::config::{Endpoint, Secret, UpstreamTls, Url};
 
     /// A certificate for this name that vouches for itself.
     struct Identity {
@@ -147,22 +148,20 @@ mod tests {
     /// What is asked of an engine that shows `shown`, by somebody who trusts `trusted`, and what comes of it.
     fn ask_under_tls(shown: &Identity, trusted: &Identity) -> (Option<String>, Result<String, String>) {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        LocalSet::new().block_on(&runtime, async {
             let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-            let crowdsec = CrowdSec {
-                server: ServerAddress::Fixed(listener.local_addr().unwrap()),
-                path: "/behind".into(),
-                tls: Some(UpstreamTls {
-                    authorities: vec![trusted.certificate.clone()].into(),
-                    authorities_are_the_systems: false,
-                    server_name: None,
-                    client: None,
-                }),
-                key: Secret(b"a-key".to_vec().into()),
+            let url = format!("https://{}/behind/", listener.local_addr().unwrap());
+            let tls = UpstreamTls {
+                authorities: vec![trusted.certificate.clone()].into(),
+                authorities_are_the_systems: false,
+                server_name: None,
+                client: None,
             };
+            let at = Endpoint { url: Url::parse(&url).unwrap(), tls: Some(tls) };
+            let crowdsec = CrowdSec { at, key: Secret(b"a-key".to_vec().into()) };
             let (asked, answer) =
                 tokio::join!(answer_one(listener, shown, "{\"new\":[]}"), ask(&crowdsec, true));
-            let answer = answer.map(|body| String::from_utf8(body).unwrap());
+            let answer = answer.map(|body| String::from_utf8(body.to_vec()).unwrap());
             (asked, answer.map_err(|error| error.to_string()))
         })
     }
