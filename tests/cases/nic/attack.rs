@@ -12,6 +12,7 @@ use xtask::lab::{
     flood,
     frames::Segment,
     netns::{EDGE_V4, EDGE_V6, HONEST_V4, WORLD_INTERFACE, ipv6},
+    scripted::{Scripted, Step},
     wait,
 };
 
@@ -125,6 +126,48 @@ fn who_has_long_been_good_on_a_connection_is_no_stranger() {
         let record = format!("\"tls\":false,\"pressure\":\"{state}\"");
         assert!(stage.await_in_file("access.jsonl", &record), "no record says {state}");
     }
+}
+
+/// Another server, and a route to it for WebSockets.
+const CHAT: &str = "[upstreams.chat]\nservers = [\"127.0.0.1:9001\"]\nhealth = \"off\"\n[routes.chat]\npath = \"/chat\"\n\
+                    upstream = \"chat\"\npublic = true\nwebsocket = true\n";
+/// RFC 6455 §1.3.
+const HANDSHAKE: &[u8] =
+    b"GET /chat HTTP/1.1\r\nHost: edge.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+#[test]
+fn a_tunnel_makes_its_source_known_while_it_is_open() {
+    let test = "nic::a_tunnel_makes_its_source_known_while_it_is_open";
+    if !ipv6() {
+        return lab::skip(test, "this kernel has no IPv6");
+    }
+    let sections = format!("{SIGNS}long_lived = \"1s\"\n{CHAT}");
+    let sections = Sections { prefilter: SYNS, escalation: &sections, ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    let echoes = std::iter::repeat_n([Step::ReadBody(1), Step::Send(b"x".to_vec())], 10_000).flatten();
+    let script = [Step::ReadHead, Step::Send(SWITCHED.into())].into_iter().chain(echoes).collect();
+    let address = "127.0.0.1:9001".parse().unwrap();
+    let _server = Scripted::start(&stage.lab.edge.place(), address, vec![script]).unwrap();
+    let [patient, late, ..] = HONEST_V4.map(IpAddr::from);
+    let mut tunnel = stage.connect(patient, TIME_MAX).unwrap();
+    tunnel.send(HANDSHAKE).unwrap();
+    assert_eq!(tunnel.receive("GET").unwrap().status, 101);
+    let (begun_ns, mut told) = (nic::monotonic_ns(), 0);
+    let lived = wait::until(TIME_MAX, || {
+        told += 1;
+        tunnel.send(b"x").unwrap();
+        tunnel.read_until(|heard| heard.len() >= told).unwrap();
+        (nic::monotonic_ns() > begun_ns + 3_000_000_000).then_some(())
+    });
+    assert!(lived.is_some());
+    let running = fill_every_cell(&stage);
+    await_pressure(&mut stage, 2);
+    await_shut_out(&stage, late);
+    stage.check_served(patient);
+    running.stop().unwrap();
 }
 
 #[test]
