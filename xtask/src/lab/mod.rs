@@ -11,6 +11,7 @@
 
 pub mod place;
 pub mod netns;
+pub mod wire;
 pub mod xdp;
 pub mod frames;
 pub mod flood;

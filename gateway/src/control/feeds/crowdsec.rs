@@ -94,7 +94,94 @@ async fn ask(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        runtime,
+    };
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::config::{Secret, UpstreamTls};
+
+    /// A certificate for this name that vouches for itself.
+    struct Identity {
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    }
+
+    impl Identity {
+        fn new(name: &str) -> Self {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate = params.self_signed(&key).unwrap().der().clone();
+            Self { certificate, key: PrivateKeyDer::Pkcs8(key.serialize_der().into()) }
+        }
+    }
+
+    /// Answers one question under TLS; what was asked, or nothing where no handshake came about.
+    async fn answer_one(listener: TcpListener, identity: &Identity, body: &str) -> Option<String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())
+            .unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.ok()?;
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let byte = stream.read_u8().await.ok()?;
+            asked.push(byte);
+        }
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).await.ok()?;
+        stream.shutdown().await.ok()?;
+        Some(String::from_utf8(asked).unwrap())
+    }
+
+    /// What is asked of an engine that shows `shown`, by somebody who trusts `trusted`, and what comes of it.
+    fn ask_under_tls(shown: &Identity, trusted: &Identity) -> (Option<String>, Result<String, String>) {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+            let crowdsec = CrowdSec {
+                server: ServerAddress::Fixed(listener.local_addr().unwrap()),
+                path: "/behind".into(),
+                tls: Some(UpstreamTls {
+                    authorities: vec![trusted.certificate.clone()].into(),
+                    authorities_are_the_systems: false,
+                    server_name: None,
+                    client: None,
+                }),
+                key: Secret(b"a-key".to_vec().into()),
+            };
+            let (asked, answer) =
+                tokio::join!(answer_one(listener, shown, "{\"new\":[]}"), ask(&crowdsec, true));
+            let answer = answer.map(|body| String::from_utf8(body).unwrap());
+            (asked, answer.map_err(|error| error.to_string()))
+        })
+    }
+
+    #[test]
+    fn an_engine_under_tls_proves_itself_before_it_hears_the_key() {
+        let (engine, other_name, other) =
+            (Identity::new("127.0.0.1"), Identity::new("engine.example"), Identity::new("127.0.0.1"));
+        let (asked, answer) = ask_under_tls(&engine, &engine);
+        let asked = asked.expect("a question").to_lowercase();
+        assert!(asked.starts_with("get /behind/v1/decisions/stream?startup=true http/1.1\r\n"), "{asked}");
+        assert!(asked.contains("\r\nx-api-key: a-key\r\n"), "{asked}");
+        assert_eq!(answer.as_deref(), Ok("{\"new\":[]}"));
+        for (shown, trusted) in [(&other_name, &other_name), (&engine, &other)] {
+            let (asked, answer) = ask_under_tls(shown, trusted);
+            assert_eq!(asked, None);
+            assert!(answer.is_err_and(|problem| problem.contains("certificate")), "an error that says why");
+        }
+    }
 
     #[test]
     fn pauses_grow_to_a_bound() {
