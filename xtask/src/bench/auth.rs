@@ -23,7 +23,7 @@ use super::{
     own,
     peers::Peer,
     report::{self, ALL, CPU, Goal, Report, print_json},
-    subject::{Protocol, Stage, Subject},
+    subject::{Ground, Protocol, Stage, Subject},
 };
 use crate::{interrupt, process, project::Project};
 use xtask::lab::scratch::Scratch;
@@ -135,7 +135,7 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     interrupt::catch()?;
     let cores = Cores::divide()?;
     let generator = Generator::new(cores.load.clone(), None)?;
-    let stage = Stage::new(cores.clone())?;
+    let stage = Stage::new(cores.clone(), Ground::loopback())?;
     let wallet = Wallet::new(&binary, &signer)?;
     let mut report = Report { bench: BENCH, ..Report::default() };
     for case in CASES.iter().filter(|case| options.wants(case.name)) {

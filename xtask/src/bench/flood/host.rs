@@ -168,6 +168,7 @@ fn load(subject: &Subject) -> Load {
         address: subject.address(Protocol::Http1),
         target: TARGET.to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections: CONNECTIONS,
         body_bytes: BODY_BYTES,
         pace: Pace::Closed,
