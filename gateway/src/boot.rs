@@ -108,10 +108,10 @@ pub fn run(
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
     let (inquiry_sender, inquiries) = mpsc::channel(control::auth::INQUIRIES_MAX);
-    control::auth::spawn(inquiries)?;
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
     let publisher = Publisher::new(config, enforcement)?;
+    control::auth::spawn(publisher.published(), inquiries)?;
     let control = control::Thread::new()?;
     let names = control.resolve(&publisher);
 

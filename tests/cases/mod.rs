@@ -20,6 +20,8 @@ mod proxy_protocol;
 mod exchange;
 mod pace;
 mod passwords;
+mod tokens;
+mod introspection;
 mod bodies;
 mod own_answers;
 mod disclosure;

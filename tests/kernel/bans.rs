@@ -216,3 +216,70 @@ fn blocks_follow_when_a_source_becomes_a_prefix() {
         lab.check(packet, Reason::NotLimited);
     }
 }
+
+#[test]
+fn a_long_list_is_told_whole() {
+    if skipped("kernel::bans::a_long_list_is_told_whole") {
+        return;
+    }
+    let mut lab = Lab::open(Prefilter { entries_max: 20_000, ..prefilter() });
+    let bans = lab.filter.bans();
+    let mut expected = Vec::new();
+    for number in 0..10_000_u32 {
+        let [_, _, high, low] = number.to_be_bytes();
+        expected.push(net(&format!("10.9.{high}.{low}/32")));
+        expected.push(net(&format!("2001:db8:9:{number:x}::/64")));
+        if number < 5_000 {
+            expected.push(net(&format!("10.{}.{low}.0/28", 64 + high)));
+            expected.push(net(&format!("2001:db8:a:{number:x}::/72")));
+        }
+    }
+    for prefix in &expected {
+        // Of the notes only the latest few thousand are kept.
+        let note = prefix.to_string().starts_with("10.9.39.").then(|| BanNote {
+            route: prefix.to_string(),
+            request_id: String::new(),
+            offences: 1,
+            at_unix_s: 1,
+        });
+        bans.add(*prefix, &BanEntry { note, ..ban(LIVE_NS) }).expect("room");
+    }
+    let now_ns = nic::monotonic_ns();
+    let records = bans.list(now_ns).expect("list");
+    for record in &records {
+        let told = record.note.as_ref().map(|note| note.route.clone());
+        let prefix = record.prefix.to_string();
+        assert_eq!(told, prefix.starts_with("10.9.39.").then_some(prefix));
+    }
+    let mut found: Vec<IpNet> = records.iter().map(|record| record.prefix).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert_eq!(bans.count(now_ns).expect("count"), expected.len());
+}
+
+/// What it costs is told, never judged: `--ignored --nocapture` shows it.
+#[test]
+#[ignore = "fills a million blocks to time a walk over them"]
+#[expect(clippy::disallowed_methods, reason = "how long a walk takes is what this is about")]
+fn what_a_walk_over_a_million_blocks_costs() {
+    if skipped("kernel::bans::what_a_walk_over_a_million_blocks_costs") {
+        return;
+    }
+    let mut lab = Lab::open(Prefilter { entries_max: 1 << 20, ..prefilter() });
+    let bans = lab.filter.bans();
+    for number in 0..1_000_000_u32 {
+        let prefix = IpNet::from(IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number * 5)));
+        bans.add(prefix, &ban(LIVE_NS)).expect("room");
+    }
+    let now_ns = nic::monotonic_ns();
+    let begun = std::time::Instant::now();
+    let listed = bans.list(now_ns).expect("list").len();
+    let list = begun.elapsed();
+    let begun = std::time::Instant::now();
+    bans.sweep(now_ns + 120_000_000_000).expect("sweep");
+    let sweep = begun.elapsed();
+    let begun = std::time::Instant::now();
+    bans.settle().expect("settle");
+    println!("{listed} blocks: list {list:?}, sweep {sweep:?}, settle {:?}", begun.elapsed());
+}

@@ -1,16 +1,27 @@
 //! Attaching, taking over and letting go, on interfaces in a network namespace of the test's own thread.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
+use aya::{Ebpf, programs::Xdp};
 use portcullis::{
     config::{Prefilter, XdpMode},
     nic::{self, Bans, Filter, NicError, Reason},
+};
+use xtask::lab::{
+    flood::{Flood, Running},
+    place::Place,
+    wait,
 };
 
 use super::{
     Lab, ban, prefilter, remove_pins, skipped,
     table::{
-        frames::{ACK, tcp4},
+        frames::{ACK, tcp4, with},
         world::LIVE_NS,
     },
 };
@@ -143,9 +154,157 @@ fn an_occupied_interface_is_an_error_that_names_the_occupant() {
     let config = on(&["pc0"], XdpMode::Auto);
     let error = Filter::open(&config, &[]).err().expect("refused");
     remove_pins(&config.pin_dir);
-    let NicError::Busy { interface, id, name } = &error else { panic!("{error}") };
+    let NicError::Busy { interface, id, name, .. } = &error else { panic!("{error}") };
     assert_eq!((interface.as_str(), Some(*id), name.as_str()), ("pc0", program_on("pc0"), "portcullis"));
     assert!(error.to_string().contains("another gateway's"), "{error}");
+}
+
+/// What libxdp's tools come with, where they are.
+fn of_libxdp(object: &str) -> Option<PathBuf> {
+    let path = |entry: fs::DirEntry| entry.path().join("bpf").join(object);
+    let found = fs::read_dir("/usr/lib").ok()?.flatten().map(path).find(|path| path.exists());
+    found.filter(|_| Command::new("xdp-loader").arg("--help").output().is_ok())
+}
+
+#[test]
+fn what_libxdp_has_loaded_is_named_and_stays() {
+    let name = "kernel::links::what_libxdp_has_loaded_is_named_and_stays";
+    if skipped(name) {
+        return;
+    }
+    let Some(object) = of_libxdp("xsk_def_xdp_prog.o") else {
+        return xtask::lab::skip(name, "there is no xdp-loader: run `cargo xtask setup`");
+    };
+    namespace();
+    let loader = |arguments: &[&str]| {
+        let output = Command::new("xdp-loader").args(arguments).output().expect("xdp-loader");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    loader(&["load", "-m", "native", "pc0", &object.display().to_string()]);
+    let before = program_on("pc0");
+    let config = on(&["pc0"], XdpMode::Auto);
+    let error = Filter::open(&config, &[]).err().expect("refused");
+    remove_pins(&config.pin_dir);
+    let after = program_on("pc0");
+    loader(&["unload", "pc0", "--all"]);
+    assert_eq!(before, after, "nobody's program is taken off");
+    let NicError::Busy { id, name, runs, .. } = &error else { panic!("{error}") };
+    assert_eq!(Some(*id), before);
+    let told = error.to_string();
+    // Where the kernel refuses programs that extend others, libxdp loads a single one without its dispatcher.
+    if name == "xdp_dispatcher" {
+        assert!(matches!(&runs[..], [(name, _)] if name.starts_with("xsk_def")), "{runs:?}");
+        assert!(told.contains("`xdp-loader unload pc0 --all`"), "{told}");
+    } else {
+        assert_eq!((name.starts_with("xsk_def"), runs.len()), (true, 0), "{error:?}");
+        assert!(told.contains("`ip link set dev pc0 xdp off`"), "{told}");
+    }
+    // With it gone, the interface is free.
+    drop(Lab::open(config));
+}
+
+/// Removed with the test, whatever becomes of it.
+struct Pinned(PathBuf);
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// libxdp's own dispatcher with pins as libxdp makes them, on every kernel.
+#[test]
+fn what_runs_behind_libxdp_s_dispatcher_is_named() {
+    let name = "kernel::links::what_runs_behind_libxdp_s_dispatcher_is_named";
+    if skipped(name) {
+        return;
+    }
+    let Some(object) = of_libxdp("xdp-dispatcher.o") else {
+        return xtask::lab::skip(name, "there is no xdp-loader: run `cargo xtask setup`");
+    };
+    namespace();
+    let mut object = Ebpf::load_file(object).expect("an object");
+    let program = |object: &mut Ebpf, name: &str| -> u32 {
+        let program: &mut Xdp = object.program_mut(name).expect(name).try_into().expect("XDP");
+        program.load().expect("loaded");
+        program.info().expect("about it").id()
+    };
+    let (dispatcher, behind) = (program(&mut object, "xdp_dispatcher"), program(&mut object, "xdp_pass"));
+    // SAFETY: the string ends with a NUL.
+    let ifindex = unsafe { libc::if_nametoindex(c"pc0".as_ptr()) };
+    let pins = Pinned(format!("/sys/fs/bpf/xdp/dispatch-{ifindex}-{dispatcher}").into());
+    fs::create_dir_all(&pins.0).expect("a directory");
+    object.program_mut("xdp_pass").expect("it").pin(pins.0.join("prog0-prog")).expect("pinned");
+    let first: &mut Xdp = object.program_mut("xdp_dispatcher").expect("it").try_into().expect("XDP");
+    first.attach("pc0", aya::programs::XdpMode::Driver).expect("attached");
+    let config = on(&["pc0"], XdpMode::Auto);
+    let error = Filter::open(&config, &[]).err().expect("refused");
+    remove_pins(&config.pin_dir);
+    let NicError::Busy { id, name, runs, .. } = &error else { panic!("{error}") };
+    assert_eq!(
+        (*id, name.as_str(), &runs[..]),
+        (dispatcher, "xdp_dispatcher", &[("xdp_pass".into(), behind)][..])
+    );
+    let told = error.to_string();
+    assert!(told.contains(&format!(", which runs \"xdp_pass\" (id {behind})")), "{told}");
+    assert!(told.contains("`xdp-loader unload pc0 --all`"), "{told}");
+}
+
+/// Frames of a blocked source that come in by an interface of this thread's namespace.
+fn send_blocked(interface: &str) {
+    let flood = Flood {
+        interface: interface.to_owned(),
+        frames: vec![with(tcp4("198.51.100.66", 443, ACK), 0, &[0xff; 6])],
+        count_max: 5,
+        rate_per_s: 1_000,
+        time_max: Duration::from_secs(5),
+    };
+    flood.start(&Place::here()).and_then(Running::wait).expect("sent");
+}
+
+#[test]
+fn on_a_bond_the_filter_covers_all_its_ports() {
+    let name = "kernel::links::on_a_bond_the_filter_covers_all_its_ports";
+    if skipped(name) {
+        return;
+    }
+    namespace();
+    let made = Command::new("ip").args("link add bond0 type bond mode balance-rr".split(' ')).output();
+    let made = made.expect("iproute2");
+    if !made.status.success() {
+        return xtask::lab::skip(
+            name,
+            &format!("no bonds: {}", String::from_utf8_lossy(&made.stderr).trim()),
+        );
+    }
+    ip("link add pc2 type veth peer name pc3");
+    for port in ["pc0", "pc2"] {
+        ip(&format!("link set {port} down"));
+        ip(&format!("link set {port} master bond0"));
+    }
+    for interface in ["pc0", "pc1", "pc2", "pc3", "bond0"] {
+        ip(&format!("link set {interface} up"));
+    }
+    let mut lab = Lab::open(on(&["bond0"], XdpMode::Auto));
+    lab.filter.bans().add("198.51.100.66/32".parse().expect("a prefix"), &ban(LIVE_NS)).expect("room");
+    let dropped = |lab: &Lab| {
+        let counters = lab.filter.counters().expect("counters");
+        counters
+            .iter()
+            .filter(|counter| counter.reason == Reason::BlockedSource)
+            .map(|c| c.packets)
+            .sum::<u64>()
+    };
+    for (peer, expected) in [("pc1", 5), ("pc3", 10)] {
+        send_blocked(peer);
+        let reached = wait::until(Duration::from_secs(5), || (dropped(&lab) >= expected).then_some(()));
+        assert!(reached.is_some(), "{peer}: {}", dropped(&lab));
+    }
+    // The kernel runs one or the other.
+    let config = on(&["pc0"], XdpMode::Auto);
+    let error = Filter::open(&config, &[]).err().expect("refused");
+    remove_pins(&config.pin_dir);
+    assert!(error.to_string().contains("bond0"), "{error}");
 }
 
 #[test]

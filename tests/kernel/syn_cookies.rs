@@ -32,7 +32,7 @@ const OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 
 type Wrap<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 /// A segment to a port with a listener.
-fn segment(flags: u8, sequence: u32, acknowledgement: u32, options: &[u8]) -> Vec<u8> {
+pub(super) fn segment(flags: u8, sequence: u32, acknowledgement: u32, options: &[u8]) -> Vec<u8> {
     segment_from(CLIENT_PORT, flags, sequence, acknowledgement, options)
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::types::Secret;
+use super::{endpoint::Endpoint, types::Secret};
 
 /// `[auth.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,8 @@ pub enum AuthKind {
     Basic(Basic),
     /// `mtls`: what the consumer is called in a client's certificate.
     Mtls(CertificateName),
+    /// `introspection`
+    Introspection(Box<Introspection>),
 }
 
 /// Longest name of a consumer, in bytes.
@@ -79,20 +81,29 @@ pub enum Carrier {
 pub struct Jwt {
     /// `iss` must be this, when given.
     pub issuer: Option<Arc<str>>,
-    /// `aud` must hold one of these, when any are given.
-    pub audiences: Vec<Arc<str>>,
     /// Accepted algorithms by their JOSE names: RS256 … PS512, ES256, ES384, `EdDSA`, HS256 ….
     pub algorithms: Vec<Arc<str>>,
     /// Clock skew that is forgiven.
     pub leeway: Duration,
+    /// What its claims mean.
+    pub claims: ClaimRules,
+    /// The keys.
+    pub keys: JwtKeys,
+}
+
+/// What is read from the claims of a token that is good.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClaimRules {
+    /// `aud` must hold one of these, when any are given.
+    pub audiences: Vec<Arc<str>>,
     /// Claim path that names the consumer.
     pub consumer: Arc<str>,
     /// Claim path that lists roles, when given.
     pub roles: Option<Arc<str>>,
+    /// Claim path that lists scopes, when given.
+    pub scopes: Option<Arc<str>>,
     /// Header → claim path: set on what goes upstream; removed from what clients send.
     pub forward: Vec<(Arc<str>, Arc<str>)>,
-    /// The keys.
-    pub keys: JwtKeys,
 }
 
 /// Where a JWT's key comes from.
@@ -102,4 +113,37 @@ pub enum JwtKeys {
     Jwks(Arc<str>),
     /// `key_file`: a PEM public key, or the octets of an HMAC secret.
     Key(Secret),
+    /// They are fetched, and may change at any time.
+    Fetched(Box<KeySource>),
+}
+
+/// Where keys are fetched.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeySource {
+    /// `issuer`: what it says of itself tells where they are.
+    Issuer {
+        /// As configured: what it has to call itself.
+        name: Arc<str>,
+        /// The same, as something to ask.
+        at: Endpoint,
+    },
+    /// `jwks_url`
+    Jwks(Endpoint),
+}
+
+/// `kind = "introspection"`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Introspection {
+    /// Where tokens are asked about.
+    pub endpoint: Endpoint,
+    /// Who asks.
+    pub client_id: Arc<str>,
+    /// What it is known by.
+    pub client_secret: Secret,
+    /// For how long an answer counts, at the most.
+    pub cache: Duration,
+    /// An answer that takes longer is none.
+    pub timeout: Duration,
+    /// What is read from an answer.
+    pub claims: ClaimRules,
 }

@@ -30,6 +30,7 @@ fn load_text(text: &str) -> Config {
     let dir = Dir::new();
     dir.write_certificate("api.crt", "api.key");
     dir.write("staff.jwks.json", r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":""}]}"#, 0o644);
+    dir.write("introspection.secret", "s3cret\n", 0o600);
     let passwords = format!("ada:{HASH}\n");
     dir.write("passwords", passwords, 0o600);
     dir.write("gateway.toml", text, 0o644);

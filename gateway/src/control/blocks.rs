@@ -367,7 +367,7 @@ impl Blocks {
 
     pub(super) fn active(&mut self) -> usize {
         let Some(filter) = &mut self.filter else { return 0 };
-        filter.bans().list(monotonic_ns()).map_or(0, |records| records.len())
+        filter.bans().count(monotonic_ns()).unwrap_or(0)
     }
 
     pub(super) fn counters(&self) -> Vec<Counter> {

@@ -15,7 +15,8 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::{
-    blocks::Blocks, certificates::Certificates, feeds::Feeds, keys::Keeper, names::Names, policy::Publisher,
+    auth, blocks::Blocks, certificates::Certificates, feeds::Feeds, keys::Keeper, names::Names,
+    policy::Publisher,
 };
 use crate::{
     audit::Audit,
@@ -61,6 +62,7 @@ impl Metrics {
             sources.certificates.fold();
             sources.keys.fold(sources.snapshot);
             fold_names(sources.names);
+            auth::fold(sources.snapshot);
             fold_filter(sources.blocks);
             if let Some(feeds) = sources.feeds {
                 feeds.fold();
@@ -280,6 +282,20 @@ fn describe() {
     describe_gauge!("portcullis_feed_age_seconds", "Since a feed was last read or asked with success");
     describe_counter!("portcullis_feed_refreshes_total", "Times a feed was read or asked, by result");
     describe_counter!("portcullis_feed_ignored_total", "Decisions that led to no block, by cause");
+    describe_gauge!("portcullis_auth_keys", "Keys of an issuer that count");
+    describe_gauge!(
+        "portcullis_auth_keys_age_seconds",
+        "Since an issuer last said which keys it has; after a day of silence none count"
+    );
+    describe_counter!(
+        "portcullis_auth_key_fetches_total",
+        "Times an issuer was asked for its keys, by result"
+    );
+    describe_counter!(
+        "portcullis_auth_introspections_total",
+        "Opaque tokens that were asked about, by result"
+    );
+    describe_gauge!("portcullis_auth_breaker_open", "1 while nobody is asked about opaque tokens");
     describe_gauge!("portcullis_build_info", "1, with the version");
 }
 

@@ -13,6 +13,7 @@ pub mod escalate;
 pub mod health;
 pub mod syn_flood;
 mod names;
+mod client;
 mod blocks;
 mod certificates;
 mod keys;

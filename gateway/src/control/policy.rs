@@ -200,7 +200,8 @@ fn assemble(
     slots: &mut Slots,
     before: Option<&Snapshot>,
 ) -> Result<(Snapshot, Vec<Option<Opened>>), SnapshotError> {
-    let Read { mut config, policy, stores } = read;
+    let Read { mut config, mut policy, stores } = read;
+    policy.keep_issuers(before.map(|before| &before.policy));
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     let routes = std::mem::take(&mut config.routes);
     let tables = stores.iter().map(|store| store.as_ref().map(|store| Arc::clone(store.table())));

@@ -17,6 +17,8 @@ use super::{
     binding::{self, Scheme},
     certificate,
     dpop::{self, ProofFault},
+    introspection::{self, Opaque},
+    issuer::Issuer,
     jwt::{TokenFault, Tokens},
     key_table::KeyTable,
     query,
@@ -48,6 +50,7 @@ enum Kind {
     Jwt(Box<Tokens>),
     Basic,
     Mtls(CertificateName),
+    Introspection(Opaque),
 }
 
 /// What stands in one header of a request.
@@ -114,9 +117,49 @@ impl Auth {
             ),
             config::AuthKind::Basic(_) => ([AUTHORIZATION.into()].into(), Kind::Basic),
             config::AuthKind::Mtls(name) => ([].into(), Kind::Mtls(*name)),
+            config::AuthKind::Introspection(_) => {
+                ([AUTHORIZATION, dpop::FIELD].map(Arc::from).into(), Kind::Introspection(Opaque::default()))
+            }
         };
         let forward_credential = auth.forward_credential;
         Ok(Auth { name: auth.name.clone(), fields, query, forward_credential, kind })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whose published keys it goes by.
+    pub fn issuer(&self) -> Option<&Arc<Issuer>> {
+        match &self.kind {
+            Kind::Jwt(tokens) => tokens.issuer(),
+            _ => None,
+        }
+    }
+
+    /// The same, to be replaced by one that knows them already.
+    pub(super) fn issuer_mut(&mut self) -> Option<&mut Arc<Issuer>> {
+        match &mut self.kind {
+            Kind::Jwt(tokens) => tokens.issuer_mut(),
+            _ => None,
+        }
+    }
+
+    /// What is asked of an authorization server.
+    pub fn opaque(&self) -> Option<&Opaque> {
+        match &self.kind {
+            Kind::Introspection(opaque) => Some(opaque),
+            _ => None,
+        }
+    }
+
+    /// The same, to go on counting.
+    pub(super) fn opaque_mut(&mut self) -> Option<&mut Opaque> {
+        match &mut self.kind {
+            Kind::Introspection(opaque) => Some(opaque),
+            _ => None,
+        }
     }
 
     /// Lower-case names of the fields that carry its credential, where that stays at the gateway.
@@ -141,14 +184,14 @@ impl Auth {
                 format!("ApiKey realm=\"{realm}\", {carrier}=\"{name}\"")
             }
             (Kind::Mtls(_), _) => format!("ClientCertificate realm=\"{realm}\""),
-            (Kind::Jwt(_), AuthFailure::Token(_)) => {
+            (Kind::Jwt(_) | Kind::Introspection(_), AuthFailure::Token(_)) => {
                 format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")
             }
-            (Kind::Jwt(_), AuthFailure::Proof(_)) => {
+            (Kind::Jwt(_) | Kind::Introspection(_), AuthFailure::Proof(_)) => {
                 let algorithms = dpop::algorithms();
                 format!("DPoP realm=\"{realm}\", error=\"invalid_dpop_proof\", algs=\"{algorithms}\"")
             }
-            (Kind::Jwt(_), _) => format!("Bearer realm=\"{realm}\""),
+            (Kind::Jwt(_) | Kind::Introspection(_), _) => format!("Bearer realm=\"{realm}\""),
             (Kind::Basic, _) => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
         }
     }
@@ -280,7 +323,7 @@ impl Auth {
         };
         match &self.kind {
             Kind::ApiKey | Kind::Mtls(_) => Some((value, Scheme::Bearer)),
-            Kind::Jwt(_) => of_scheme("bearer", value)
+            Kind::Jwt(_) | Kind::Introspection(_) => of_scheme("bearer", value)
                 .map(|token| (token, Scheme::Bearer))
                 .or_else(|| Some((of_scheme("dpop", value)?, Scheme::Dpop))),
             Kind::Basic => of_scheme("basic", value).map(|pair| (pair, Scheme::Bearer)),
@@ -293,7 +336,8 @@ impl Auth {
         match &self.kind {
             Kind::ApiKey => keys.map_or(0, KeyTable::generation),
             // All that these go by is in the snapshot.
-            Kind::Jwt(_) | Kind::Basic | Kind::Mtls(_) => 0,
+            Kind::Basic | Kind::Mtls(_) | Kind::Introspection(_) => 0,
+            Kind::Jwt(tokens) => tokens.issuer().map_or(0, |issuer| issuer.generation()),
         }
     }
 
@@ -310,9 +354,12 @@ impl Auth {
                 let keys = keys.ok_or(AuthFailure::Unavailable);
                 Some(keys.and_then(|keys| keys.check(credential, role, unix_s).map_err(AuthFailure::Key)))
             }
-            Kind::Jwt(tokens) => Some(tokens.check(credential, unix_s, role).map_err(AuthFailure::Token)),
+            Kind::Jwt(tokens) => tokens.judge(credential, unix_s, role),
             Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
             Kind::Basic | Kind::Mtls(_) => None,
+            Kind::Introspection(_) => {
+                introspection::check_shape(credential).err().map(|fault| Err(AuthFailure::Token(fault)))
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What happens to a request: policy without I/O.
 //!
 //! Comes in: a request head, who sent it, the policy, the buckets and the time. Goes out: a [`Plan`] to carry out or
-//! a [`Halt`]: a refusal to answer, or a question that has to be answered first. Order: route, limits that need no identity (so that guessing is limited too), what the
-//! head shows of the body, authentication, authorisation, a WebSocket's handshake, limits of the
-//! consumer.
+//! a [`Halt`]: a refusal to answer, or a question that has to be answered first. Order: route, limits that need no
+//! identity (so that guessing is limited too), what the head shows of the body, authentication, authorisation, a
+//! WebSocket's handshake, limits of the consumer.
 //!
 //! It never reads a clock, opens anything, locks, or holds unsafe code. Where nobody has to be known, or a credential is
 //! remembered, it allocates nothing: what a plan carries is shared.
@@ -26,6 +26,9 @@ pub mod api_key;
 pub mod key_table;
 pub mod query;
 pub mod jwt;
+pub mod issuer;
+pub mod introspection;
+mod holder;
 pub mod basic;
 mod certificate;
 mod binding;
@@ -173,8 +176,16 @@ pub enum Halt {
 pub struct Refused {
     /// The route that refuses; none where no route has the host and path.
     pub route: Option<RouteId>,
+    /// Who is asking, where that is known.
+    pub identity: Option<Rc<Identity>>,
     /// Why.
     pub refusal: Refusal,
+}
+
+impl Refused {
+    fn of_no_route() -> Self {
+        Self { route: None, identity: None, refusal: Refusal::NoRoute }
+    }
 }
 
 /// Why a request may not pass. Nothing of it was sent anywhere.
@@ -197,12 +208,7 @@ pub enum Refusal {
     /// 503: whoever has to be asked about the credential could not tell.
     AuthUnavailable,
     /// 403: somebody is known and may not.
-    Forbidden {
-        /// Who it is.
-        identity: Rc<Identity>,
-        /// For the log; the client is not told.
-        reason: Forbidden,
-    },
+    Forbidden(Forbidden),
     /// 429: too often.
     Limited {
         /// Index into the configuration's limits.
@@ -233,15 +239,7 @@ impl Refusal {
     pub fn why(&self) -> Option<String> {
         match self {
             Self::Unauthenticated { reason, .. } => Some(format!("{reason:?}")),
-            Self::Forbidden { reason, .. } => Some(reason.to_string()),
-            _ => None,
-        }
-    }
-
-    /// Who was refused, where that is known.
-    pub fn consumer(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Forbidden { identity, .. } => Some(&identity.consumer),
+            Self::Forbidden(reason) => Some(reason.to_string()),
             _ => None,
         }
     }
@@ -260,9 +258,8 @@ pub fn decide(
 ) -> Result<Plan, Halt> {
     let preflight = cors::preflight_route(policy, head);
     let route_id = preflight.map_or_else(|| find_route(policy, head), Ok).map_err(Halt::Refused)?;
-    let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), refusal });
-    let no_route = Halt::Refused(Refused { route: None, refusal: Refusal::NoRoute });
-    let route = policy.route(route_id).ok_or(no_route)?;
+    let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), identity: None, refusal });
+    let route = policy.route(route_id).ok_or_else(|| Halt::Refused(Refused::of_no_route()))?;
     let limiter = state.limiter;
     let mut meter = Meter { policy, route_id, route, head, peer, limiter, now, dry_run: None };
 
@@ -284,6 +281,8 @@ pub fn decide(
     if let Some(identity) = &identity {
         note_use(identity, state.keys, peer, now);
     }
+    let refused =
+        |refusal| Halt::Refused(Refused { route: Some(route_id), identity: identity.clone(), refusal });
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
     authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
@@ -326,9 +325,10 @@ fn allow_preflight(
 
 fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<RouteId, Refused> {
     policy.router.find(head.authority, &head.path, head.method).map_err(|miss| match miss {
-        Miss::NoRoute => Refused { route: None, refusal: Refusal::NoRoute },
+        Miss::NoRoute => Refused::of_no_route(),
         Miss::MethodNotAllowed { route, allow } => {
-            Refused { route: Some(route), refusal: Refusal::MethodNotAllowed { allow: allow.clone() } }
+            let refusal = Refusal::MethodNotAllowed { allow: allow.clone() };
+            Refused { route: Some(route), identity: None, refusal }
         }
     })
 }
@@ -389,10 +389,7 @@ fn authorize(
     let Some(identity) = identity else { return Ok(()) };
     let roles =
         identity.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
-    route
-        .need
-        .check(head.method, roles)
-        .map_err(|reason| Refusal::Forbidden { identity: Rc::clone(identity), reason })
+    route.need.check(head.method, roles).map_err(Refusal::Forbidden)
 }
 
 /// Takes a token from every limit that applies, in their order, until one refuses. A token that an earlier limit

@@ -16,6 +16,7 @@ use super::{
     authz::{Need, RoleId},
     cors,
     dpop::ProofFault,
+    issuer::Issuer,
     jwt::TokenFault,
     limit::Bucket,
     route::{RouteId, Router},
@@ -218,6 +219,30 @@ impl Policy {
     /// An auth by its index into the configuration's.
     pub fn auth(&self, auth: u16) -> Option<&authn::Auth> {
         self.auths.get(usize::from(auth))
+    }
+
+    /// All auths, in the order of the configuration's.
+    pub fn auths(&self) -> &[authn::Auth] {
+        &self.auths
+    }
+
+    /// Takes over the issuers of `before` that this one has too, with their keys and whoever asks them, and what was
+    /// counted. Auths that go by the same issuer share it.
+    pub fn keep_issuers(&mut self, before: Option<&Policy>) {
+        let before = || before.into_iter().flat_map(|policy| &policy.auths);
+        for auth in &mut self.auths {
+            let same = before().find(|other| other.name() == auth.name()).and_then(authn::Auth::opaque);
+            if let (Some(opaque), Some(same)) = (auth.opaque_mut(), same) {
+                opaque.tally = Arc::clone(&same.tally);
+            }
+        }
+        let mut known: Vec<Arc<Issuer>> = before().filter_map(authn::Auth::issuer).cloned().collect();
+        for issuer in self.auths.iter_mut().filter_map(authn::Auth::issuer_mut) {
+            match known.iter().find(|known| known.source() == issuer.source()) {
+                Some(same) => *issuer = Arc::clone(same),
+                None => known.push(Arc::clone(issuer)),
+            }
+        }
     }
 
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
@@ -427,7 +452,8 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 /// Every header that some `forward` sets; all are removed from what clients send, on every route.
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
-        config::AuthKind::Jwt(rules) => Some(&rules.forward),
+        config::AuthKind::Jwt(rules) => Some(&rules.claims.forward),
+        config::AuthKind::Introspection(rules) => Some(&rules.claims.forward),
         config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =

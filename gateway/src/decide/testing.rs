@@ -164,13 +164,29 @@ pub(super) fn with_head<T>(request: &str, use_it: impl FnOnce(&codec::RequestHea
 pub(super) fn token_rules() -> config::Jwt {
     config::Jwt {
         issuer: None,
-        audiences: Vec::new(),
         algorithms: vec!["HS256".into()],
         leeway: Duration::ZERO,
-        consumer: "sub".into(),
-        roles: Some("roles".into()),
-        forward: Vec::new(),
+        claims: config::ClaimRules {
+            audiences: Vec::new(),
+            consumer: "sub".into(),
+            roles: Some("roles".into()),
+            scopes: Some("scope".into()),
+            forward: Vec::new(),
+        },
         keys: config::JwtKeys::Key(config::Secret(Zeroizing::new(TOKEN_SECRET.to_vec()))),
+    }
+}
+
+/// Rules of opaque tokens, which count for half a minute.
+pub(super) fn introspection_rules() -> config::Introspection {
+    let url = config::Url::parse("http://127.0.0.1:1/introspect").unwrap();
+    config::Introspection {
+        endpoint: config::Endpoint { url, tls: None },
+        client_id: "gateway".into(),
+        client_secret: config::Secret(Zeroizing::new(b"s3cret".to_vec())),
+        cache: Duration::from_secs(30),
+        timeout: Duration::from_secs(1),
+        claims: token_rules().claims,
     }
 }
 

@@ -118,9 +118,10 @@ fn a_refusal_knows_its_route() {
     let mut config = config();
     config.routes[0].methods = vec!["GET".into()];
     let gate = Gate::new(&config);
-    assert_eq!(gate.decide("GET /nowhere"), Err(Refused { route: None, refusal: Refusal::NoRoute }));
+    assert_eq!(gate.decide("GET /nowhere"), Err(Refused::of_no_route()));
     let allow = Arc::from("GET, HEAD");
-    let expected = Refused { route: Some(0), refusal: Refusal::MethodNotAllowed { allow } };
+    let refusal = Refusal::MethodNotAllowed { allow };
+    let expected = Refused { route: Some(0), identity: None, refusal };
     assert_eq!(gate.decide("POST /open"), Err(expected));
     assert_eq!(gate.decide("GET /orders").unwrap_err().route, Some(1));
 }
@@ -151,7 +152,8 @@ fn a_route_keeps_every_credential_that_it_takes() {
 #[test]
 fn a_token_makes_its_consumer_known_and_sets_headers() {
     let mut config = config();
-    let rules = config::Jwt { forward: vec![("x-user".into(), "sub".into())], ..token_rules() };
+    let mut rules = token_rules();
+    rules.claims.forward = vec![("x-user".into(), "sub".into())];
     config.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
     let gate = Gate::new(&config);
     let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
@@ -183,7 +185,7 @@ fn a_permission_comes_from_the_credential_or_the_consumer() {
     gate.passes(&with_key("GET /orders"));
     gate.passes(&with_token("GET /orders", &claims(r#","roles":"reader""#)));
     let refusal = gate.refuses(&with_token("GET /orders", &claims("")));
-    assert!(matches!(refusal, Refusal::Forbidden { reason: Forbidden::MissingPermission(_), .. }));
+    assert!(matches!(refusal, Refusal::Forbidden(Forbidden::MissingPermission(_))));
     // A token of a configured consumer has that consumer's roles.
     gate.passes(&with_token("GET /orders", &claims("").replace("bob", "acme")));
 }
@@ -194,7 +196,7 @@ fn a_role_that_was_removed_is_refused_by_the_next_policy() {
     let mut config = config();
     Gate::new(&config).passes(&with_key("GET /orders"));
     config.consumers[0].roles.clear();
-    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden { .. }));
+    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden(_)));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! the next packet on, and records of them for people. It works while the gateway is down, since the maps outlive it.
 //! It never decides whom to block, and every block that it writes ends, except the configuration's own.
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
 use aya::maps::MapError;
 use gateway_ebpf::{
@@ -21,6 +21,7 @@ use super::{
     prefix::{Place, canonical, key4, key6, net4, net6, note_key, place, source_of, source4, source6},
     settings::pace,
     upkeep::Upkeep,
+    walk,
 };
 use crate::config::Rate;
 
@@ -268,8 +269,24 @@ impl Bans {
     /// Every live block. `now_ns` is `CLOCK_MONOTONIC`.
     pub fn list(&self, now_ns: u64) -> Result<Vec<BanRecord>, NicError> {
         let names = self.feeds.names()?;
-        let live = self.entries()?.into_iter().filter(|(_, ban)| !expired(ban, now_ns));
-        live.map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns)).collect()
+        let mut notes = HashMap::new();
+        walk::each(&self.policy.notes, |Plain(key), Plain(note)| {
+            notes.insert(key, note);
+        })?;
+        let mut records = Vec::new();
+        self.each_entry(|prefix, ban| {
+            if !expired(ban, now_ns) {
+                records.push(record(prefix, ban, (&names, notes.get(&note_key(prefix))), now_ns));
+            }
+        })?;
+        Ok(records)
+    }
+
+    /// How many live blocks there are.
+    pub fn count(&self, now_ns: u64) -> Result<usize, NicError> {
+        let mut count = 0;
+        self.each_entry(|_, ban| count += usize::from(!expired(ban, now_ns)))?;
+        Ok(count)
     }
 
     /// Every rule that holds this address.
@@ -291,8 +308,12 @@ impl Bans {
             listed: self.feeds.is_listed(address)?,
             allowed_by: allowed_by.into_iter().map(|(prefix, _)| prefix).collect(),
             blocked_by: live
-                .map(|(prefix, ban)| self.record(prefix, &ban, &names, now_ns))
-                .collect::<Result<_, _>>()?,
+                .map(|(prefix, ban)| {
+                    let note = found(self.policy.notes.get(&Plain(note_key(prefix)), 0))?;
+                    let note = note.map(|Plain(note)| note);
+                    Ok(record(prefix, &ban, (&names, note.as_ref()), now_ns))
+                })
+                .collect::<Result<_, NicError>>()?,
         })
     }
 
@@ -345,23 +366,10 @@ impl Bans {
                 each(prefix, &ban);
             }
         };
-        for entry in &policy.bans4 {
-            let (key, Plain(ban)) = entry?;
-            show(source4(key, ban.prefix_bits), ban);
-        }
-        for entry in &policy.bans6 {
-            let (key, Plain(ban)) = entry?;
-            show(source6(key, ban.prefix_bits), ban);
-        }
-        for entry in &policy.block4 {
-            let (key, Plain(ban)) = entry?;
-            show(net4(&key).map(IpNet::from), ban);
-        }
-        for entry in &policy.block6 {
-            let (key, Plain(ban)) = entry?;
-            show(net6(&key).map(IpNet::from), ban);
-        }
-        Ok(())
+        walk::each(&policy.bans4, |key, Plain(ban)| show(source4(key, ban.prefix_bits), ban))?;
+        walk::each(&policy.bans6, |key, Plain(ban)| show(source6(key, ban.prefix_bits), ban))?;
+        walk::each(&policy.block4, |key, Plain(ban)| show(net4(&key).map(IpNet::from), ban))?;
+        walk::each(&policy.block6, |key, Plain(ban)| show(net6(&key).map(IpNet::from), ban))
     }
 }
 
@@ -449,31 +457,30 @@ impl Bans {
             IpNet::V6(net) => found(self.policy.allow6.get(&key6(net), 0)),
         }
     }
+}
 
-    fn record(
-        &self,
-        prefix: IpNet,
-        ban: &Ban,
-        feeds: &[(u8, Arc<str>)],
-        now_ns: u64,
-    ) -> Result<BanRecord, NicError> {
-        let note = found(self.policy.notes.get(&Plain(note_key(prefix)), 0))?;
-        let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
-        Ok(BanRecord {
-            prefix,
-            action: BanAction::of(ban),
-            kind: BanKind::from_u8(ban.kind),
-            origin: BanOrigin::from_u8(ban.origin),
-            feed: ban.feed().and_then(|number| {
-                feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
-            }),
-            strikes: ban.strikes,
-            drops: ban.drops,
-            expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
-            offence_to_first_drop: (ban.first_drop_at_ns != 0)
-                .then(|| until(ban.first_drop_at_ns, ban.offence_at_ns)),
-            note: note.map(|Plain(note)| unpack(&note)),
-        })
+/// A block as people see it, with the note that was left of it.
+fn record(
+    prefix: IpNet,
+    ban: &Ban,
+    (feeds, note): (&[(u8, Arc<str>)], Option<&Note>),
+    now_ns: u64,
+) -> BanRecord {
+    let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
+    BanRecord {
+        prefix,
+        action: BanAction::of(ban),
+        kind: BanKind::from_u8(ban.kind),
+        origin: BanOrigin::from_u8(ban.origin),
+        feed: ban.feed().and_then(|number| {
+            feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
+        }),
+        strikes: ban.strikes,
+        drops: ban.drops,
+        expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
+        offence_to_first_drop: (ban.first_drop_at_ns != 0)
+            .then(|| until(ban.first_drop_at_ns, ban.offence_at_ns)),
+        note: note.map(unpack),
     }
 }
 

@@ -44,7 +44,10 @@ pub enum NicError {
     #[error("there is no interface {0:?}")]
     NoInterface(String),
     /// Another XDP program is attached.
-    #[error("{interface} already carries the XDP program {name:?} (id {id}); {}", way_out(.interface, .name))]
+    #[error(
+        "{interface} already carries the XDP program {name:?} (id {id}){}; {}",
+        running(.runs), way_out(.interface, .name)
+    )]
     Busy {
         /// The interface.
         interface: String,
@@ -52,6 +55,8 @@ pub enum NicError {
         id: u32,
         /// The program's name.
         name: String,
+        /// Where it is libxdp's dispatcher: the programs that it runs, by name and id.
+        runs: Vec<(String, u32)>,
     },
     /// Another XDP program is attached to the bond that the interface is a port of.
     #[error(
@@ -104,16 +109,25 @@ impl NicError {
 }
 
 /// The name of libxdp's program that runs others one after the other (xdp-tools, `xdp-dispatcher.c.in`).
-const DISPATCHER: &str = "xdp_dispatcher";
+pub(super) const DISPATCHER: &str = "xdp_dispatcher";
 /// Our own program's name.
 const OWN: &str = "portcullis";
+
+fn running(programs: &[(String, u32)]) -> String {
+    let one = |(name, id): &(String, u32)| format!("{name:?} (id {id})");
+    match programs {
+        [] => String::new(),
+        some => format!(", which runs {}", some.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
+}
 
 /// What can be done about a program that is in the way.
 pub fn way_out(interface: &str, name: &str) -> String {
     match name {
         DISPATCHER => format!(
-            "it is libxdp's dispatcher, which runs the programs of other tools and cannot run this one; \
-             `xdp-loader status {interface}` lists them, `xdp-loader unload {interface} --all` takes them off"
+            "it is libxdp's dispatcher, which runs the programs of other tools and cannot run this one: put this filter on \
+             another interface, or take those off: `xdp-loader status {interface}` lists them, \
+             `xdp-loader unload {interface} --all` ends them"
         ),
         OWN => {
             "it is another gateway's, from another prefilter.pin_dir: end that one and remove its pins, or \

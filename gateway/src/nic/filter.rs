@@ -95,13 +95,28 @@ impl Filter {
     /// Where it fails, what an earlier process has pinned stays, and nothing new does: blocks in maps that no
     /// interface obeys would look as if they held.
     pub fn open(prefilter: &Prefilter, listener_ports: &[u16]) -> Result<Self, NicError> {
-        Self::open_as(prefilter, listener_ports, ABI)
+        Self::open_in_part(prefilter, listener_ports, ABI, true)
     }
 
     /// As [`Self::open`], pinned as if the maps' layouts were of this version: for tests of the way from one to the
     /// next.
     #[doc(hidden)]
     pub fn open_as(prefilter: &Prefilter, listener_ports: &[u16], version: u32) -> Result<Self, NicError> {
+        Self::open_in_part(prefilter, listener_ports, version, true)
+    }
+
+    /// As [`Self::open`], as if the kernel had no helpers for SYN cookies: for tests.
+    #[doc(hidden)]
+    pub fn open_without_cookies(prefilter: &Prefilter, listener_ports: &[u16]) -> Result<Self, NicError> {
+        Self::open_in_part(prefilter, listener_ports, ABI, false)
+    }
+
+    fn open_in_part(
+        prefilter: &Prefilter,
+        listener_ports: &[u16],
+        version: u32,
+        may_cookie: bool,
+    ) -> Result<Self, NicError> {
         let object = OBJECT.ok_or(NicError::NotBuilt)?;
         sys::raise_memlock();
         let dir = of_version(&prefilter.pin_dir, version);
@@ -112,7 +127,8 @@ impl Filter {
         let is_first = !dir.exists();
         bpffs::make_dir(&dir)?;
         let older: Vec<PathBuf> = others.into_iter().map(|(_, dir)| dir).collect();
-        let opened = Self::open_in(&dir, &older, object, prefilter, listener_ports);
+        let opened = load_program(object, &dir, prefilter, may_cookie)
+            .and_then(|program| Self::open_in(&dir, &older, program, prefilter, listener_ports));
         // Where an older version was there, this one may have taken over a part of its links by now.
         if opened.is_err()
             && is_first
@@ -127,11 +143,10 @@ impl Filter {
     fn open_in(
         dir: &Path,
         older: &[PathBuf],
-        object: &[u8],
+        (object, can_cookie): (Ebpf, bool),
         prefilter: &Prefilter,
         listener_ports: &[u16],
     ) -> Result<Self, NicError> {
-        let (object, can_cookie) = load_program(object, dir, prefilter)?;
         let mut filter = Self {
             dir: dir.to_owned(),
             object,
@@ -470,9 +485,14 @@ pub fn detach(pin_dir: &Path) -> Result<(), NicError> {
 }
 
 /// Loads the program, on a kernel without the helpers for SYN cookies without these; whether it has them.
-fn load_program(object: &[u8], dir: &Path, prefilter: &Prefilter) -> Result<(Ebpf, bool), NicError> {
-    let mut whole = load(object, dir, prefilter, true)?;
-    let Err(error) = program(&mut whole)?.load() else { return Ok((whole, true)) };
+fn load_program(
+    object: &[u8],
+    dir: &Path,
+    prefilter: &Prefilter,
+    may_cookie: bool,
+) -> Result<(Ebpf, bool), NicError> {
+    let mut first = load(object, dir, prefilter, may_cookie)?;
+    let Err(error) = program(&mut first)?.load() else { return Ok((first, may_cookie)) };
     let mut without = load(object, dir, prefilter, false)?;
     // What else is wrong is told as it was at first.
     program(&mut without)?.load().map_err(|_| error)?;

@@ -10,10 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::loaded_programs;
+use aya::programs::{ProgramInfo, loaded_programs};
 
 use super::{
-    NicError, sys,
+    NicError,
+    error::DISPATCHER,
+    sys,
     xdp::{self, Interface},
 };
 use crate::config::XdpMode;
@@ -150,9 +152,24 @@ fn busy(interface: &str, ifindex: u32) -> NicError {
             id: above.program,
             above: above.name,
         },
-        _ => NicError::Busy { interface: interface.into(), id: own.program, name: program_name(own.program) },
+        _ => {
+            let (id, name) = (own.program, program_name(own.program));
+            let runs = if name == DISPATCHER { dispatched(ifindex, id) } else { Vec::new() };
+            NicError::Busy { interface: interface.into(), id, name, runs }
+        }
     }
 }
+
+/// The programs that libxdp has put behind its dispatcher, in their order: where it pins them (`libxdp/libxdp.c`).
+fn dispatched(ifindex: u32, dispatcher: u32) -> Vec<(String, u32)> {
+    let dir = PathBuf::from(format!("/sys/fs/bpf/xdp/dispatch-{ifindex}-{dispatcher}"));
+    let programs = (0..DISPATCHED_MAX)
+        .map_while(|slot| ProgramInfo::from_pin(dir.join(format!("prog{slot}-prog"))).ok());
+    programs.map(|program| (program.name_as_str().unwrap_or_default().to_owned(), program.id())).collect()
+}
+
+/// Slots of a dispatcher.
+const DISPATCHED_MAX: u32 = 10;
 
 /// As the kernel knows it; empty where it is gone or nameless.
 pub(super) fn program_name(id: u32) -> String {

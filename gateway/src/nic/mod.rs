@@ -31,6 +31,7 @@ pub mod survey;
 mod sys;
 mod transfer;
 mod upkeep;
+mod walk;
 mod xdp;
 
 pub use allowed::Allowed;

@@ -137,11 +137,11 @@ impl Caller<'_> {
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
         match decided {
-            Err(Refused { refusal, .. }) => {
+            Err(Refused { refusal, identity, .. }) => {
                 if is_audited {
                     record.why = refusal.why().map(String::into_boxed_str);
                 }
-                record.consumer = refusal.consumer().cloned();
+                record.identity = identity;
                 Verdict::Refuse(respond::refused(&refusal), Reach::Request)
             }
             Ok(plan) => {
@@ -153,7 +153,7 @@ impl Caller<'_> {
                     let refusal = Refusal::BodyTooLarge { max };
                     return Verdict::Refuse(respond::refused(&refusal), Reach::Connection);
                 }
-                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
+                record.identity.clone_from(&plan.identity);
                 let heads = &self.worker.tools.heads;
                 let query = decide::query::without(head.query, &plan.remove_query);
                 let values = reshape::values_of(head, query.as_deref(), &plan, record);

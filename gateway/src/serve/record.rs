@@ -1,6 +1,6 @@
 //! What is gathered about a request while it is under way, and handed over once when it has ended.
 
-use std::{cell::Cell, net::IpAddr, sync::Arc};
+use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
 
 use super::{
     introduce::Ends,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     codec::{self, RequestHead, TRACE_ID_DIGITS, Trace, TraceParent, Version},
-    decide::RouteId,
+    decide::{Identity, RouteId},
     forward::{Heads, Tools},
     net::{monotonic_ns, unix_s},
     respond::{Offence, OffenceKind, RequestId, label_index},
@@ -26,7 +26,8 @@ pub(super) struct Record {
     pub(super) source: IpAddr,
     pub(super) source_is_forwarded: bool,
     pub(super) route: Option<RouteId>,
-    pub(super) consumer: Option<Arc<str>>,
+    /// Who is asking, where that is known.
+    pub(super) identity: Option<Rc<Identity>>,
     /// Upstream and server that were tried last.
     pub(super) server: Cell<Option<(usize, usize)>>,
     pub(super) is_head: bool,
@@ -62,7 +63,7 @@ impl Record {
             source: ends.peer,
             source_is_forwarded: ends.is_told,
             route: None,
-            consumer: None,
+            identity: None,
             server: Cell::new(None),
             is_head: false,
             is_grpc: false,
@@ -139,6 +140,8 @@ impl Record {
             let server = self.server.get().and_then(|(upstream, server)| {
                 Some(&snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
             });
+            let identity = self.identity.as_deref();
+            let auth = identity.and_then(|identity| snapshot.config.auths.get(usize::from(identity.auth)));
             let exchange = Exchange {
                 unix_s: unix_s(),
                 duration_ns,
@@ -151,7 +154,9 @@ impl Record {
                 refusal: self.label,
                 why: self.why.as_deref(),
                 route: route.map(|name| &**name),
-                consumer: self.consumer.as_deref(),
+                consumer: identity.map(|identity| &*identity.consumer),
+                auth: auth.map(|auth| &*auth.name),
+                credential: identity.and_then(|identity| identity.credential.as_deref()),
                 server,
                 request_id: self.id(),
                 trace_id: str::from_utf8(&self.trace_id).unwrap_or_default(),

@@ -224,6 +224,8 @@ mod tests {
             why: None,
             route: Some("orders"),
             consumer,
+            auth: None,
+            credential: None,
             server: Some(&SERVER),
             request_id: "00",
             trace_id: "01",

@@ -31,6 +31,10 @@ pub struct Exchange<'e> {
     pub route: Option<&'e str>,
     /// Who asked, where that is known.
     pub consumer: Option<&'e str>,
+    /// The auth that knew them.
+    pub auth: Option<&'e str>,
+    /// What their credential is called where it may be told.
+    pub credential: Option<&'e str>,
     /// The last server that was tried.
     pub server: Option<&'e ServerAddress>,
     /// Its id.

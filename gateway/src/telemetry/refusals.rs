@@ -43,6 +43,8 @@ impl Refusals {
             .text_if("why", exchange.why)
             .text("source", &exchange.source.to_string())
             .text_if("consumer", exchange.consumer)
+            .text_if("auth", exchange.auth)
+            .text_if("credential", exchange.credential)
             .text_if("route", exchange.route)
             .text("method", exchange.method)
             .text("path", exchange.path)

@@ -93,6 +93,25 @@ fn syncookies(stage: &Stage) -> String {
     stage.lab.edge.enter(|| fs::read_to_string(file).unwrap()).unwrap().trim().to_owned()
 }
 
+#[test]
+fn a_setting_that_may_not_change_is_told() {
+    let test = "nic::a_setting_that_may_not_change_is_told";
+    // Whoever only tries the filter changes nothing on the host.
+    let sections = Sections { prefilter: "syn_cookies = \"always\"\ndry_run = true", ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    await_state(&mut stage, "filter_when_full");
+    assert_eq!(syncookies(&stage), "1");
+    stage.check_served(HONEST_V4[0].into());
+    assert!(stage.gateway().output().contains("only once a listener's queue is full"));
+    // The host's own administrator may.
+    stage.lab.edge.sysctl("net/ipv4/tcp_syncookies", "2").unwrap();
+    await_state(&mut stage, "filter");
+    stage.lab.edge.sysctl("net/ipv4/tcp_syncookies", "0").unwrap();
+    await_state(&mut stage, "kernel");
+    assert!(stage.gateway().output().contains("NO SYN COOKIES AT THE NIC"));
+    stage.check_served(HONEST_V4[0].into());
+}
+
 #[track_caller]
 fn await_state(stage: &mut Stage, state: &str) {
     let gateway = stage.gateway();

@@ -39,6 +39,8 @@ mod reshape;
 mod cors;
 mod websocket;
 
+pub(super) use servers::server_address;
+
 /// The only version of the contract so far.
 const VERSION: u64 = 1;
 

@@ -3,7 +3,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat};
-use crate::config::{AuthKind, Carrier, CertificateName, JwtKeys, LimitPer, Loaded, ROUTES_MAX, Rate};
+use crate::config::{
+    AuthKind, Carrier, CertificateName, JwtKeys, KeySource, LimitPer, Loaded, ROUTES_MAX, Rate,
+};
 
 #[test]
 fn api_keys() {
@@ -33,6 +35,57 @@ fn api_keys() {
     in_store("query = \"k\"\nheader = \"k\"", &["4:9: `auth.a` has both `header` and `query`"]);
 }
 
+/// Where keys are fetched is asked under TLS, or on this host.
+#[test]
+fn keys_that_are_fetched() {
+    let dir = Dir::new();
+    dir.write_certificate("ca.pem", "ca.key").write("jwks.json", r#"{"keys":[{"kty":"OKP"}]}"#, 0o644);
+    let with = |lines: &str| format!("[auth.a]\nkind = \"jwt\"\n{lines}\n");
+    let source = |lines: &str| {
+        let Loaded { config, .. } = parse_in(dir.path(), &with(lines)).unwrap();
+        let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
+        let JwtKeys::Fetched(source) = &jwt.keys else { panic!("{:?}", jwt.keys) };
+        (jwt.issuer.clone(), (**source).clone())
+    };
+    let issuer = source("issuer = \"https://id.example.com/realms/a\"\nca_file = \"ca.pem\"");
+    let (Some(issuer), KeySource::Issuer { name, at }) = issuer else { panic!("{issuer:?}") };
+    assert_eq!((&*issuer, &*name), ("https://id.example.com/realms/a", "https://id.example.com/realms/a"));
+    assert_eq!(at.url.to_string(), "https://id.example.com/realms/a");
+    assert!(at.tls.is_some_and(|tls| !tls.authorities_are_the_systems && tls.authorities.len() == 1));
+    let jwks = source("issuer = \"anything\"\njwks_url = \"http://127.0.0.1:8080/jwks?a=b\"");
+    let (Some(issuer), KeySource::Jwks(at)) = jwks else { panic!("{jwks:?}") };
+    assert_eq!((&*issuer, at.url.to_string().as_str()), ("anything", "http://127.0.0.1:8080/jwks?a=b"));
+    assert!(at.tls.is_none());
+
+    let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
+    in_dir("issuer = \"anything\"", &["3:10: `auth.a.issuer` is \"anything\": write a URL"]);
+    in_dir(
+        "issuer = \"http://id.example.com\"",
+        &["3:10: `auth.a.issuer` is \"http://id.example.com\": whoever"],
+    );
+    in_dir("issuer = \"http://127.0.0.1/?a\"", &["3:10: `auth.a.issuer` has a query"]);
+    in_dir(
+        "jwks_url = \"http://192.0.2.1/\"",
+        &["3:12: `auth.a.jwks_url` is \"http://192.0.2.1/\": whoever"],
+    );
+    in_dir(
+        "jwks_url = \"http://127.0.0.1/\"\nca_file = \"ca.pem\"",
+        &["4:11: `auth.a.ca_file` has no meaning for what is asked in clear"],
+    );
+    in_dir(
+        "jwks_file = \"jwks.json\"\nca_file = \"ca.pem\"",
+        &["4:11: `auth.a.ca_file` has no meaning with `jwks_file`"],
+    );
+    in_dir(
+        "jwks_file = \"jwks.json\"\njwks_url = \"http://127.0.0.1/\"",
+        &["4:12: `auth.a` has both `jwks_file` and `jwks_url`"],
+    );
+    in_dir(
+        "jwks_url = \"http://127.0.0.1/\"\nalgorithms = [\"HS256\"]",
+        &["3:12: `auth.a.jwks_url` is where keys are fetched, but HMACs need a secret"],
+    );
+}
+
 #[test]
 fn jwts() {
     let dir = Dir::new();
@@ -46,11 +99,13 @@ fn jwts() {
         .write("short", [1; 31], 0o600)
         .write("secret", "0123456789abcdef0123456789abcdef\n", 0o600);
     let with = |lines: &str| format!("[auth.a]\nkind = \"jwt\"\n{lines}\n");
-    let Loaded { config, .. } = parse_in(dir.path(), &with("jwks_file = \"jwks.json\"\nroles = \"realm.roles\"\nforward = { X-User = \"sub\" }\nleeway = \"0s\"")).unwrap();
+    let Loaded { config, .. } = parse_in(dir.path(), &with("jwks_file = \"jwks.json\"\nroles = \"realm.roles\"\nscopes = \"scope\"\nforward = { X-User = \"sub\" }\nleeway = \"0s\"")).unwrap();
     let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
     assert_eq!(jwt.algorithms, ["RS256", "ES256", "EdDSA"].map(Arc::from));
-    assert_eq!((jwt.consumer.as_ref(), jwt.roles.as_deref()), ("sub", Some("realm.roles")));
-    assert_eq!((&jwt.forward[..], jwt.leeway), (&[("x-user".into(), "sub".into())][..], Duration::ZERO));
+    let claims = &jwt.claims;
+    assert_eq!((claims.consumer.as_ref(), claims.roles.as_deref()), ("sub", Some("realm.roles")));
+    assert_eq!((&claims.forward[..], jwt.leeway), (&[("x-user".into(), "sub".into())][..], Duration::ZERO));
+    assert_eq!((claims.scopes.as_deref(), claims.audiences.len()), (Some("scope"), 0));
     assert!(matches!(&jwt.keys, JwtKeys::Jwks(text) if text.contains("OKP")));
     let hmac = with("key_file = \"secret\"\nalgorithms = [\"HS256\"]");
     let Loaded { config, .. } = parse_in(dir.path(), &hmac).unwrap();
@@ -61,8 +116,7 @@ fn jwts() {
     );
 
     let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
-    in_dir("issuer = \"https://id.example.com\"", &["1:7: `auth.a` needs `jwks_file` or `key_file`"]);
-    in_dir("jwks_url = \"https://x\"", &["3:12: `auth.a.jwks_url` is not supported yet"]);
+    in_dir("", &["1:7: `auth.a` needs `issuer`, from where keys are fetched, or"]);
     in_dir(
         "jwks_file = \"jwks.json\"\nkey_file = \"public.pem\"",
         &["4:12: `auth.a` has both `jwks_file` and `key_file`"],
@@ -96,7 +150,63 @@ fn jwts() {
         "jwks_file = \"jwks.json\"\nendpoint = \"x\"",
         &["4:12: `auth.a.endpoint` has no meaning for kind \"jwt\""],
     );
-    in_dir("jwks_file = \"jwks.json\"\nscopes = \"scope\"", &["4:10: `auth.a.scopes` is not supported yet"]);
+    in_dir("jwks_file = \"jwks.json\"\nscopes = \"\"", &["4:10: `auth.a.scopes` is \"\", not a claim"]);
+}
+
+#[test]
+fn introspection() {
+    let dir = Dir::new();
+    dir.write("secret", "s3cr:et%\n", 0o600)
+        .write("open", "s3cret", 0o644)
+        .write("lines", "a\nb\n", 0o600)
+        .write("empty", "\n", 0o600);
+    let with = |lines: &str| {
+        format!(
+            "[auth.a]\nkind = \"introspection\"\nendpoint = \"http://127.0.0.1:1/i\"\nclient_id = \"g\"\n{lines}\n"
+        )
+    };
+    let rules = |lines: &str| {
+        let text = with(&format!("client_secret_file = \"secret\"\n{lines}"));
+        let Loaded { config, .. } = parse_in(dir.path(), &text).unwrap();
+        let AuthKind::Introspection(rules) = config.auths[0].kind.clone() else { panic!("another kind") };
+        *rules
+    };
+    let plain = rules("");
+    assert_eq!((plain.cache, plain.timeout), (Duration::from_secs(30), Duration::from_secs(2)));
+    assert_eq!(
+        (&plain.client_secret.0[..], plain.claims.scopes.as_deref()),
+        (&b"s3cr:et%"[..], Some("scope"))
+    );
+    assert!(!format!("{plain:?}").contains("s3cr"), "a secret is never shown");
+    let all = rules(
+        "cache = \"0s\"\ntimeout = \"8s\"\non_failure = \"deny\"\nscopes = \"s\"\nroles = \"r\"\naudiences = [\"x\"]\nforward = { x-user = \"sub\" }",
+    );
+    assert_eq!((all.cache, all.claims.scopes.as_deref()), (Duration::ZERO, Some("s")));
+    assert_eq!((all.claims.roles.as_deref(), all.claims.audiences.len()), (Some("r"), 1));
+
+    let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
+    in_dir("", &["1:7: `auth.a` needs `client_secret_file`"]);
+    in_dir("client_secret_file = \"open\"", &["5:22: open holds a secret that everybody may read"]);
+    for file in ["lines", "empty"] {
+        let expected = format!("5:22: {file} does not hold one secret");
+        in_dir(&format!("client_secret_file = \"{file}\""), &[&expected]);
+    }
+    let secret = |lines: &str, expected: &str| {
+        in_dir(&format!("client_secret_file = \"secret\"\n{lines}"), &[expected]);
+    };
+    secret("on_failure = \"allow\"", "6:14: `auth.a.on_failure` cannot be \"allow\"");
+    secret("cache = \"2h\"", "6:9: `auth.a.cache` is longer than an hour");
+    secret("timeout = \"9s\"", "6:11: `auth.a.timeout` is longer than the 8 seconds");
+    secret("timeout = \"0s\"", "6:11: `auth.a.timeout` must be longer");
+    secret("issuer = \"x\"", "6:10: `auth.a.issuer` has no meaning for kind \"introspection\"");
+    refuse(
+        "[auth.a]\nkind = \"introspection\"\nendpoint = \"http://192.0.2.1/\"\n",
+        &[
+            "1:7: `auth.a` needs `client_id`",
+            "1:7: `auth.a` needs `client_secret_file`",
+            "3:12: `auth.a.endpoint` is \"http://192.0.2.1/\": whoever is on the way",
+        ],
+    );
 }
 
 #[test]

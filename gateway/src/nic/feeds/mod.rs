@@ -2,7 +2,7 @@
 //!
 //! Comes in: lists of ranges, and what must not be blocked. Goes out: a table per family, filled while the program
 //! still looks into the one before and then swapped in as one pointer; and a catalogue for `bans why` and for the
-//! next start. Both are pinned like everything else. A family takes 30 MiB (IPv4) or 52.5 MiB (IPv6) of kernel memory
+//! next start. Both are pinned like everything else. A family takes 21.3 MiB (IPv4) or 52.5 MiB (IPv6) of kernel memory
 //! while anything of it is listed, twice that while it is swapped, and the catalogue 8 or 32 bytes per range. Calls
 //! take up to a second: never on the control loop, never on a worker.
 

@@ -24,7 +24,7 @@ use gateway_ebpf::{
     },
 };
 
-use super::kernel;
+use crate::bench::kernel;
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;

@@ -2,6 +2,8 @@
 
 mod api_key;
 mod basic;
+mod claims;
+mod introspection;
 mod jwt;
 mod mtls;
 
@@ -11,14 +13,17 @@ use toml::Spanned;
 
 use crate::config::{
     auth::{Auth, AuthKind},
+    endpoint::{Endpoint, Url},
+    files,
     raw::RawAuth,
     report::{
         Choice::{Later, Works},
         Report, Scope,
     },
+    types::UpstreamTls,
 };
 
-use super::access::is_header_name;
+use super::{access::is_header_name, pem, upstream_tls::Authorities};
 
 /// Fields that frame or route a request: a claim never sets them.
 const HEADERS_OF_THE_PROXY: [&str; 17] = [
@@ -47,21 +52,28 @@ enum Kind {
     Jwt,
     Basic,
     Mtls,
+    Introspection,
 }
 
 pub(super) fn auths(report: &mut Report, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
+    let authorities = Authorities::default();
     raw.into_iter()
         .filter_map(|(at, raw)| {
             let forward_credential = raw.forward_credential.as_ref().is_some_and(|yes| *yes.get_ref());
-            let kind = auth_kind(report, &at, raw)?;
+            let kind = auth_kind(report, &at, raw, &authorities)?;
             Some(Auth { name: at.name().into(), forward_credential, kind })
         })
         .collect()
 }
 
-fn auth_kind(report: &mut Report, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
+fn auth_kind(
+    report: &mut Report,
+    at: &Scope,
+    mut raw: RawAuth,
+    authorities: &Authorities,
+) -> Option<AuthKind> {
     let Some(kind) = raw.kind.take() else {
-        report.missing(at, "kind", "\"api_key\", \"jwt\", \"basic\" or \"mtls\"");
+        report.missing(at, "kind", "\"api_key\", \"jwt\", \"introspection\", \"basic\" or \"mtls\"");
         return None;
     };
     let kinds = [
@@ -69,15 +81,65 @@ fn auth_kind(report: &mut Report, at: &Scope, mut raw: RawAuth) -> Option<AuthKi
         ("jwt", Works(Kind::Jwt)),
         ("basic", Works(Kind::Basic)),
         ("mtls", Works(Kind::Mtls)),
-        ("introspection", Later),
+        ("introspection", Works(Kind::Introspection)),
         ("oidc", Later),
     ];
     match report.choose(at, "kind", &kind, &kinds)? {
         Kind::ApiKey => api_key::compile(report, at, raw),
-        Kind::Jwt => jwt::compile(report, at, raw),
+        Kind::Jwt => jwt::compile(report, at, raw, authorities),
+        Kind::Introspection => introspection::compile(report, at, raw, authorities),
         Kind::Basic => basic::compile(report, at, raw),
         Kind::Mtls => Some(mtls::compile(report, at, raw)),
     }
+}
+
+/// What is asked at `url`, the value of `key`: under TLS, or on this host.
+fn endpoint(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    url: &Spanned<String>,
+    ca_file: Option<&Spanned<String>>,
+    authorities: &Authorities,
+) -> Option<Endpoint> {
+    let parsed = match Url::parse(url.get_ref()) {
+        Ok(parsed) if parsed.is_private() => parsed,
+        Ok(_) => {
+            let message = format!(
+                "`{}.{key}` is {:?}: whoever is on the way could answer; use https",
+                at.path,
+                url.get_ref()
+            );
+            report.error(at.at(url), message);
+            return None;
+        }
+        Err(problem) => {
+            report.error(at.at(url), format!("`{}.{key}` is {:?}: {problem}", at.path, url.get_ref()));
+            return None;
+        }
+    };
+    let tls = match ca_file {
+        Some(file) if !parsed.is_secure => {
+            let message = format!("`{}.ca_file` has no meaning for what is asked in clear", at.path);
+            report.error(at.at(file), message);
+            return None;
+        }
+        Some(file) => {
+            let pem = pem::read(report, at, Some(file.clone()), &pem::AUTHORITIES)?;
+            Some(UpstreamTls {
+                authorities: files::certificates(&pem)?.into(),
+                authorities_are_the_systems: false,
+                server_name: None,
+                client: None,
+            })
+        }
+        None if parsed.is_secure => {
+            let tls = authorities.vouch_for_servers();
+            Some(tls.map_err(|problem| report.error(at.at(url), problem)).ok()?)
+        }
+        None => None,
+    };
+    Some(Endpoint { url: parsed, tls })
 }
 
 /// A header that we read or set, in lower case.
@@ -108,7 +170,7 @@ fn refuse_all_but(report: &mut Report, at: &Scope, kind: &str, own: &[&str], raw
 }
 
 /// Every key but those of all kinds, and where it stands.
-fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 22] {
+fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 25] {
     macro_rules! spans {
         ($($key:ident),*) => { [$((stringify!($key), raw.$key.as_ref().map(Spanned::span))),*] };
     }
@@ -126,11 +188,14 @@ fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 22] {
         forward,
         jwks_file,
         jwks_url,
+        ca_file,
         key_file,
         endpoint,
         client_id,
         client_secret_file,
         cache,
+        timeout,
+        on_failure,
         callback,
         logout,
         cookie_key_file,
