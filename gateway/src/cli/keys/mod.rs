@@ -7,7 +7,7 @@ mod show;
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, BufRead, BufReader, BufWriter},
+    io::{self, BufRead, BufReader, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -26,8 +26,13 @@ use zeroize::Zeroizing;
 use super::{CONFIG_DEFAULT, Told, audit::told_before, load};
 use show::{print_key, print_list, print_minted};
 
-/// How long a command waits while another process has the store open: an import of a million keys takes seconds.
+/// How long a command waits while other processes have the store open.
 const WAIT: Duration = Duration::from_mins(1);
+/// Keys that an import puts in before it lets others in, who may want to revoke one, and a gateway, which has to hear of
+/// it within a second: a hundred milliseconds.
+const KEYS_AT_ONCE: usize = 10_000;
+/// Longer than others pause between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Keys {
@@ -198,7 +203,7 @@ impl Keys {
         match self {
             Self::Create { place, holder, json } => create(&place, holder, json, now_s),
             Self::List { place, consumer, json } => {
-                print_list(&place.read()?, consumer.as_deref(), json, now_s)
+                print_list(place.read()?, consumer.as_deref(), json, now_s)
             }
             Self::Show { place, id, json } => {
                 let (key, used) = place.read()?.get(&id).map_err(told)?.ok_or_else(|| unknown(&id))?;
@@ -213,7 +218,7 @@ impl Keys {
             Self::Import { place, file } => import(&place, &file, now_s),
             Self::Export { place, file } => {
                 let target = file.as_deref().unwrap_or(Path::new("-")).display().to_string();
-                told_before(&place.config, "keys export", &target, || export(&place.read()?, file.as_deref()))
+                told_before(&place.config, "keys export", &target, || export(place.read()?, file.as_deref()))
             }
             Self::Password { user } => password(&user),
         }
@@ -345,7 +350,8 @@ fn revoke(place: &Place, ids: &[String], now_s: u64) -> Told<()> {
     Ok(())
 }
 
-/// A bad line is told, and then nothing has changed.
+/// A bad line is told, and then nothing has changed. What an import that is killed has taken stays, and the next one goes
+/// on behind it.
 fn import(place: &Place, file: &Path, now_s: u64) -> Told<()> {
     let describe =
         |problem: &dyn std::fmt::Display| format!("{}: {problem}; nothing changed", file.display());
@@ -355,6 +361,7 @@ fn import(place: &Place, file: &Path, now_s: u64) -> Told<()> {
         Box::new(BufReader::new(File::open(file).map_err(|error| describe(&error))?))
     };
     let import = keys::read_import(from, now_s).map_err(|problem| describe(&problem))?;
+    let keys = import.keys.collect::<Result<Vec<Key>, _>>().map_err(|problem| describe(&problem))?;
     let store = place.write_or_make(import.hash_key.as_ref())?;
     if let Some(hash_key) = &import.hash_key
         && *store.hash_key().map_err(told)? != **hash_key
@@ -364,53 +371,74 @@ fn import(place: &Place, file: &Path, now_s: u64) -> Told<()> {
               into a store of its own",
         ));
     }
-    let (mut taken, mut known) = (0_usize, 0_usize);
-    let take = |keys: &mut Edit<'_>| {
-        for key in import.keys {
-            let key = key.map_err(StoreError::Refused)?;
-            // What the store knows of a key may be newer: one that was revoked must not come back.
-            if keys.has(&key.id)? {
-                known += 1;
-            } else {
-                keys.put(&key)?;
-                taken += 1;
-            }
+    store.close().map_err(told)?;
+    let path = place.path()?;
+    let taken = told_before(&place.config, "keys import", &file.display().to_string(), || {
+        let mut taken = 0;
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            taken +=
+                take_over(&path, keys).map_err(|error| format!("{}, after {taken} keys", told(error)))?;
+            pause();
         }
-        Ok(())
-    };
-    told_before(&place.config, "keys import", &file.display().to_string(), || {
-        store.edit(take).map_err(|error| describe(&error))?;
-        store.close().map_err(told)
+        Ok(taken)
     })?;
-    println!("{taken} keys taken, {known} were there already and stay as they are");
+    println!("{taken} keys taken, {} were there already and stay as they are", keys.len() - taken);
     Ok(())
 }
 
-fn export(store: &Reader, file: Option<&Path>) -> Told<()> {
-    let Some(file) = file else {
-        return write_all(store, &mut BufWriter::new(io::stdout().lock())).map(drop);
+/// How many there were not yet. What the store knows of a key may be newer: one that was revoked must not come back.
+fn take_over(path: &Path, keys: &[Key]) -> Result<usize, StoreError> {
+    let store = Writer::open(path, WAIT)?;
+    let taken = store.edit(|edit| {
+        let mut taken = 0;
+        for key in keys {
+            if !edit.has(&key.id)? {
+                edit.put(key)?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    })?;
+    store.close()?;
+    Ok(taken)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the lock of a file is not handed on, but left to whoever tries"
+)]
+fn pause() {
+    std::thread::sleep(PAUSE);
+}
+
+/// The store is closed before anything is written: who reads it may be slow, and nobody can change a store meanwhile.
+fn export(store: Reader, file: Option<&Path>) -> Told<()> {
+    let mut out = Zeroizing::new(Vec::new());
+    // Of the hash key it takes no more than the head of a look at nothing.
+    let head = store.changes(u64::MAX, |_| Ok(())).map_err(told)?;
+    out.extend_from_slice(keys::write_header(&head.hash_key).as_bytes());
+    let each = |key: Key, _| {
+        out.push(b'\n');
+        serde_json::to_writer(&mut *out, &key).map_err(|error| StoreError::Row(key.id, error))
     };
+    let count = store.each(each).map_err(told)?.keys;
+    drop(store);
+    out.push(b'\n');
+    let Some(file) = file else { return write_out(&out) };
     let describe = |error: io::Error| format!("{}: {error}", file.display());
-    let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
-    let mut out = BufWriter::new(out.map_err(describe)?);
-    let count = write_all(store, &mut out)?;
-    out.into_inner().map_err(io::Error::from).and_then(|out| out.sync_all()).map_err(describe)?;
+    let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file);
+    let mut opened = opened.map_err(describe)?;
+    opened.write_all(&out).and_then(|()| opened.sync_all()).map_err(describe)?;
     println!("{}: {count} keys", file.display());
     Ok(())
 }
 
-fn write_all(store: &Reader, out: &mut impl io::Write) -> Told<u64> {
-    let failed = |error: io::Error| StoreError::Refused(error.to_string());
-    // Of the hash key it takes no more than the head of a look at nothing.
-    let told_before = store.changes(u64::MAX, |_| Ok(())).map_err(told)?;
-    writeln!(out, "{}", *keys::write_header(&told_before.hash_key)).map_err(|error| error.to_string())?;
-    let each = |key: Key, _| {
-        let line = serde_json::to_string(&key).map_err(|error| StoreError::Row(key.id, error))?;
-        writeln!(out, "{line}").map_err(failed)
-    };
-    let count = store.each(each).map_err(told)?.keys;
-    out.flush().map_err(|error| error.to_string())?;
-    Ok(count)
+/// Whoever reads only the beginning closes the pipe.
+fn write_out(text: &[u8]) -> Told<()> {
+    match io::stdout().lock().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 fn hash_of(store: &Writer, minted: &api_key::Minted) -> Told<Hash> {

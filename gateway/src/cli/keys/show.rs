@@ -1,14 +1,14 @@
 //! What `portcullis keys` says about keys. Of their hashes nothing is shown.
 
-use std::io::{self, BufWriter, Write};
+use std::fmt::{self, Write as _};
 
 use portcullis::{
     decide::api_key::Minted,
-    keys::{Key, Reader, StoreError, Use, rfc3339},
+    keys::{Key, Reader, Use, rfc3339},
 };
 use serde_json::{Value, json};
 
-use super::{Told, told};
+use super::{Told, told, write_out};
 
 /// The key's text, this once: alone on standard output, so that a script can take it.
 pub(super) fn print_minted(minted: &Minted, key: &Key, json: bool, now_s: u64) {
@@ -28,49 +28,51 @@ pub(super) fn print_minted(minted: &Minted, key: &Key, json: bool, now_s: u64) {
     }
 }
 
-pub(super) fn print_list(store: &Reader, consumer: Option<&str>, json: bool, now_s: u64) -> Told<()> {
-    let mut out = BufWriter::new(io::stdout().lock());
+/// The store is closed before anything is written: whoever reads it may be slow, and nobody can change a store meanwhile.
+pub(super) fn print_list(store: Reader, consumer: Option<&str>, json: bool, now_s: u64) -> Told<()> {
+    let mut out = String::new();
     let mut count = 0_usize;
-    let mut write = |key: Key, used: Option<Use>| {
-        if consumer.is_some_and(|consumer| consumer != key.consumer) {
-            return Ok(());
+    let each = |key: Key, used: Option<Use>| {
+        if consumer.is_none_or(|consumer| consumer == key.consumer) {
+            count += 1;
+            match (json, count) {
+                (true, 1) => push(&mut out, format_args!("[{}", to_json(&key, used, now_s))),
+                (true, _) => push(&mut out, format_args!(",\n{}", to_json(&key, used, now_s))),
+                (false, 1) => {
+                    push_row(&mut out, &HEADINGS);
+                    push_row(&mut out, &row_of(&key, used, now_s).each_ref().map(|text| &**text));
+                }
+                (false, _) => push_row(&mut out, &row_of(&key, used, now_s).each_ref().map(|text| &**text)),
+            }
         }
-        count += 1;
-        let written = if json {
-            let before = if count == 1 { "[" } else { ",\n" };
-            write!(out, "{before}{}", to_json(&key, used, now_s))
-        } else {
-            if count == 1 { write_row(&mut out, &HEADINGS) } else { Ok(()) }
-                .and_then(|()| write_row(&mut out, &row_of(&key, used, now_s).each_ref().map(|text| &**text)))
-        };
-        written.map_err(|error| StoreError::Io("standard output".into(), error))
+        Ok(())
     };
-    let listed = store.each(&mut write).map(drop);
-    let ended = match (json, count) {
-        (true, 0) => writeln!(out, "[]"),
-        (true, _) => writeln!(out, "]"),
-        (false, 0) => writeln!(out, "there are no keys"),
-        (false, _) => Ok(()),
-    };
-    // Whoever reads only the beginning closes the pipe.
-    match listed {
-        Err(StoreError::Io(_, error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-        listed => listed.map_err(told)?,
+    store.each(each).map_err(told)?;
+    drop(store);
+    match (json, count) {
+        (true, 0) => out.push_str("[]\n"),
+        (true, _) => out.push_str("]\n"),
+        (false, 0) => out.push_str("there are no keys\n"),
+        (false, _) => {}
     }
-    match ended.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
-    }
+    write_out(out.as_bytes())
 }
 
 const HEADINGS: [&str; 8] = ["ID", "CONSUMER", "ROLES", "STATE", "UNTIL", "LAST USED", "FROM", "USES"];
 
-fn write_row(out: &mut impl Write, row: &[&str; 8]) -> io::Result<()> {
+fn push_row(out: &mut String, row: &[&str; 8]) {
     let [id, consumer, roles, state, until, last, from, uses] = row;
-    writeln!(
+    push(
         out,
-        "{id:<8}  {consumer:<16}  {roles:<16}  {state:<20}  {until:<20}  {last:<20}  {from:<24}  {uses:>8}"
-    )
+        format_args!(
+            "{id:<8}  {consumer:<16}  {roles:<16}  {state:<20}  {until:<20}  {last:<20}  {from:<24}  {uses:>8}\n"
+        ),
+    );
+}
+
+fn push(out: &mut String, text: fmt::Arguments<'_>) {
+    // Writing to a String does not fail.
+    let _ = out.write_fmt(text);
 }
 
 fn row_of(key: &Key, used: Option<Use>, now_s: u64) -> [String; 8] {

@@ -33,8 +33,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(200);
 /// Looks between two writings of uses: ten seconds.
 const LOOKS_PER_WRITING: u64 = 50;
-/// How long a look waits for a store that another process has open; the next one comes anyway.
-const LOOK_WAIT: Duration = Duration::from_millis(100);
+/// How long a look waits for a store that another process has open: longer than anybody should hold it.
+const LOOK_WAIT: Duration = Duration::from_millis(400);
 /// How long the last writing of uses does.
 const END_WAIT: Duration = Duration::from_secs(1);
 /// Uses of keys that were taken back meanwhile, which wait to be written. Of more, the last uses are not known.
