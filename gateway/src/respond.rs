@@ -7,7 +7,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     codec::{self, GrpcStatus, HandshakeError, RequestError, Telling},
-    decide::Refusal,
+    decide::{Forbidden, Refusal},
     forward::ForwardError,
 };
 
@@ -250,9 +250,7 @@ pub fn refused(refusal: &Refusal) -> Answer {
             Answer::new(503, "auth_unavailable", "Who is asking cannot be found out at the moment.")
                 .with("Retry-After", "1".to_owned())
         }
-        Refusal::Forbidden(_) => {
-            Answer::new(403, "forbidden", "The caller may not do this.").counts_as(OffenceKind::Forbidden)
-        }
+        Refusal::Forbidden(reason) => forbidden(reason),
         Refusal::Limited { retry_after_s, .. } => Answer::new(429, "limited", "Too many requests.")
             .counts_as(OffenceKind::Limited)
             .with("Retry-After", retry_after_s.to_string()),
@@ -270,6 +268,22 @@ pub fn refused(refusal: &Refusal) -> Answer {
         // No offence: any page that a person visits can make their browser ask, and get their address blocked.
         Refusal::ForeignOrigin => {
             Answer::new(403, "foreign_origin", "Pages of this origin may not open a WebSocket here.").closes()
+        }
+    }
+}
+
+fn forbidden(reason: &Forbidden) -> Answer {
+    let answer = |label, detail| Answer::new(403, label, detail).counts_as(OffenceKind::Forbidden);
+    match reason {
+        Forbidden::MissingPermission(_) | Forbidden::MethodWithoutPermission | Forbidden::Unmet(_) => {
+            answer("forbidden", "The caller may not do this.")
+        }
+        Forbidden::MissingScope { challenge, .. } => {
+            let answer = answer("insufficient_scope", "The credential lacks a scope.");
+            match challenge {
+                Some(challenge) => answer.with("WWW-Authenticate", challenge.to_string()),
+                None => answer,
+            }
         }
     }
 }
@@ -393,6 +407,7 @@ pub const LABELS: &[&str] = &[
     "unauthenticated",
     "auth_unavailable",
     "forbidden",
+    "insufficient_scope",
     "limited",
     "unsupported_media_type",
     "unclear_rewrite",

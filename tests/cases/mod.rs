@@ -9,6 +9,7 @@ mod trace;
 mod access;
 mod keys;
 mod audit;
+mod permits;
 mod many_routes;
 mod semantics;
 mod clients;

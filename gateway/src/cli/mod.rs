@@ -3,6 +3,7 @@
 
 mod audit;
 mod bans;
+mod can;
 mod doctor;
 mod keys;
 
@@ -40,6 +41,8 @@ enum Command {
     /// Show and change who is blocked at the NIC
     #[command(subcommand)]
     Bans(bans::Bans),
+    /// Say whether a consumer may do something, and why; 0: yes, 1: no, 2: that cannot be told
+    Can(can::Can),
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::Keys),
@@ -87,6 +90,7 @@ impl Arguments {
             Command::Bans(bans) => bans.run(),
             Command::Keys(keys) => keys.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Can(can) => return can.run(),
             Command::Doctor(doctor) => doctor.run(),
             Command::PanicOpen(file) => {
                 audit::told_after(&file.config, "panic-open", || panic_open(&file.config))

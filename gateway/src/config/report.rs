@@ -121,6 +121,20 @@ impl Report {
         self.sources.get(source).map_or_else(|| PathBuf::from(path), |s| s.dir.join(path))
     }
 
+    /// A place in a text, so many characters behind its beginning; the text itself where it does not stand in the file
+    /// as it is, for its escapes, variables or lines.
+    pub(super) fn within(&self, at: &Scope, text: &Spanned<String>, characters: usize) -> Place {
+        let span = text.span();
+        let quoted = self.text(at.source).get(span.clone()).unwrap_or_default();
+        let plain = ['"', '\''].into_iter().find_map(|quote| quoted.strip_prefix(quote)?.strip_suffix(quote));
+        if plain != Some(text.get_ref()) {
+            return at.at(text);
+        }
+        let start = span.start + 1;
+        let bytes = text.get_ref().char_indices().nth(characters).map_or(text.get_ref().len(), |(at, _)| at);
+        Place { source: at.source, span: start + bytes..span.end }
+    }
+
     /// Every source with the SHA-256 of its text.
     pub(super) fn fingerprints(&self) -> Vec<(PathBuf, [u8; 32])> {
         let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());

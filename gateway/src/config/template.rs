@@ -152,7 +152,7 @@ fn placeholder(name: &str, pattern: &str) -> Result<Placeholder, String> {
 }
 
 /// The parameters of a path pattern, by the number of their segment.
-fn parameters(pattern: &str) -> Vec<(&str, Placeholder)> {
+pub(super) fn parameters(pattern: &str) -> Vec<(&str, Placeholder)> {
     let segments = pattern.strip_prefix('/').unwrap_or(pattern).split('/').enumerate();
     let inner =
         segments.filter_map(|(at, segment)| Some((at, segment.strip_prefix('{')?.strip_suffix('}')?)));

@@ -9,6 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName
 use super::{
     auth::Auth,
     compress::Coding,
+    condition::Condition,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
@@ -468,8 +469,11 @@ pub struct Health {
 pub struct Role {
     /// Its name.
     pub name: Arc<str>,
-    /// Permissions such as `orders:read`; `*` stands for all, `orders:*` for all of a segment.
+    /// Permissions such as `orders:read`, those that it inherits among them; `*` stands for a segment, at the end for all
+    /// that is left.
     pub permissions: Vec<Arc<str>>,
+    /// Indices of the roles that it inherits from, near or far.
+    pub inherits: Vec<usize>,
 }
 
 /// `[consumers.NAME]`
@@ -537,6 +541,10 @@ pub struct Route {
     pub public: bool,
     /// What a caller needs to be allowed.
     pub permission: Permission,
+    /// OAuth scopes that a caller's credential must have, all of them.
+    pub scopes: Vec<Arc<str>>,
+    /// What must hold, once it is known who asks.
+    pub when: Option<Arc<Condition>>,
     /// Indices into [`Config::limits`].
     pub limits: Vec<usize>,
     /// Index into [`Config::filters`].

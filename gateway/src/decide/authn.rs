@@ -172,11 +172,21 @@ impl Auth {
         self.query.as_ref().filter(|_| !self.forward_credential)
     }
 
+    fn takes_tokens(&self) -> bool {
+        match &self.kind {
+            Kind::Jwt(_) | Kind::Introspection(_) => true,
+            Kind::ApiKey | Kind::Basic | Kind::Mtls(_) => false,
+        }
+    }
+
+    fn realm(&self) -> String {
+        self.name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect()
+    }
+
     /// Its part of `WWW-Authenticate` (RFC 9110 §11.6.1); `invalid_token` as RFC 6750 §3.1 has it, where a token was
     /// presented.
     fn challenge(&self, after: AuthFailure) -> String {
-        let realm: String =
-            self.name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
+        let realm = self.realm();
         match (&self.kind, after) {
             (Kind::ApiKey, _) => {
                 let header = || ("header", self.fields.first().map_or("", |field| field));
@@ -216,6 +226,24 @@ impl AuthFailure {
 /// The value of `WWW-Authenticate` that names all these auths.
 pub fn challenge<'a>(auths: impl Iterator<Item = &'a Auth>, after: AuthFailure) -> Arc<str> {
     auths.map(|auth| auth.challenge(after)).collect::<Vec<_>>().join(", ").into()
+}
+
+/// The value of `WWW-Authenticate` where a credential lacks scopes (RFC 6750 §3.1), of those auths that take tokens.
+pub(super) fn challenge_insufficient_scope<'a>(
+    auths: impl Iterator<Item = &'a Auth>,
+    scopes: &[Arc<str>],
+) -> Option<Arc<str>> {
+    if scopes.is_empty() {
+        return None;
+    }
+    let challenges: Vec<String> = auths
+        .filter(|auth| auth.takes_tokens())
+        .map(|auth| {
+            let (realm, scopes) = (auth.realm(), scopes.join(" "));
+            format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scopes}\"")
+        })
+        .collect();
+    Some(challenges.join(", ").into()).filter(|_| !challenges.is_empty())
 }
 
 /// Who one of `auths` (with their indices) says is asking.

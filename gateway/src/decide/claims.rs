@@ -17,8 +17,8 @@ pub(crate) enum Json {
     Bool(bool),
     /// A whole number that is not negative, written without fraction and exponent.
     Whole(u64),
-    /// Any other number. Nothing here wants its value.
-    Number,
+    /// Any other number.
+    Number(f64),
     /// A string.
     Text(String),
     /// An array.
@@ -36,6 +36,11 @@ pub(super) fn parse(bytes: &[u8]) -> Option<Claims> {
         Json::Object(claims) => Some(claims),
         _ => None,
     }
+}
+
+/// Reads any value and nothing after it; none: it is none, or has a member twice.
+pub(super) fn value(bytes: &[u8]) -> Option<Json> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// The claim at `path`: a member of that very name (`https://example.com/roles` holds dots), else the dots lead
@@ -98,11 +103,12 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Json, E> {
-        Ok(u64::try_from(value).map_or(Json::Number, Json::Whole))
+        #[expect(clippy::cast_precision_loss, reason = "JSON's numbers are those of IEEE 754 (RFC 8259 §6)")]
+        Ok(u64::try_from(value).map_or(Json::Number(value as f64), Json::Whole))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-        Ok(Json::Number)
+    fn visit_f64<E>(self, value: f64) -> Result<Json, E> {
+        Ok(Json::Number(value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Json, E> {
@@ -159,10 +165,10 @@ mod tests {
         check(r#"{"a":"x"}"#, "a.b", None);
         check(r#"{"https://e.example/roles":"x"}"#, "https://e.example/roles", Some(&text("x")));
         check(r#"{"n":1}"#, "n", Some(&Json::Whole(1)));
-        check(r#"{"n":-1}"#, "n", Some(&Json::Number));
-        check(r#"{"n":1.0}"#, "n", Some(&Json::Number));
-        check(r#"{"n":1e3}"#, "n", Some(&Json::Number));
-        check(r#"{"n":18446744073709551616}"#, "n", Some(&Json::Number));
+        check(r#"{"n":-1}"#, "n", Some(&Json::Number(-1.0)));
+        check(r#"{"n":1.0}"#, "n", Some(&Json::Number(1.0)));
+        check(r#"{"n":1e3}"#, "n", Some(&Json::Number(1000.0)));
+        check(r#"{"n":18446744073709551616}"#, "n", Some(&Json::Number(18_446_744_073_709_551_616.0)));
     }
 
     /// Row 77.

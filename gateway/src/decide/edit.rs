@@ -145,10 +145,9 @@ fn fill_in(out: &mut Vec<u8>, template: &Template, values: &Values<'_>) {
     for piece in &template.0 {
         match piece {
             Piece::Text(text) => push(out, text),
-            Piece::Value(Placeholder::Segment(at)) => {
-                push(out, segments(values.path).nth(*at).unwrap_or_default());
+            Piece::Value(at @ (Placeholder::Segment(_) | Placeholder::Rest(_))) => {
+                push(out, parameter(values.path, *at));
             }
-            Piece::Value(Placeholder::Rest(at)) => push(out, below(values.path, *at)),
             Piece::Value(Placeholder::Path) => push(out, values.path),
             Piece::Value(Placeholder::Query) => push(out, values.query.unwrap_or_default()),
             Piece::Value(Placeholder::Host) => push(out, host_of(values.authority)),
@@ -164,6 +163,15 @@ fn fill_in(out: &mut Vec<u8>, template: &Template, values: &Values<'_>) {
 
 fn push(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
+}
+
+/// The value of a parameter of a route's path; empty where it is none.
+pub(super) fn parameter(path: &str, placeholder: Placeholder) -> &str {
+    match placeholder {
+        Placeholder::Segment(at) => segments(path).nth(at).unwrap_or_default(),
+        Placeholder::Rest(at) => below(path, at),
+        _ => "",
+    }
 }
 
 fn segments(path: &str) -> impl Iterator<Item = &str> {

@@ -76,7 +76,7 @@ fn headers(rules: &ClaimRules, claims: &Claims) -> Result<Vec<(Arc<str>, String)
             Some(Json::Text(text)) => text.clone(),
             Some(Json::Whole(number)) => number.to_string(),
             Some(Json::Bool(truth)) => truth.to_string(),
-            Some(Json::Number | Json::List(_) | Json::Object(_)) => return Err(TokenFault::Forward),
+            Some(Json::Number(_) | Json::List(_) | Json::Object(_)) => return Err(TokenFault::Forward),
         };
         if !is_visible(&value) {
             return Err(TokenFault::Forward);

@@ -37,6 +37,8 @@ pub mod replay;
 pub mod oidc;
 mod claims;
 pub mod authz;
+mod condition;
+pub mod explain;
 pub mod balance;
 mod addresses;
 mod budget;
@@ -69,6 +71,7 @@ pub use self::{
 };
 use self::{
     authn::{Lack, Presented},
+    condition::{Facts, Known},
     limit::{Subject, Table},
     policy::{ConsumerPolicy, LimitPolicy},
     route::Miss,
@@ -235,6 +238,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether all was given but that the route's condition holds.
+    pub fn is_unmet(&self) -> bool {
+        matches!(self, Self::Forbidden(Forbidden::Unmet(_)))
+    }
+
     /// What the client is not told, for those who keep watch.
     pub fn why(&self) -> Option<String> {
         match self {
@@ -256,6 +264,19 @@ pub fn decide(
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Plan, Halt> {
+    weigh(policy, (head, peer), state, now, |route, state| {
+        authenticate(policy, route, (head, peer), state, now)
+    })
+}
+
+/// Decides by whoever `who` says is asking.
+fn weigh(
+    policy: &Policy,
+    (head, peer): (&RequestHead<'_, '_>, &Peer<'_>),
+    state: &mut State<'_>,
+    now: Now,
+    who: impl FnOnce(&RoutePolicy, &mut State<'_>) -> Result<Option<Rc<Identity>>, Lack>,
+) -> Result<Plan, Halt> {
     let preflight = cors::preflight_route(policy, head);
     let route_id = preflight.map_or_else(|| find_route(policy, head), Ok).map_err(Halt::Refused)?;
     let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), identity: None, refusal });
@@ -271,7 +292,7 @@ pub fn decide(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let identity = authenticate(policy, route, (head, peer), state, now).map_err(|lack| match lack {
+    let identity = who(route, state).map_err(|lack| match lack {
         Lack::Ask(question) => Halt::Ask(route_id, question),
         Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
         Lack::Failed(reason) => {
@@ -284,7 +305,7 @@ pub fn decide(
     let refused =
         |refusal| Halt::Refused(Refused { route: Some(route_id), identity: identity.clone(), refusal });
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
-    authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
+    authorize(policy, route, (head, peer), (identity.as_deref(), consumer)).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
     meter.admit_known(identity.as_deref(), consumer).map_err(refused)?;
 
@@ -381,15 +402,32 @@ fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.
 fn authorize(
+    policy: &Policy,
     route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
-    identity: Option<&Rc<Identity>>,
-    consumer: Option<&ConsumerPolicy>,
+    (head, peer): (&RequestHead<'_, '_>, &Peer<'_>),
+    (identity, consumer): (Option<&Identity>, Option<&ConsumerPolicy>),
 ) -> Result<(), Refusal> {
-    let Some(identity) = identity else { return Ok(()) };
-    let roles =
-        identity.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
-    route.need.check(head.method, roles).map_err(Refusal::Forbidden)
+    let own = identity.into_iter().flat_map(|identity| &identity.roles);
+    let roles = own.chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
+    if let Some(identity) = identity {
+        route.need.check(head.method, roles.clone()).map_err(Refusal::Forbidden)?;
+        let lacks = |scope: &&Arc<str>| !identity.scopes.iter().any(|held| **held == ***scope);
+        if let Some(scope) = route.scopes.iter().find(lacks) {
+            let (scope, challenge) = (scope.clone(), route.challenge_insufficient_scope.clone());
+            return Err(Refusal::Forbidden(Forbidden::MissingScope { scope, challenge }));
+        }
+    }
+    let Some(when) = &route.when else { return Ok(()) };
+    let known = identity.map(|identity| Known {
+        consumer: &identity.consumer,
+        auth: policy.auth_name(identity.auth),
+        claims: &identity.claims,
+        scopes: &identity.scopes,
+        roles: policy.with_inherited(roles),
+    });
+    let (path, method) = (&*head.path, head.method);
+    let facts = Facts { path, method, source: peer.source, certificate: peer.certificate, known };
+    condition::check(when, &facts).map_err(|unmet| Refusal::Forbidden(unmet.into()))
 }
 
 /// Takes a token from every limit that applies, in their order, until one refuses. A token that an earlier limit

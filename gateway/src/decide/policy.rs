@@ -44,6 +44,8 @@ pub struct Policy {
     pub(super) limits: Box<[LimitPolicy]>,
     /// Names of roles and their ids, in order of the names.
     roles: Box<[(Arc<str>, RoleId)]>,
+    /// By [`RoleId`].
+    lineage: Box<[Lineage]>,
     /// In order of their names.
     consumers: Box<[ConsumerPolicy]>,
     /// Headers that only the gateway may set, lower case, in order.
@@ -70,6 +72,11 @@ pub struct RoutePolicy {
     pub(super) public: bool,
     pub(super) auths: Box<[u16]>,
     pub(super) need: Need,
+    /// All of them are needed.
+    pub(super) scopes: Box<[Arc<str>]>,
+    pub(super) when: Option<Arc<config::Condition>>,
+    /// Value of `WWW-Authenticate` where a scope is missing; none where no token is taken.
+    pub(super) challenge_insufficient_scope: Option<Arc<str>>,
     pub(super) limits: Box<[u16]>,
     /// What a client's field of these names would say stays here: lower case, in order.
     pub(super) remove: Arc<[Arc<str>]>,
@@ -93,6 +100,18 @@ pub(super) struct ConsumerPolicy {
     name: Arc<str>,
     pub(super) roles: Box<[RoleId]>,
     pub(super) limits: Box<[u16]>,
+}
+
+/// A role and those that it inherits from, near or far.
+struct Lineage {
+    name: Arc<str>,
+    inherits: Box<[RoleId]>,
+}
+
+impl Lineage {
+    fn of(role: &config::Role) -> Self {
+        Self { name: role.name.clone(), inherits: indices(&role.inherits) }
+    }
 }
 
 /// Why a checked configuration still makes no policy.
@@ -192,6 +211,7 @@ impl Policy {
             consumers: sorted(config.consumers.iter().map(ConsumerPolicy::compile).collect(), |c| &c.name),
             identity_headers,
             auths: auths.into(),
+            lineage: config.roles.iter().map(Lineage::of).collect(),
             roles,
         })
     }
@@ -245,6 +265,29 @@ impl Policy {
         }
     }
 
+    /// A role's name, and the roles that it inherits from.
+    pub fn lineage(&self, role: RoleId) -> Option<(&str, &[RoleId])> {
+        self.lineage.get(usize::from(role)).map(|lineage| (&*lineage.name, &*lineage.inherits))
+    }
+
+    /// Names of roles and of those that they inherit from, each once.
+    pub(super) fn with_inherited(&self, roles: impl Iterator<Item = RoleId>) -> Vec<&str> {
+        let mut names = Vec::new();
+        for (name, inherits) in roles.filter_map(|role| self.lineage(role)) {
+            let inherited = inherits.iter().filter_map(|role| self.lineage(*role)).map(|(name, _)| name);
+            for name in std::iter::once(name).chain(inherited) {
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    pub(super) fn auth_name(&self, auth: u16) -> &str {
+        self.auths.get(usize::from(auth)).map_or("", |auth| auth.name())
+    }
+
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
         let at = self.consumers.binary_search_by(|consumer| (*consumer.name).cmp(name)).ok()?;
         self.consumers.get(at)
@@ -291,6 +334,12 @@ impl RoutePolicy {
             public: route.public,
             auths: indices(&route.auths),
             need: Need::compile(&route.permission, &config.roles),
+            scopes: route.scopes.clone().into(),
+            when: route.when.clone(),
+            challenge_insufficient_scope: authn::challenge_insufficient_scope(
+                route.auths.iter().filter_map(|auth| auths.get(*auth)),
+                &route.scopes,
+            ),
             limits: indices(&route.limits),
             remove: remove.into_iter().cloned().collect(),
             remove_query: remove_query.into_iter().cloned().collect(),
@@ -340,7 +389,7 @@ impl ConsumerPolicy {
 #[derive(PartialEq, Eq, Hash)]
 struct Alike<'r> {
     upstream: usize,
-    access: (&'r [usize], bool, &'r config::Permission),
+    access: (&'r [usize], bool, &'r config::Permission, &'r [Arc<str>]),
     limits: &'r [usize],
     filter: Option<usize>,
     request_timeout: Option<Duration>,
@@ -361,6 +410,9 @@ impl<'r> Alike<'r> {
             auths,
             public,
             permission,
+            scopes,
+            // Its parameters lie where the route's path has them.
+            when: None,
             limits,
             filter,
             request_timeout,
@@ -375,7 +427,7 @@ impl<'r> Alike<'r> {
         };
         Some(Self {
             upstream: *upstream,
-            access: (auths, *public, permission),
+            access: (auths, *public, permission, scopes),
             limits,
             filter: *filter,
             request_timeout: *request_timeout,
@@ -413,6 +465,7 @@ fn access_fault(route: &config::Route) -> Option<PolicyError> {
         (true, true, config::Permission::All(_) | config::Permission::ByMethod(_)) => {
             "a permission needs auth: on a public route nobody is known"
         }
+        (true, true, _) if !route.scopes.is_empty() => "scopes need auth: on a public route nobody is known",
         _ => return None,
     };
     Some(PolicyError::Access { route: route.name.clone(), reason })

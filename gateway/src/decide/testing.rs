@@ -25,6 +25,8 @@ pub(super) fn route(name: &str, path: &str) -> config::Route {
         auths: Vec::new(),
         public: true,
         permission: config::Permission::None,
+        scopes: Vec::new(),
+        when: None,
         limits: Vec::new(),
         filter: None,
         request_timeout: None,

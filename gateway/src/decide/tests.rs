@@ -85,7 +85,11 @@ fn config() -> config::Config {
     let json = config::Filter { name: "json".into(), allow_types: vec!["application/json".into()] };
     config::Config {
         auths: vec![key_auth(), token_auth()],
-        roles: vec![config::Role { name: "reader".into(), permissions: vec!["orders:*".into()] }],
+        roles: vec![config::Role {
+            name: "reader".into(),
+            permissions: vec!["orders:*".into()],
+            inherits: Vec::new(),
+        }],
         consumers: vec![config::Consumer { name: "acme".into(), roles: vec![0], limits: Vec::new() }],
         filters: vec![json],
         routes: vec![route("open", "/open"), guarded, bodies],

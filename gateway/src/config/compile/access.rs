@@ -5,6 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use crate::config::{
+    permissions::is_held,
     raw::{RawConsumer, RawFilter, RawLimit, RawRole},
     report::{
         Choice::{Later, Works},
@@ -39,7 +40,16 @@ pub(super) fn roles(report: &mut Report, names: &Names, raw: Vec<(Scope, RawRole
     scopes
         .iter()
         .enumerate()
-        .map(|(i, at)| Role { name: at.name().into(), permissions: inherited(i, &own, &inherits) })
+        .map(|(i, at)| {
+            let all = with_inherited(i, &inherits);
+            let mut permissions: Vec<Arc<str>> = Vec::new();
+            for permission in all.iter().filter_map(|role| own.get(*role)).flatten() {
+                if !permissions.contains(permission) {
+                    permissions.push(permission.clone());
+                }
+            }
+            Role { name: at.name().into(), permissions, inherits: all.into_iter().skip(1).collect() }
+        })
         .collect()
 }
 
@@ -69,41 +79,31 @@ fn circle_through(start: usize, inherits: &[Vec<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-fn inherited(start: usize, own: &[Vec<Arc<str>>], inherits: &[Vec<usize>]) -> Vec<Arc<str>> {
-    let mut permissions: Vec<Arc<str>> = Vec::new();
-    let mut visited = vec![false; own.len()];
+/// The role itself and those that it inherits from, each once, in the order in which they are met.
+fn with_inherited(start: usize, inherits: &[Vec<usize>]) -> Vec<usize> {
+    let mut met = Vec::new();
+    let mut visited = vec![false; inherits.len()];
     let mut stack = vec![start];
     while let Some(role) = stack.pop() {
         let Some(visited) = visited.get_mut(role) else { continue };
         if std::mem::replace(visited, true) {
             continue;
         }
-        for permission in own.get(role).into_iter().flatten() {
-            if !permissions.contains(permission) {
-                permissions.push(permission.clone());
-            }
-        }
+        met.push(role);
         stack.extend(inherits.get(role).into_iter().flatten().rev());
     }
-    permissions
+    met
 }
 
-/// A permission as a role holds it: `*` stands for all, `orders:*` for all of a segment.
+/// A permission as a role holds it.
 fn permission(report: &mut Report, at: &Scope, text: &Spanned<String>) -> Option<Arc<str>> {
     let name = text.get_ref().as_str();
-    if name == "*" || name.strip_suffix(":*").is_some_and(is_permission) || is_permission(name) {
+    if is_held(name) {
         return Some(name.into());
     }
     report
         .error(at.at(text), format!("{name:?} is not a permission: write `orders:read`, `orders:*` or `*`"));
     None
-}
-
-/// Whether this is a permission without a wildcard, as a route asks for it.
-pub(super) fn is_permission(text: &str) -> bool {
-    text.split(':').all(|segment| {
-        !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./".contains(&b))
-    })
 }
 
 pub(super) fn consumers(report: &mut Report, names: &Names, raw: Vec<(Scope, RawConsumer)>) -> Vec<Consumer> {

@@ -36,6 +36,7 @@ mod access;
 mod route;
 mod pattern;
 mod reshape;
+mod conditions;
 mod cors;
 mod websocket;
 

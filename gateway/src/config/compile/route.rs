@@ -5,17 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use toml::Spanned;
 
 use crate::config::{
+    permissions::{covers, is_permission},
     raw::{Field, RawRoute},
     report::{Place, Report, Scope, did_you_mean},
     types::{Action, Permission, ROUTES_MAX, Role, Route},
     values::TextOr,
 };
 
-use super::{
-    Names,
-    access::{is_header_name, is_permission},
-    cors, pattern, reshape, websocket,
-};
+use super::{Names, access::is_header_name, conditions, cors, pattern, reshape, websocket};
 
 /// Methods that people write; others are taken as they are.
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"];
@@ -69,6 +66,8 @@ fn route(
     let websocket = websocket::settings(report, at, raw.websocket.take(), action.as_ref(), &methods);
     let (auths, public) = access(report, names, at, &mut raw);
     let permission = permission(report, roles, at, raw.permission, &methods, public);
+    let scopes = conditions::scopes(report, at, raw.scopes.take(), public);
+    let when = conditions::when(report, names, at, raw.when.take(), (pattern, public));
     let limits = report.indices(at, "limits", &names.limits, raw.limits);
     let filter = raw.filter.and_then(|name| report.index(at, "filters", &names.filters, &name));
     let timeouts = raw.timeouts.map(|table| (at.inner("timeouts", &table), table.into_inner()));
@@ -85,6 +84,8 @@ fn route(
         auths,
         public,
         permission,
+        scopes,
+        when: when.map(Arc::new),
         limits,
         filter,
         request_timeout,
@@ -105,8 +106,6 @@ fn refuse_later(report: &mut Report, at: &Scope, raw: &RawRoute) {
         ("match_headers", &raw.match_headers),
         ("split", &raw.split),
         ("mirror", &raw.mirror),
-        ("scopes", &raw.scopes),
-        ("when", &raw.when),
         ("contract", &raw.contract),
         ("cache", &raw.cache),
         ("translate", &raw.translate),
@@ -336,13 +335,9 @@ fn asked(report: &mut Report, roles: &[Role], at: &Scope, name: &Spanned<String>
         return None;
     }
     let held: Vec<&str> = roles.iter().flat_map(|role| role.permissions.iter().map(AsRef::as_ref)).collect();
-    if !held.iter().any(|held| holds(held, text)) {
+    if !held.iter().any(|held| covers(held, text)) {
         let message = format!("no role holds the permission `{text}`, so `{}` lets nobody pass", at.path);
         report.warn(at.at(name), message, did_you_mean(text, &held));
     }
     Some(text.into())
-}
-
-fn holds(held: &str, asked: &str) -> bool {
-    held == "*" || held == asked || held.strip_suffix('*').is_some_and(|segment| asked.starts_with(segment))
 }

@@ -220,10 +220,10 @@ fn roles_consumers_limits_filters() {
         "[roles.reader]\n[roles.a]\ninherits = [\"raeder\"]\n",
         &["3:13: `roles.a` names `raeder`, but there is no `[roles.raeder]`\n  did you mean `reader`?"],
     );
-    for bad in ["", "a:", ":a", "a*", "*:a", "a::b", "a b"] {
+    for bad in ["", "a:", ":a", "a*", "*a:b", "a::b", "a b"] {
         refuse(&format!("[roles.a]\npermissions = [\"{bad}\"]\n"), &["2:16: "]);
     }
-    for good in ["*", "a:*", "a", "a:b:c", "a:b:*"] {
+    for good in ["*", "a:*", "a", "a:b:c", "a:b:*", "*:a", "a:*:c"] {
         accept(&format!("[roles.a]\npermissions = [\"{good}\"]\n"));
     }
     refuse(
@@ -312,7 +312,6 @@ fn routes() {
         &["4:22: `routes.a.respond` has a body, but 204"],
     );
     accept(&with("public = true\nredirect = \"/b\""));
-    refuse(&open("when = \"true\""), &["5:8: `routes.a.when` is not supported yet"]);
     refuse(&open("contract = \"c\""), &["5:12: `routes.a.contract` is not supported yet"]);
     accept(&open("websocket = false\nmatch_headers = {}\nredirect = \"\"\ncache = \"off\""));
     refuse(&open("hosts = [\"a:1\"]"), &["5:10: `routes.a.hosts` holds \"a:1\": leave the port out"]);
@@ -429,4 +428,41 @@ fn a_certificate_is_read_for_one_kind_of_name() {
     refuse(&with("consumer = \"dns\""), &["3:12: `auth.a.consumer` cannot be \"dns\""]);
     refuse(&with("leeway = \"1s\""), &["3:10: `auth.a.leeway` has no meaning for kind \"mtls\""]);
     assert!(accept(&with("forward_credential = true")).auths[0].forward_credential);
+}
+
+#[test]
+fn scopes_and_conditions() {
+    let with = |path: &str, keys: &str| {
+        format!(
+            "[roles.support]\n[auth.k]\nkind = \"mtls\"\n\
+             [upstreams.u]\nservers = [\"192.0.2.1:80\"]\n[routes.a]\npath = \"{path}\"\nauth = [\"k\"]\n\
+             upstream = \"u\"\n{keys}\n"
+        )
+    };
+    let good = |keys: &str| accept(&with("/v1/{id}", keys)).routes.remove(0);
+    let bad = |keys: &str, expected: &[&str]| refuse(&with("/v1/{id}", keys), expected);
+
+    let scopes = good("scopes = [\"orders:read\", \"https://a.example/b\", \"orders:read\"]").scopes;
+    assert_eq!(scopes, ["orders:read".into(), "https://a.example/b".into()]);
+    bad("scopes = [\"a b\"]", &["10:11: `routes.a.scopes` holds \"a b\", which is not a scope"]);
+    bad("scopes = [\"\"]", &["10:11: `routes.a.scopes` holds \"\""]);
+    bad("scopes = ['a\"b', 'a\\b']", &["10:11: `routes.a.scopes` holds", "10:18: `routes.a.scopes` holds"]);
+    refuse(&open("scopes = [\"a\"]"), &["5:10: `routes.a` is public, so nobody is asked for scopes"]);
+
+    assert_eq!(good("when = \"\"").when, None);
+    let when = good("when = \"path.id == claims.sub || 'support' in roles\"").when.unwrap();
+    assert_eq!(when.text(), "path.id == claims.sub || 'support' in roles");
+    // Places lie within the text, whatever its quotes; in front of it, where it does not stand there as it is.
+    bad("when = \"true && cliams.sub == ''\"", &["10:17: `routes.a.when` names `cliams`, which is nothing"]);
+    bad("when = 'true &&'", &["10:16: `routes.a.when` cannot be read"]);
+    bad("when = '\"é\" == path.x'", &["10:20: `routes.a.when` names `path.x`, which is no parameter"]);
+    bad("when = \"\\u0074rue && x\"", &["10:8: `routes.a.when` names `x`"]);
+    bad("when = \"\"\"\ntrue && x\"\"\"", &["10:8: `routes.a.when` names `x`"]);
+    bad("when = \"'suport' in roles\"", &["10:9: `routes.a.when` asks for the role `suport`"]);
+    bad("when = \"x && y\"", &["10:9: `routes.a.when` names `x`", "10:14: `routes.a.when` names `y`"]);
+    accept(&open("when = \"source.within('192.0.2.0/24')\""));
+    refuse(
+        &open("when = \"claims.sub == ''\""),
+        &["5:9: `routes.a.when` asks for `claims`, but on a public"],
+    );
 }
