@@ -12,6 +12,7 @@ mod agreement;
 mod bans;
 mod classes;
 mod feeds;
+mod fronts;
 mod links;
 mod known;
 mod memory;

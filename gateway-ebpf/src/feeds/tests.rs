@@ -86,7 +86,8 @@ fn every_other_address_of_a_24_is_told_from_its_neighbours() {
 #[test]
 fn many_24s_have_a_set_of_their_own() {
     // More than the lower part of a set's number tells apart.
-    let blocks = (0..70_000_u32).flat_map(|block| [1, 3, 5].map(|host| (block << 8 | host, block << 8 | host)));
+    let blocks =
+        (0..70_000_u32).flat_map(|block| [1, 3, 5].map(|host| (block << 8 | host, block << 8 | host)));
     let lines = table4(&blocks.collect::<Vec<_>>());
     for block in [0, 1, 65_535, 65_536, 69_999, 70_000] {
         for host in 0..8 {

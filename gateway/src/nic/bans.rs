@@ -309,6 +309,7 @@ impl Bans {
         let replaces = self.find(prefix)?.is_some();
         let policy = &mut self.policy;
         let unsettled = if replaces {
+            policy.front.take_back(prefix);
             policy.classes.unclaim(prefix)
         } else {
             policy.classes.add_block(prefix);
@@ -321,6 +322,7 @@ impl Bans {
             Place::Prefix6(net) => policy.block6.insert(&key6(net), value, 0),
         };
         // Once more: the gateway may have claimed something that it had looked up before this.
+        policy.front.take_back(prefix);
         if replaces {
             policy.classes.unclaim(prefix);
         } else {
@@ -393,12 +395,14 @@ impl Bans {
     /// Removes the trie's entry of exactly this prefix; false: there was none.
     pub(super) fn erase_prefix(&mut self, prefix: IpNet) -> Result<bool, NicError> {
         self.policy.classes.unclaim(prefix);
+        self.policy.front.take_back(prefix);
         let removed = match prefix {
             IpNet::V4(net) => ignore_missing(self.policy.block4.remove(&key4(net))),
             IpNet::V6(net) => ignore_missing(self.policy.block6.remove(&key6(net))),
         };
         // Once more, as in `write`.
         self.policy.classes.unclaim(prefix);
+        self.policy.front.take_back(prefix);
         self.upkeep.removed();
         removed
     }
@@ -426,6 +430,7 @@ impl Bans {
         let settings = self.policy.orders.settings();
         let policy = &mut self.policy;
         policy.classes.unclaim(prefix);
+        policy.front.take_back(prefix);
         let from_hash = match place(prefix, &settings) {
             Place::Source4(key) => ignore_missing(policy.bans4.remove(&key))?,
             Place::Source6(key) => ignore_missing(policy.bans6.remove(&key))?,
@@ -468,7 +473,7 @@ impl Bans {
                 feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
             }),
             strikes: ban.strikes,
-            drops: ban.drops,
+            drops: ban.drops + self.policy.front.drops(prefix, ban),
             expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
             offence_to_first_drop: (ban.first_drop_at_ns != 0)
                 .then(|| until(ban.first_drop_at_ns, ban.offence_at_ns)),
