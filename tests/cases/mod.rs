@@ -21,6 +21,7 @@ mod exchange;
 mod pace;
 mod passwords;
 mod tokens;
+mod provider_tokens;
 mod introspection;
 mod bodies;
 mod own_answers;
