@@ -48,7 +48,7 @@ pub use self::{
     introduction::introduction,
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
-    question::{Answer, Answered, Inquiry, Question, Reply},
+    question::{Answer, Answered, Asks, Inquiry, Question, Reply, Said},
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
@@ -57,6 +57,7 @@ pub use self::{
 use self::{
     authn::{Lack, Presented},
     limit::{Subject, Table},
+    oidc::visit::Visit,
     policy::{ConsumerPolicy, LimitPolicy},
     route::Miss,
 };
@@ -149,6 +150,8 @@ pub enum Halt {
     Refused(Refused),
     /// Decide again when this is answered.
     Ask(RouteId, Question),
+    /// The gateway itself is visited: what is said to this is the answer.
+    Visit(RouteId, Box<Visit>),
 }
 
 /// A request that may not pass.

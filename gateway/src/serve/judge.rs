@@ -18,6 +18,7 @@ use crate::{
     decide::{
         self, Act, Answered, Halt, Now, Peer, Plan, Policy, Question, Refusal, Refused, RoutePolicy, State,
         compress::{self, Agreed},
+        oidc::visit::Visit,
     },
     net::{nanos, unix_s},
     respond::{self, Answer},
@@ -38,6 +39,8 @@ pub(super) struct Caller<'w> {
 pub(super) enum Verdict {
     /// It is weighed again when this is answered.
     Ask(Question),
+    /// What the gateway itself says to this, and to the body behind it, is the answer.
+    Visit(Box<Visit>, BodyLength),
     Forward(Box<Approved>),
     Respond(OwnAnswer),
     Refuse(Answer, Reach),
@@ -126,6 +129,12 @@ impl Caller<'_> {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
             Err(Halt::Ask(_, question)) => return Verdict::Ask(question),
+            Err(Halt::Visit(route, mut visit)) => {
+                record.route = Some(route);
+                let asked = self.asked(head);
+                visit.origin = format!("{}://{}", asked.proto, asked.host);
+                return Verdict::Visit(visit, head.body);
+            }
         };
         record.route = decided.as_ref().map_or_else(|refused| refused.route, |plan| Some(plan.route));
         let route = record.route.and_then(|route| policy.route(route));
@@ -176,6 +185,12 @@ impl Caller<'_> {
         self.manners.settings.trusted_proxies.iter().any(|prefix| prefix.contains(&peer))
     }
 
+    /// What the client has asked for, and under which scheme.
+    fn asked<'b>(&self, head: &RequestHead<'_, 'b>) -> decide::Asked<'b> {
+        let asked = decide::Asked { proto: self.scheme, host: head.authority };
+        if self.peer_is_trusted() { asked.or_told(&head.headers) } else { asked }
+    }
+
     /// Encodes the head for the server and keeps what forwarding needs to know of it.
     ///
     /// # Errors
@@ -196,10 +211,8 @@ impl Caller<'_> {
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
         let (peer, listener) = (self.ends.peer, &self.manners.settings);
-        let is_trusted = self.peer_is_trusted();
-        let forwarded_for = forwarded_for(head, (record.source, peer), is_trusted);
-        let asked = decide::Asked { proto: self.scheme, host: head.authority };
-        let asked = if is_trusted { asked.or_told(&head.headers) } else { asked };
+        let forwarded_for = forwarded_for(head, (record.source, peer), self.peer_is_trusted());
+        let asked = self.asked(head);
         let identity = plan.identity.as_deref().map_or(&[][..], |identity| &identity.set);
         let mut set: Vec<(&str, &str)> =
             identity.iter().map(|(name, value)| (&**name, value.as_str())).collect();

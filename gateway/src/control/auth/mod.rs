@@ -16,7 +16,7 @@ use tokio::{sync::mpsc, task::spawn_local, time::timeout};
 
 use crate::{
     config::AuthKind,
-    decide::{Answer, AuthFailure, Inquiry, Snapshot},
+    decide::{Answer, Asks, AuthFailure, Inquiry, Snapshot, oidc::visit::Told},
 };
 use passwords::Passwords;
 
@@ -36,11 +36,17 @@ pub fn spawn(inquiries: mpsc::Receiver<Inquiry>) -> io::Result<()> {
 
 async fn answer_all(mut inquiries: mpsc::Receiver<Inquiry>) {
     let desk = Arc::new(Desk::default());
-    while let Some(Inquiry { snapshot, question, reply }) = inquiries.recv().await {
+    while let Some(Inquiry { snapshot, asks, reply }) = inquiries.recv().await {
         let desk = Arc::clone(&desk);
         spawn_local(async move {
-            let answer = desk.answer(&snapshot, question.auth, &question.credential);
-            reply.send(timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(AuthFailure::Unavailable)));
+            match asks {
+                Asks::Whose(question) => {
+                    let answer = desk.answer(&snapshot, question.auth, &question.credential);
+                    reply
+                        .send(timeout(ANSWER_TIMEOUT, answer).await.unwrap_or(Err(AuthFailure::Unavailable)));
+                }
+                Asks::Tell(_) => reply.tell(Told::unavailable()),
+            }
         });
     }
 }

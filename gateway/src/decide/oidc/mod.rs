@@ -5,3 +5,4 @@ pub mod cookie;
 pub mod session;
 pub mod login;
 pub mod revoked;
+pub mod visit;
