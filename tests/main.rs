@@ -17,5 +17,6 @@ mod secured;
 mod tls_client;
 mod h2_peer;
 mod openid;
+mod issuer;
 mod kernel;
 mod cases;

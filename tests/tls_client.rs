@@ -63,7 +63,13 @@ pub(crate) fn connect(
 
 /// One request for `/` of `host`; the status line. An alert that comes after the handshake is an error.
 pub(crate) fn get(stream: &mut Secured, host: &str) -> Result<String, io::Error> {
-    write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")?;
+    let head = ask(stream, &format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"))?;
+    Ok(head.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Sends a request; the head of its answer.
+pub(crate) fn ask(stream: &mut Secured, request: &str) -> Result<String, io::Error> {
+    stream.write_all(request.as_bytes())?;
     stream.flush()?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
@@ -77,7 +83,7 @@ pub(crate) fn get(stream: &mut Secured, host: &str) -> Result<String, io::Error>
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().unwrap())
     });
     stream.read_exact(&mut vec![0; length.unwrap_or(0)])?;
-    Ok(head.lines().next().unwrap_or_default().to_owned())
+    Ok(head)
 }
 
 /// Offers every session to every server, whomever it was made with.

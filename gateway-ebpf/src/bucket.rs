@@ -1,4 +1,4 @@
-//! The limiter: GCRA over two hashed cells of a plain array.
+//! The limiter: GCRA over two hashed cells of a plain array, both in one cache line.
 //!
 //! Comes in: the arrival times of a source's two cells, the clock, a [`Pace`]. Goes out: admitted or refused. A source
 //! shares each of its cells with strangers, so the cell that has been used less is the better estimate and alone
@@ -67,21 +67,26 @@ pub const fn bytes_cost_ns(bytes: u64, pace: Pace) -> u64 {
     (bytes * pace.interval_ns) >> BYTES_PER_INTERVAL.ilog2()
 }
 
-/// The bucket's cells: an even index (first row) and an odd one (second row) out of one array.
+/// The bucket's cells: two different ones out of one line of one array.
 #[inline(always)]
 pub fn cells_of(bucket: Bucket, key: u64, seed: u64, cell_mask: u32) -> (u32, u32) {
     let seed = if bucket as u64 == 0 { seed } else { mix(bucket as u64, seed) };
     let hash = mix(key, seed);
-    let page = (hash >> 32) as u32 & cell_mask & !PAGE_CELL_MASK;
-    let within = cell_mask & PAGE_CELL_MASK;
-    (page | (hash as u32 & within & !1), page | ((hash >> 8) as u32 & within) | 1)
+    let line = (hash >> 32) as u32 & cell_mask & !LINE_CELL_MASK;
+    let first = hash as u32 & LINE_CELL_MASK;
+    // Each of the others with the same probability.
+    let further = 1 + (((hash as u32 >> 8 & 0xff) * LINE_CELL_MASK) >> 8);
+    (line | first, line | (first + further) & LINE_CELL_MASK)
 }
 
-/// Both cells lie in one page of memory: finding the second page would cost a flood as much as all the rest. In turn a
-/// heavy source is met in both cells a little more often: see `ARCHITECTURE.md`, "The filter's maps".
-const PAGE_CELL_MASK: u32 = (4096 / size_of::<Cell>() as u32) - 1;
+/// Cells of a cache line. Both cells of a bucket lie in one: a flood of random sources costs what it costs to fetch
+/// their cells from memory. In turn a heavy source is met in both cells more often: see `ARCHITECTURE.md`, "The filter's
+/// maps".
+pub const LINE_CELLS: u32 = 4;
 
-const _: () = assert!((PAGE_CELL_MASK + 1).is_power_of_two());
+const LINE_CELL_MASK: u32 = LINE_CELLS - 1;
+
+const _: () = assert!(LINE_CELLS as usize * size_of::<Cell>() == 64);
 
 /// A seeded 64-bit mix (the finalizer of `MurmurHash3`): every bit of the key moves every bit of the result.
 #[inline(always)]

@@ -8,9 +8,9 @@
 //! IPv4, after `DIR-24-8` (Gupta, Lin and others: Routing Lookups in Hardware at Memory Access Speeds, 1998):
 //!
 //! ```text
-//! source ──► two bits per /24: clean · whole · deeper ──► how many are deeper before it ──► its leaf
-//!            4 MiB                                        2 MiB                             8 bytes: at most three
-//!                                                                                          ranges, or a set of 256 bits
+//! source ──► a line: two bits for each of 192 /24s (clean · whole · deeper), ──► its leaf
+//!            and how many are deeper before them                               4 bytes: at most two ranges,
+//!            5.3 MiB                                                           or which set of 256 bits
 //! ```
 //!
 //! IPv6: ranges of /64s in order, four to a line; a root of 65 536 slots over their span (a line, and how many more may
@@ -35,15 +35,15 @@ impl Lines for &[Line] {
 
 /// /24s of which only a part is listed, at most.
 pub const LEAVES4_MAX: u32 = 1 << 21;
-/// Those among them that take more than three ranges, at most.
+/// Those among them that take more than two ranges, at most.
 pub const SETS4_MAX: u32 = 1 << 18;
-/// Lines of two bits per /24.
+/// Words of a line that hold classes, of 32 /24s each. The next holds how many leaves there are before the line, the last
+/// how many there are in it before each of its words, in a byte each.
+const CLASS_WORDS: u32 = 6;
 const CLASSES_AT: u32 = 0;
-/// Lines of ranks, 32 bits for each word of classes.
-const RANKS_AT: u32 = CLASSES_AT + (1 << 24) / 256;
-const LEAVES_AT: u32 = RANKS_AT + (1 << 24) / 32 / 16;
-const SETS_AT: u32 = LEAVES_AT + LEAVES4_MAX / 8;
-/// Lines of a table of IPv4: 30 MiB.
+const LEAVES_AT: u32 = CLASSES_AT + ((1 << 24) / 32_u32).div_ceil(CLASS_WORDS);
+const SETS_AT: u32 = LEAVES_AT + LEAVES4_MAX / 16;
+/// Lines of a table of IPv4: 21.3 MiB.
 pub const LINES4: usize = (SETS_AT + SETS4_MAX / 2) as usize;
 
 /// Nothing of the /24 is listed.
@@ -56,12 +56,27 @@ const DEEPER: u64 = 2;
 /// Where [`DEEPER`] shows in a word of classes.
 const DEEPER_BITS: u64 = 0xaaaa_aaaa_aaaa_aaaa;
 
-/// A leaf that points to a set; the set's number stands in its lower half.
-const LEAF_SET: u64 = 1 << 63;
 /// A leaf's range that holds no address: from 255 to 0.
-const LEAF_EMPTY: u64 = 0x00ff;
+const LEAF_EMPTY: u32 = 0x00ff;
 /// Ranges that a leaf holds itself.
-const LEAF_RANGES: u32 = 3;
+const LEAF_RANGES: u32 = 2;
+
+/// A leaf's first range that ends at 0, and does not begin there, says instead which set it is: its beginning less one
+/// is the upper part of the number, the other range is the lower.
+#[inline(always)]
+const fn set_of(leaf: u32) -> Option<u32> {
+    if leaf & 0xff00 == 0 && leaf & 0xff != 0 { Some(((leaf & 0xff) - 1) << 16 | leaf >> 16) } else { None }
+}
+
+/// Where the classes of the 32 /24s around this one lie: the line, and the word in it.
+#[inline(always)]
+const fn classes_at(source: u32) -> (u32, u32) {
+    /// Rounded up; exact for words of less than 31 bits, and no division.
+    const RECIPROCAL: u64 = (1 << 32) / CLASS_WORDS as u64 + 1;
+    let word = source >> 13;
+    let line = ((word as u64 * RECIPROCAL) >> 32) as u32;
+    (CLASSES_AT + line, word - line * CLASS_WORDS)
+}
 
 /// Whether an IPv4 address, as a number, is listed.
 #[inline(always)]
@@ -72,27 +87,29 @@ pub fn listed4(lines: &impl Lines, source: u32) -> bool {
 /// `None`: the table ends before it should.
 #[inline(always)]
 fn find4(lines: &impl Lines, source: u32) -> Option<bool> {
-    let classes = word(lines, CLASSES_AT, source >> 13)?;
+    let (at, word) = classes_at(source);
+    let line = lines.line(at)?;
+    let classes = *line.get((word & 7) as usize)?;
     let shift = (source >> 8 & 31) * 2;
     let class = classes >> shift & 3;
     if class < DEEPER {
         return Some(class == WHOLE);
     }
-    let ranks = word(lines, RANKS_AT, source >> 14)?;
-    let before = (ranks >> ((source >> 13 & 1) * 32)) as u32;
+    let [.., before_line, before_word] = *line;
     let within = (classes & DEEPER_BITS & ((1 << shift) - 1)).count_ones();
-    let leaf = word(lines, LEAVES_AT, before + within)?;
-    let host = u64::from(source & 255);
-    if leaf & LEAF_SET != 0 {
-        let set = word(lines, SETS_AT, leaf as u32 * 4 + (source >> 6 & 3))?;
+    let leaf = before_line as u32 + (before_word >> (word * 8) & 255) as u32 + within;
+    let leaf = (word_at(lines, LEAVES_AT, leaf >> 1)? >> ((leaf & 1) * 32)) as u32;
+    let host = source & 255;
+    if let Some(set) = set_of(leaf) {
+        let set = word_at(lines, SETS_AT, set * 4 + (host >> 6))?;
         return Some(set >> (host & 63) & 1 == 1);
     }
-    Some(in_leaf(leaf, host) || in_leaf(leaf >> 16, host) || in_leaf(leaf >> 32, host))
+    Some(in_leaf(leaf, host) || in_leaf(leaf >> 16, host))
 }
 
 /// Whether the lowest range of a leaf, first and last host in a byte each, holds this one.
 #[inline(always)]
-fn in_leaf(leaf: u64, host: u64) -> bool {
+fn in_leaf(leaf: u32, host: u32) -> bool {
     leaf & 255 <= host && host <= leaf >> 8 & 255
 }
 
@@ -133,14 +150,14 @@ fn find6(lines: &impl Lines, upper: u64, lower: u64) -> Option<bool> {
         return Some(false);
     }
     let slot = (upper - first) >> (shift & 63);
-    let between = word(lines, ROOT_AT, slot as u32)?;
+    let between = word_at(lines, ROOT_AT, slot as u32)?;
     let (mut low, mut more) = (between as u32, (between >> 32) as u32);
     for _ in 0..HALVINGS_MAX {
         if more == 0 {
             break;
         }
         let half = more.div_ceil(2);
-        low += half & at_or_before(word(lines, STARTS_AT, low + half)?, upper) as u32;
+        low += half & at_or_before(word_at(lines, STARTS_AT, low + half)?, upper) as u32;
         more -= half;
     }
     let line = lines.line(RANGES_AT + low)?;
@@ -169,10 +186,10 @@ fn in_hosts(lines: &impl Lines, place: u64, lower: u64) -> Option<bool> {
             break;
         }
         let half = more.div_ceil(2);
-        low += half & at_or_before(word(lines, HOSTS_AT, (low + half) * 2)?, lower) as u32;
+        low += half & at_or_before(word_at(lines, HOSTS_AT, (low + half) * 2)?, lower) as u32;
         more -= half;
     }
-    let (start, end) = (word(lines, HOSTS_AT, low * 2)?, word(lines, HOSTS_AT, low * 2 + 1)?);
+    let (start, end) = (word_at(lines, HOSTS_AT, low * 2)?, word_at(lines, HOSTS_AT, low * 2 + 1)?);
     Some(start <= lower && lower <= end)
 }
 
@@ -186,7 +203,7 @@ fn at_or_before(start: u64, key: u64) -> u64 {
 
 /// A word of the section that begins at line `at`.
 #[inline(always)]
-fn word(lines: &impl Lines, at: u32, index: u32) -> Option<u64> {
+fn word_at(lines: &impl Lines, at: u32, index: u32) -> Option<u64> {
     lines.line(at + (index >> 3))?.get((index & 7) as usize).copied()
 }
 
@@ -194,7 +211,7 @@ const _: () = {
     assert!(HOSTS6_MAX <= 1 << HOST_INDEX_BITS, "a range's number fits");
     assert!((HOSTS6_MAX as u64) << HOST_INDEX_BITS < PARTIAL_MIN, "a place is less than the /64 it is of");
     assert!(1 << HALVINGS_MAX >= HOSTS6_MAX && 1 << HALVINGS_MAX >= RANGES6_MAX / 4);
-    assert!(LINES4 * size_of::<Line>() == 30 << 20);
+    assert!(LINES4 * size_of::<Line>() <= 22 << 20 && SETS4_MAX <= 255 << 16);
 };
 
 #[cfg(test)]

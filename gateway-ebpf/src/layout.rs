@@ -26,10 +26,10 @@ pub const WHOLE_DROPS_PER_CHARGE: u64 = 1024;
 /// Bytes of the ring buffer of samples: some 5 000 of them.
 pub const EVENTS_BYTES: usize = 1 << 18;
 
-/// Words of `PORTS`, one bit per port.
+/// Words of [`Orders::ports`].
 pub const PORT_WORDS: usize = 65_536 / 64;
 
-/// Where a port's bit lies in `PORTS`: the word's index and the bit's number.
+/// Where a port's bit lies in [`Orders::ports`]: the word's index and the bit's number.
 #[inline(always)]
 pub const fn port_bit(port: u16) -> (u32, u32) {
     ((port >> 6) as u32, (port & 63) as u32)
@@ -210,8 +210,31 @@ pub struct Pace {
     pub tolerance_ns: u64,
 }
 
-/// What the program is told, whole. There are two banks of it: user space writes the one that is not active,
-/// then flips `ACTIVE`.
+/// All that user space tells the program beside its tables, in one value, so that a packet costs one look-up. Value of
+/// `ORDERS`. User space writes it word by word, while the program reads.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orders {
+    /// When user space last said that it lives.
+    pub heartbeat_ns: u64,
+    /// Which of the settings hold, in its lowest bit.
+    pub active: u64,
+    /// [`LISTED4`] | [`LISTED6`]: the feeds list anything; without it the look-up is spared.
+    pub listed: u64,
+    /// Always zero.
+    pub reserved: u64,
+    /// User space writes those that do not hold, then flips `active`.
+    pub settings: [Settings; 2],
+    /// One bit per destination port: the limits apply.
+    pub ports: [u64; PORT_WORDS],
+}
+
+/// [`Orders::listed`], of IPv4.
+pub const LISTED4: u64 = 1;
+/// [`Orders::listed`], of IPv6.
+pub const LISTED6: u64 = 2;
+
+/// What the program goes by.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -351,7 +374,23 @@ pub struct CpuState {
     pub syns: u64,
     /// The clock, as it was read last.
     pub tick: Tick,
+    /// The packet at hand.
+    pub seen: Seen,
 }
+
+/// What a sample tells about a packet. It lies in memory and is written as it is found: returned instead, it would be
+/// handled at each of the verdict's many ends.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Where the packet says it comes from: the upper and the lower half, host byte order. IPv4 is `::ffff:a.b.c.d`.
+    pub source: [u64; 2],
+    /// [`SEEN_SOURCE`], and the destination port below it; 0 when the packet was not read that far.
+    pub so_far: u64,
+}
+
+/// [`Seen::so_far`]: there is a source.
+pub const SEEN_SOURCE: u64 = 1 << 16;
 
 /// The coarse clock goes on with the tick, so it is read once in each; asking the kernel costs as much as half a packet.
 #[repr(C)]
@@ -435,9 +474,10 @@ const _: () = {
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
     assert!(size_of::<Settings>() == 160);
+    assert!(size_of::<Orders>() == 32 + 2 * 160 + 8192);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 48);
+    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 72);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two() && VERDICTS_MAX.is_power_of_two());

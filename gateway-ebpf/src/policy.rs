@@ -49,14 +49,14 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     /// Allow wins over every block; the exact block is looked up before the prefixes.
     #[inline(always)]
     pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
-        let mut key = PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
+        let whole_key = || PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
         let class = Class::of(self.tables.class_word(class_index(source)), source);
         match class {
             Class::Drop => {
-                self.charge_whole_drop(&key);
+                self.charge_whole_drop(whole_key);
                 return Some(Reason::BlockedPrefix);
             }
-            Class::Any if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&key) => {
+            Class::Any if self.settings.flags & HAS_ALLOW4 != 0 && self.tables.allowed4(&whole_key()) => {
                 return Some(Reason::Allowed);
             }
             Class::Clean | Class::Deeper | Class::Any => {}
@@ -73,6 +73,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         {
             return Some(reason);
         }
+        let mut key = whole_key();
         for _ in 0..=PREFIXES_PASSED_MAX {
             let ban = self.tables.block4(&key)?;
             if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix) {
@@ -116,13 +117,13 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.
     #[inline(always)]
-    fn charge_whole_drop(&mut self, key: &PrefixKey4) {
+    fn charge_whole_drop(&mut self, key: impl Fn() -> PrefixKey4) {
         let drops = self.tables.whole_drops();
         *drops = drops.wrapping_add(1);
         if *drops & (WHOLE_DROPS_PER_CHARGE - 1) != 0 {
             return;
         }
-        if let Some(ban) = self.tables.block4(key) {
+        if let Some(ban) = self.tables.block4(&key()) {
             note_drops(ban, self.clock, WHOLE_DROPS_PER_CHARGE);
         }
     }
@@ -163,7 +164,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             return Reason::NotLimited;
         }
         let now_ns = self.clock.now_ns();
-        if now_ns.saturating_sub(self.tables.heartbeat_ns()) > HEARTBEAT_TIMEOUT_NS {
+        if !self.user_space_lives(now_ns) {
             return Reason::NotLimited;
         }
         let paces = Paces { packets: settings.packets, syns: settings.syns, syn };
@@ -204,6 +205,11 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         Reason::WithinLimits
     }
 
+    #[inline(always)]
+    fn user_space_lives(&self, now_ns: u64) -> bool {
+        now_ns <= self.tables.heartbeat_ns().wrapping_add(HEARTBEAT_TIMEOUT_NS)
+    }
+
     /// A known source has a bucket of its own: what strangers do, whoever they say they are, does not empty it, and what
     /// is sent in its name gets no further than it would itself. `None`: it is a stranger.
     #[inline(always)]
@@ -235,7 +241,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     pub(crate) fn with_cookies<P: Packet>(&mut self, packet: &P) -> Reason {
         let Unproven { start, payer } = self.unproven;
         let now_ns = self.clock.now_ns();
-        let judgement = if now_ns.saturating_sub(self.tables.heartbeat_ns()) <= HEARTBEAT_TIMEOUT_NS {
+        let judgement = if self.user_space_lives(now_ns) {
             self.tables.judge(packet, start, self.settings, now_ns)
         } else {
             Judgement::Known
@@ -253,8 +259,8 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
 
     #[inline(always)]
     fn charge(&mut self, bucket: Bucket, key: u64, paces: &Paces, now_ns: u64) -> Option<Reason> {
-        let (even, odd) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
-        let (first, second) = self.tables.cells(even, odd)?;
+        let (first, second) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
+        let (first, second) = self.tables.cells(first, second)?;
         let Paces { packets, syns, syn } = *paces;
         if syn
             && syns.interval_ns != 0
@@ -282,8 +288,8 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if pace.interval_ns == 0 {
             return false;
         }
-        let (even, odd) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
-        let Some((first, second)) = self.tables.cells(even, odd) else { return false };
+        let (first, second) = bucket::cells_of(bucket, key, self.settings.seed, self.settings.cell_mask);
+        let Some((first, second)) = self.tables.cells(first, second) else { return false };
         let cost_ns = bucket::bytes_cost_ns(packet.bytes(), pace);
         !bucket::charge(&mut first.packets_ns, &mut second.packets_ns, now_ns, cost_ns, pace.tolerance_ns)
     }

@@ -22,15 +22,17 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::{error, warn};
 use gateway_ebpf::{
-    Ban, Packet, Reason, Tables, Verdict, bucket,
+    Ban, Packet, Reason, Tables, Verdict,
+    bucket::{self, LINE_CELLS},
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
     layout::{
-        Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, Note, NoteKey, PORT_WORDS, PrefixKey4, PrefixKey6,
-        REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX, port_bit,
+        Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, LISTED4, LISTED6, Note, NoteKey, Orders, PrefixKey4,
+        PrefixKey6, REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX,
+        port_bit,
     },
     syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
-    verdict::{Clock, Outcome},
+    verdict::Clock,
 };
 
 use crate::handshake;
@@ -43,18 +45,9 @@ const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 /// User space writes single words without asking the kernel each time.
 const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
 
-/// The two banks of settings.
+/// What user space tells.
 #[btf_map]
-static SETTINGS: Array<Settings, 2> = Array::new();
-/// Which bank holds.
-#[btf_map]
-static ACTIVE: Array<u32, 1> = Array::new();
-/// When user space last said that it lives.
-#[btf_map]
-static HEARTBEAT: Array<u64, 1> = Array::new();
-/// One bit per destination port: the limits apply.
-#[btf_map]
-static PORTS: Array<u64, PORT_WORDS> = Array::new();
+static ORDERS: Array<Orders, 1, MMAPABLE> = Array::new();
 /// What the tables below hold about each IPv4 /24, in two bits.
 #[btf_map]
 static CLASS24: Array<u64, CLASS_WORDS, MMAPABLE> = Array::new();
@@ -80,9 +73,9 @@ static BLOCK4: LpmTrie<[u32; 2], Ban, 65_536> = LpmTrie::new();
 /// As `BLOCK4`.
 #[btf_map]
 static BLOCK6: LpmTrie<[u32; 4], Ban, 65_536> = LpmTrie::new();
-/// The limiter's two rows: even and odd indices. Mapped by nobody, but what may be begins with a page.
+/// The limiter's cells, by lines. Mapped by nobody, but what may be begins with a page.
 #[btf_map]
-static CELLS: Array<Cell, 65_536, MMAPABLE> = Array::new();
+static CELLS: Array<[Cell; LINE_CELLS as usize], 16_384, MMAPABLE> = Array::new();
 /// Buckets of sources of which something good is known. The key is the source as the limiter calls it.
 #[btf_map]
 static KNOWN: HashMap<u64, Cell, KNOWN_MAX, NO_PREALLOC> = HashMap::new();
@@ -113,27 +106,27 @@ static CAN_COOKIE: u8 = 1;
 #[xdp(frags)]
 #[inline(always)]
 fn portcullis(context: XdpContext) -> u32 {
-    let bank = ACTIVE.get(0).copied().unwrap_or_default();
-    // User space writes the other bank before it flips, so a program that still reads this one reads it whole.
-    let (Some(settings), Some(state)) = (SETTINGS.get(bank & 1), STATE.get_ptr_mut(0)) else {
-        error!(&context, "settings or counters are missing: every packet passes");
+    let (Some(orders), Some(state)) = (ORDERS.get(0), STATE.get_ptr_mut(0)) else {
+        error!(&context, "orders or counters are missing: every packet passes");
         return XDP_PASS;
     };
+    // User space writes the others before it flips, so a program that still reads these reads them whole.
+    let settings = &orders.settings[orders.active as usize & 1];
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let mut maps = Maps { context: &context, whole_drops: &mut state.whole_drops };
+    let mut maps =
+        Maps { context: &context, orders, whole_drops: &mut state.whole_drops, syns: &mut state.syns };
     let clock = Kernel { tick: &raw mut state.tick };
-    let outcome = classify(&frame, settings, &mut maps, &clock);
-    let verdict = outcome.reason.verdict(settings.flags);
+    let reason = classify(&frame, settings, &mut maps, &clock, &mut state.seen);
+    let verdict = reason.verdict(settings.flags);
     let bytes = frame.bytes();
-    state.syns += u64::from(outcome.is_syn);
     if verdict == Verdict::Tx {
-        return answer(&context, settings, state, outcome.reason, bytes);
+        return answer(&context, settings, state, reason, bytes);
     }
-    count(state, outcome.reason, verdict, bytes);
-    if outcome.reason.refuses() {
-        sample(&context, settings, state, clock.now_ns(), &outcome, verdict, bytes);
+    count(state, reason, verdict, bytes);
+    if reason.refuses() {
+        sample(&context, settings, state, clock.now_ns(), reason, verdict, bytes);
     }
     match verdict {
         Verdict::Drop => XDP_DROP,
@@ -173,7 +166,7 @@ fn sample(
     settings: &Settings,
     state: &mut CpuState,
     at_ns: u64,
-    outcome: &Outcome,
+    reason: Reason,
     verdict: Verdict,
     bytes: u64,
 ) {
@@ -197,11 +190,11 @@ fn sample(
     };
     entry.write(Sample {
         at_ns,
-        source: outcome.source.map(u64::to_be),
+        source: if state.seen.so_far == 0 { [0, 0] } else { state.seen.source.map(u64::to_be) },
         bytes: bytes as u32,
         ifindex: context.ingress_ifindex() as u32,
-        port: outcome.port,
-        reason: outcome.reason as u8,
+        port: state.seen.so_far as u16,
+        reason: reason as u8,
         verdict: verdict as u8,
         reserved: 0,
     });
@@ -314,7 +307,9 @@ impl Clock for Kernel {
 /// The maps as [`Tables`], and this CPU's own counter.
 struct Maps<'a> {
     context: &'a XdpContext,
+    orders: &'a Orders,
     whole_drops: &'a mut u64,
+    syns: &'a mut u64,
 }
 
 impl Handshakes for Maps<'_> {
@@ -376,6 +371,11 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn syns(&mut self) -> &mut u64 {
+        self.syns
+    }
+
+    #[inline(always)]
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         find(&ALLOW4, key).is_some()
     }
@@ -407,25 +407,27 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn listed4(&self, source: u32) -> bool {
-        feeds::listed4(source)
+        self.orders.listed & LISTED4 != 0 && feeds::listed4(source)
     }
 
     #[inline(always)]
     fn listed6(&self, upper: u64, lower: u64) -> bool {
-        feeds::listed6(upper, lower)
+        self.orders.listed & LISTED6 != 0 && feeds::listed6(upper, lower)
     }
 
     #[inline(always)]
     fn limited(&self, port: u16) -> bool {
         let (word, bit) = port_bit(port);
-        PORTS.get(word).is_some_and(|bits| *bits >> bit & 1 == 1)
+        self.orders.ports.get(word as usize).is_some_and(|bits| *bits >> bit & 1 == 1)
     }
 
     #[inline(always)]
-    fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)> {
-        let (first, second) = (CELLS.get_ptr_mut(even)?, CELLS.get_ptr_mut(odd)?);
-        // SAFETY: the map's values live as long as the program runs, and an even index is never an odd one.
-        Some(unsafe { (&mut *first, &mut *second) })
+    fn cells(&mut self, first: u32, second: u32) -> Option<(&mut Cell, &mut Cell)> {
+        let line = CELLS.get_ptr_mut(first / LINE_CELLS)?.cast::<Cell>();
+        let within = |index: u32| (index & (LINE_CELLS - 1)) as usize;
+        // SAFETY: the map's value is a line of cells, which lives as long as the program runs, and both are in it, at
+        // different places.
+        Some(unsafe { (&mut *line.add(within(first)), &mut *line.add(within(second))) })
     }
 
     #[inline(always)]
@@ -435,7 +437,7 @@ impl Tables for Maps<'_> {
 
     #[inline(always)]
     fn heartbeat_ns(&self) -> u64 {
-        HEARTBEAT.get(0).copied().unwrap_or_default()
+        self.orders.heartbeat_ns
     }
 }
 

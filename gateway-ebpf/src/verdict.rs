@@ -1,14 +1,14 @@
 //! What becomes of a packet, and why.
 //!
-//! Comes in: a [`Packet`], the [`Settings`] and the [`Tables`]. Goes out: an [`Outcome`] whose [`Reason`] is counted
+//! Comes in: a [`Packet`], the [`Settings`] and the [`Tables`]. Goes out: a [`Reason`], which is counted
 //! and turned into a [`Verdict`] at one place. The order: off → not IP → neighbour discovery → allow → blocks and
 //! throttles → impossible packets → ports without limits → limits. Neighbour discovery, ARP and everything not understood pass,
 //! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
 
 use crate::{
     layout::{
-        Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, SYN_COOKIES, Settings,
-        VERDICTS_MAX,
+        Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, SEEN_SOURCE, SYN_COOKIES, Seen,
+        Settings, VERDICTS_MAX,
     },
     packet::{
         ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
@@ -173,31 +173,10 @@ impl Reason {
 
 const _: () = assert!(Reason::ALL.len() <= REASONS_MAX && Verdict::ALL.len() <= VERDICTS_MAX);
 
-/// Where a packet says it comes from: the upper and the lower half, host byte order. IPv4 is `::ffff:a.b.c.d`; the
-/// unspecified address stands for "not read". Not an enum: what a variant leaves unset the compiler leaves undefined
-/// in a register, and the verifier refuses to see it copied.
-pub type Source = [u64; 2];
-
-/// No address was read.
-pub const UNREAD: Source = [0, 0];
-
 /// RFC 4291 §2.5.5.2.
 #[inline(always)]
-const fn mapped(address: u32) -> Source {
+const fn mapped(address: u32) -> [u64; 2] {
     [0, 0xffff_0000_0000 | address as u64]
-}
-
-/// The verdict's reason, and what a sample tells about the packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcome {
-    /// Why.
-    pub reason: Reason,
-    /// Whose.
-    pub source: Source,
-    /// Destination port; 0 when the packet was not read that far.
-    pub port: u16,
-    /// It would begin a connection to a limited port.
-    pub is_syn: bool,
 }
 
 /// The maps, as the verdict sees them.
@@ -211,6 +190,8 @@ pub trait Tables: Handshakes {
     fn guard_word(&self, index: u32) -> u64;
     /// How many packets this CPU has dropped by the class of their /24.
     fn whole_drops(&mut self) -> &mut u64;
+    /// How many SYNs to limited ports this CPU has seen.
+    fn syns(&mut self) -> &mut u64;
     /// Is the source in an allow prefix?
     fn allowed4(&self, key: &PrefixKey4) -> bool;
     /// Is the source in an allow prefix?
@@ -229,8 +210,8 @@ pub trait Tables: Handshakes {
     fn listed6(&self, upper: u64, lower: u64) -> bool;
     /// Do the limits apply to this destination port?
     fn limited(&self, port: u16) -> bool;
-    /// Two different cells of the limiter.
-    fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)>;
+    /// Two different cells of the limiter, both of one line.
+    fn cells(&mut self, first: u32, second: u32) -> Option<(&mut Cell, &mut Cell)>;
     /// The bucket of a known source, as the limiter calls it.
     fn known(&mut self, source: u64) -> Option<&mut Cell>;
     /// When user space last said that it lives.
@@ -252,29 +233,27 @@ const EXTENSION_HEADERS_MAX: u32 = 6;
 /// Where the transport header starts at the latest, from the IPv6 header on.
 const EXTENSION_BYTES_MAX: usize = 512;
 
-/// Decides on one packet.
+/// Decides on one packet, and writes down what was seen of it.
 #[inline(always)]
 pub fn classify<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     settings: &Settings,
     tables: &mut T,
     clock: &C,
-) -> Outcome {
-    let mut outcome = Outcome { reason: Reason::Off, source: UNREAD, port: 0, is_syn: false };
+    seen: &mut Seen,
+) -> Reason {
+    seen.so_far = 0;
     if settings.mode == MODE_OFF {
-        return outcome;
+        return Reason::Off;
     }
     let mut rules = Rules { settings, tables, clock, unproven: Unproven::default() };
-    outcome.reason = match network_layer(packet) {
-        Some((ETHERTYPE_IPV4, start)) => ipv4(packet, start, &mut rules, &mut outcome),
-        Some((ETHERTYPE_IPV6, start)) => ipv6(packet, start, &mut rules, &mut outcome),
+    let reason = match network_layer(packet) {
+        Some((ETHERTYPE_IPV4, start)) => ipv4(packet, start, &mut rules, seen),
+        Some((ETHERTYPE_IPV6, start)) => ipv6(packet, start, &mut rules, seen),
         _ => Some(Reason::NotIp),
     }
     .unwrap_or(rules.too_short());
-    if rules.unproven.start != 0 && !outcome.reason.refuses() {
-        outcome.reason = rules.with_cookies(packet);
-    }
-    outcome
+    if rules.unproven.start != 0 && !reason.refuses() { rules.with_cookies(packet) } else { reason }
 }
 
 /// RFC 791 §3.1. `None`: the packet ends before its header does.
@@ -283,21 +262,22 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     start: usize,
     rules: &mut Rules<'_, T, C>,
-    seen: &mut Outcome,
+    seen: &mut Seen,
 ) -> Option<Reason> {
-    let source = packet.be32(start + 12)?;
+    let lengths = packet.be64(start)?;
+    let time_to_source = packet.be64(start + 8)?;
     let destination = packet.be32(start + 16)?;
+    let source = time_to_source as u32;
     seen.source = mapped(source);
+    seen.so_far = SEEN_SOURCE;
     if let Some(reason) = rules.source4(source) {
         return Some(if reason.refuses() && is_dhcp4(packet, start) { Reason::Neighbour } else { reason });
     }
 
-    let version_and_length = packet.be16(start)?;
-    let total_bytes = usize::from(packet.be16(start + 2)?);
-    let fragment = packet.be16(start + 6)?;
-    let time_and_protocol = packet.be16(start + 8)?;
-    let header_bytes = usize::from(version_and_length >> 8 & 0xf) * 4;
-    if version_and_length >> 12 != 4 || header_bytes < 20 {
+    let header_bytes = (lengths >> 56 & 0xf) as usize * 4;
+    let total_bytes = usize::from((lengths >> 32) as u16);
+    let fragment = lengths as u16;
+    if lengths >> 60 != 4 || header_bytes < 20 {
         return Some(rules.too_short());
     }
     if rules.drop_malformed() {
@@ -309,10 +289,10 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
         }
     }
     let transport = Transport {
-        protocol: time_and_protocol as u8,
+        protocol: (time_to_source >> 48) as u8,
         payer: rules.payer4(source),
         start: start + header_bytes,
-        bytes: total_bytes.saturating_sub(header_bytes),
+        end: start + total_bytes,
         first_fragment: fragment & 0x3fff == 0x2000,
         later_fragment: fragment & 0x1fff != 0,
     };
@@ -325,7 +305,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     start: usize,
     rules: &mut Rules<'_, T, C>,
-    seen: &mut Outcome,
+    seen: &mut Seen,
 ) -> Option<Reason> {
     let lengths = packet.be32(start + 4)?;
     let upper = packet.be64(start + 8)?;
@@ -333,6 +313,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     let to_upper = packet.be64(start + 24)?;
     let to_lower = packet.be64(start + 32)?;
     seen.source = [upper, lower];
+    seen.so_far = SEEN_SOURCE;
     let payload_bytes = (lengths >> 16) as usize;
     let mut next = (lengths >> 8) as u8;
     let hop_limit = lengths as u8;
@@ -399,11 +380,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
         protocol: next,
         payer: rules.payer6(upper),
         start: start + offset,
-        bytes: if jumbogram {
-            usize::MAX
-        } else {
-            (IPV6_HEADER_BYTES + payload_bytes).saturating_sub(offset)
-        },
+        end: if jumbogram { usize::MAX } else { start + IPV6_HEADER_BYTES + payload_bytes },
         first_fragment,
         later_fragment,
     };
@@ -447,8 +424,8 @@ struct Transport {
     payer: Payer,
     /// Offset from the start of the packet.
     start: usize,
-    /// Header and payload, in this fragment.
-    bytes: usize,
+    /// Where this fragment of header and payload ends.
+    end: usize,
     /// More fragments follow this first one.
     first_fragment: bool,
     /// No header here: the middle or the end of a packet.
@@ -460,7 +437,7 @@ fn transport_layer<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     transport: &Transport,
     rules: &mut Rules<'_, T, C>,
-    seen: &mut Outcome,
+    seen: &mut Seen,
 ) -> Option<Reason> {
     match transport.protocol {
         PROTOCOL_TCP if transport.later_fragment && rules.drop_malformed() => Some(Reason::Fragment),
@@ -477,16 +454,16 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     transport: &Transport,
     rules: &mut Rules<'_, T, C>,
-    seen: &mut Outcome,
+    seen: &mut Seen,
 ) -> Option<Reason> {
     let port = packet.be16(transport.start + 2)?;
     let offset_and_flags = packet.be16(transport.start + 12)?;
-    seen.port = port;
+    seen.so_far = SEEN_SOURCE | u64::from(port);
     let limited = rules.tables.limited(port);
     if rules.drop_malformed() {
         let header_bytes = usize::from(offset_and_flags >> 12) * 4;
-        if header_bytes < 20 || header_bytes > transport.bytes || !packet.has(transport.start + header_bytes)
-        {
+        let header_end = transport.start + header_bytes;
+        if header_bytes < 20 || header_end > transport.end || !packet.has(header_end) {
             return Some(Reason::BadLength);
         }
         if impossible_flags(offset_and_flags) {
@@ -499,13 +476,17 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     if !limited {
         return Some(Reason::NotLimited);
     }
-    seen.is_syn = offset_and_flags & (SYN | ACK) == SYN;
+    let syn = offset_and_flags & (SYN | ACK) == SYN;
+    if syn {
+        let syns = rules.tables.syns();
+        *syns = syns.wrapping_add(1);
+    }
     if rules.settings.flags & SYN_COOKIES != 0 {
         // Both families meet again in `classify`, so that the verifier walks what follows once.
         rules.unproven = Unproven { start: transport.start, payer: transport.payer };
         return Some(if transport.first_fragment { Reason::CookieRefused } else { Reason::WithinLimits });
     }
-    Some(rules.limits(packet, transport.payer, seen.is_syn))
+    Some(rules.limits(packet, transport.payer, syn))
 }
 
 /// RFC 768. `None`: the packet ends before its header does.
@@ -514,14 +495,14 @@ fn udp<P: Packet, T: Tables, C: Clock>(
     packet: &P,
     transport: &Transport,
     rules: &mut Rules<'_, T, C>,
-    seen: &mut Outcome,
+    seen: &mut Seen,
 ) -> Option<Reason> {
     let port = packet.be16(transport.start + 2)?;
     let datagram_bytes = usize::from(packet.be16(transport.start + 4)?);
-    seen.port = port;
+    seen.so_far = SEEN_SOURCE | u64::from(port);
     // A length of zero belongs to a jumbogram (RFC 2675); of a fragmented datagram only the first part is here.
     let too_short = datagram_bytes != 0 && datagram_bytes < 8;
-    let too_long = datagram_bytes > transport.bytes && !transport.first_fragment;
+    let too_long = transport.start + datagram_bytes > transport.end && !transport.first_fragment;
     if rules.drop_malformed() && (too_short || too_long) {
         return Some(Reason::BadLength);
     }
@@ -538,12 +519,23 @@ pub(crate) const ACK: u16 = 0x10;
 /// All but the two of ECN (RFC 3168).
 const FLAGS: u16 = 0x3f;
 
-/// No TCP sends these: nothing at all, two of SYN, FIN and RST at once, FIN without ACK ("Xmas tree" included).
+/// One bit for each set of flags that no TCP sends: none at all, two of SYN, FIN and RST at once, FIN without ACK ("Xmas
+/// tree" included).
+const IMPOSSIBLE: u64 = {
+    let (mut sets, mut flags) = (0, 0);
+    while flags <= FLAGS {
+        let is_impossible = flags == 0
+            || flags & (SYN | FIN) == SYN | FIN
+            || flags & (SYN | RST) == SYN | RST
+            || flags & (FIN | RST) == FIN | RST
+            || flags & (FIN | ACK) == FIN;
+        sets |= (is_impossible as u64) << flags;
+        flags += 1;
+    }
+    sets
+};
+
 #[inline(always)]
 fn impossible_flags(flags: u16) -> bool {
-    flags & FLAGS == 0
-        || flags & (SYN | FIN) == SYN | FIN
-        || flags & (SYN | RST) == SYN | RST
-        || flags & (FIN | RST) == FIN | RST
-        || flags & (FIN | ACK) == FIN
+    IMPOSSIBLE >> (flags & FLAGS) & 1 == 1
 }

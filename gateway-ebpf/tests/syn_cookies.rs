@@ -13,7 +13,7 @@ use gateway_ebpf::{
     Reason, classify,
     layout::{
         CookieTerms, DROP_MALFORMED, HEARTBEAT_TIMEOUT_NS, MODE_ON, Pace, RECENT_NS, SYN_COOKIES,
-        SYN_COOKIES_STRICT, Settings, TERMS_SACK, TERMS_SCALING, TERMS_TIMESTAMPS,
+        SYN_COOKIES_STRICT, Seen, Settings, TERMS_SACK, TERMS_SCALING, TERMS_TIMESTAMPS,
     },
     syn_cookie::{Answer, Begin, NO_SCALE, Offer, Segment},
 };
@@ -58,7 +58,7 @@ fn host(settings: &Settings) -> Host {
 }
 
 fn judge(packet: &[u8], settings: &Settings, host: &mut Host, now_ns: u64) -> Reason {
-    classify(&packet, settings, host, &Standing(now_ns)).reason
+    classify(&packet, settings, host, &Standing(now_ns), &mut Seen::default())
 }
 
 /// A segment with these options, which are filled up to whole words, and without data.

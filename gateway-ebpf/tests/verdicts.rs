@@ -8,7 +8,7 @@ mod known;
 use gateway_ebpf::{
     Reason, Verdict, classify,
     layout::{
-        DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, MODE_OFF, MODE_ON, Pace,
+        DROP_MALFORMED, DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, MODE_OFF, MODE_ON, Pace, Seen,
         Settings,
     },
 };
@@ -39,7 +39,7 @@ fn slow_pace(burst: u64) -> Pace {
 }
 
 fn judge(packet: &[u8], settings: &Settings, host: &mut Host, now_ns: u64) -> Reason {
-    classify(&packet, settings, host, &Standing(now_ns)).reason
+    classify(&packet, settings, host, &Standing(now_ns), &mut Seen::default())
 }
 
 #[test]

@@ -21,9 +21,11 @@ use tokio::sync::mpsc;
 
 use crate::{
     accept::{self, BindError},
+    audit::{self, Entry},
     config::{Config, Workers},
     control::{self, Certificates, CertificatesError, Enforcement, Publisher, SnapshotError, listener_ports},
     decide::{
+        Replays,
         crowd::Crowd,
         known::{self, Known},
         limit,
@@ -31,7 +33,7 @@ use crate::{
     net::{self, RingError},
     nic::{Filter, NicError},
     serve::{self, Door},
-    telemetry::{Cells, access_log},
+    telemetry::{Cells, Refusals, access_log},
     tls::{self, UpstreamTlsError},
 };
 
@@ -64,10 +66,12 @@ pub enum BootError {
     Io(#[from] io::Error),
 }
 
-/// What `check` looks at beyond the configuration itself: TLS material that does not fit together.
-pub fn check(config: &Config) -> Result<(), BootError> {
+/// What `check` looks at beyond the configuration itself: TLS material that does not fit together, key stores. Goes out:
+/// what is odd about them.
+pub fn check(config: &Config) -> Result<Vec<String>, BootError> {
     Certificates::compile(config, None)?;
-    tls::upstreams(config).map(drop).map_err(BootError::UpstreamTls)
+    tls::upstreams(config).map_err(BootError::UpstreamTls)?;
+    Ok(control::check_stores(config)?)
 }
 
 /// Serves until SIGTERM or SIGINT, then drains. Session keys of clients' connections go to `key_log`, when given.
@@ -91,16 +95,23 @@ pub fn run(
     let filter = open_filter(&config)?;
     let cells: Vec<Arc<Cells>> = cpus.iter().map(|_| Arc::new(Cells::default())).collect();
     let (access_ends, access) = access_log(&config.log.access, &cells)?;
+    let begun = Entry::new(net::unix_s(), "started")
+        .text("version", env!("CARGO_PKG_VERSION"))
+        .text("enforcement", if enforcement == Enforcement::Regardless { "regardless" } else { "careful" })
+        .text_if("tls_key_log", key_log.map(Path::to_string_lossy).as_deref())
+        .texts("files", control::fingerprints(&config));
+    let (audit, audit_writer) = audit::start(&config.log.audit, begun, net::unix_s())?;
     let limiter = Arc::new(limit::Table::new(limit::SLOTS_DEFAULT, RandomState::new()));
+    let replays = Arc::new(Replays::new(RandomState::new()));
     let crowd =
         Arc::new(Crowd::new(config.runtime.connections_max.saturating_mul(cpus.len()), RandomState::new()));
     let known = Arc::new(Known::new(known::SOURCES_MAX, RandomState::new()));
     let (offence_sender, offences) = mpsc::channel(control::OFFENCES_MAX);
     let (inquiry_sender, inquiries) = mpsc::channel(control::auth::INQUIRIES_MAX);
-    control::auth::spawn(inquiries)?;
     let draining = Arc::new(AtomicBool::new(false));
     let runtime = config.runtime.clone();
     let publisher = Publisher::new(config, enforcement)?;
+    control::auth::spawn(publisher.published(), inquiries)?;
     let control = control::Thread::new()?;
     let names = control.resolve(&publisher);
 
@@ -111,12 +122,14 @@ pub fn run(
             index,
             snapshot: publisher.published(),
             limiter: Arc::clone(&limiter),
+            replays: Arc::clone(&replays),
             crowd: Arc::clone(&crowd),
             known: Arc::clone(&known),
             cells: cells.get(index).map_or_else(Arc::default, Arc::clone),
             offences: offence_sender.clone(),
             inquiries: inquiry_sender.clone(),
             access,
+            refusals: Refusals::new(audit.clone(), cells.get(index).map_or_else(Arc::default, Arc::clone)),
             id_prefix: random_u64(),
             connections_max: runtime.connections_max,
             buffer_bytes_max: runtime.buffer_bytes_max,
@@ -142,11 +155,16 @@ pub fn run(
         limiter,
         known,
         access,
+        audit: audit.clone(),
         draining,
         workers,
         names,
         certificates,
     })?;
+    audit.tell(Entry::new(net::unix_s(), "stopped"), net::unix_s());
+    if let Some(writer) = audit_writer {
+        writer.end(net::unix_s());
+    }
     log::info!("drained");
     Ok(())
 }

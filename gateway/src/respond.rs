@@ -250,7 +250,7 @@ pub fn refused(refusal: &Refusal) -> Answer {
             Answer::new(503, "auth_unavailable", "Who is asking cannot be found out at the moment.")
                 .with("Retry-After", "1".to_owned())
         }
-        Refusal::Forbidden { .. } => {
+        Refusal::Forbidden(_) => {
             Answer::new(403, "forbidden", "The caller may not do this.").counts_as(OffenceKind::Forbidden)
         }
         Refusal::Limited { retry_after_s, .. } => Answer::new(429, "limited", "Too many requests.")

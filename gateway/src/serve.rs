@@ -325,7 +325,7 @@ impl Connection {
                 }
             }
         };
-        record.finish(&self.worker, &current, self.manners.tls.is_some());
+        record.finish(&self.worker, &current, (&self.ends, self.manners.tls.is_some()));
         next
     }
 

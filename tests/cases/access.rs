@@ -10,7 +10,7 @@ use crate::support::{BINARY, Edge, HELLO, TIME_MAX, answering};
 
 const SECTIONS: &str = "\
 [upstreams.app]\nservers = [\"{upstream}\"]\nbalance = \"round_robin\"\nhealth = \"off\"\n\
-[auth.keys]\nkind = \"api_key\"\nstore = \"keys.toml\"\nheader = \"x-api-key\"\n\
+[auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\nheader = \"x-api-key\"\n\
 [auth.staff]\nkind = \"jwt\"\nkey_file = \"jwt.secret\"\nalgorithms = [\"HS256\"]\nissuer = \"https://id.example\"\n\
 audiences = [\"orders\"]\nconsumer = \"sub\"\nroles = \"realm.roles\"\nforward = { x-user = \"sub\" }\n\
 [roles.reader]\npermissions = [\"orders:read\"]\n\
@@ -32,7 +32,7 @@ struct Shop {
 
 fn shop() -> Shop {
     let directory = Scratch::new().unwrap();
-    let store = directory.path().join("keys.toml");
+    let store = directory.path().join("keys.db");
     let reader = create_key(BINARY.as_ref(), &store, "acme", "reader").unwrap();
     let clerk = create_key(BINARY.as_ref(), &store, "zeta", "clerk").unwrap();
     let secret = directory.write("jwt.secret", SECRET).unwrap();

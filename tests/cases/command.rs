@@ -56,19 +56,22 @@ fn a_missing_file_and_a_taken_port_say_what_to_do() {
 fn a_new_key_is_shown_once_and_stored_as_a_hash_that_only_its_owner_reads() {
     use std::os::unix::fs::PermissionsExt;
     let directory = Scratch::new().unwrap();
-    let create = ["keys", "create", "--store", "keys.toml", "--consumer", "acme", "--role", "reader"];
+    let create = ["keys", "create", "--store", "keys.db", "--consumer", "acme", "--role", "reader"];
     let output = portcullis(&directory, &create);
     assert!(output.status.success(), "{}", text(&output));
     let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     assert!(key.starts_with("ptc_"), "{key}");
-    let store = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
+    let store = std::fs::read(directory.path().join("keys.db")).unwrap();
+    let holds = |text: &str| store.windows(text.len()).any(|window| window == text.as_bytes());
     let secret = key.rsplit('_').next().unwrap();
-    assert!(!store.contains(&secret[..20]) && store.contains("acme"), "{store}");
-    let mode = std::fs::metadata(directory.path().join("keys.toml")).unwrap().permissions().mode();
+    assert!(!holds(&secret[..20]) && holds("acme"));
+    let mode = std::fs::metadata(directory.path().join("keys.db")).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
     assert!(portcullis(&directory, &create).status.success(), "a second key joins the first");
-    let store = std::fs::read_to_string(directory.path().join("keys.toml")).unwrap();
-    assert_eq!(store.matches("consumer = ").count(), 2, "{store}");
+    let list = portcullis(&directory, &["keys", "list", "--json", "--store", "keys.db"]);
+    let list: serde_json::Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list.as_array().map(Vec::len), Some(2), "{list}");
+    assert!(!list.to_string().contains("hash"), "{list}");
 }
 
 #[test]

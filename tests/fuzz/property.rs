@@ -42,6 +42,7 @@ pub(crate) fn request_holds(bytes: &[u8]) {
         request_id: "id",
         trace: TraceParent::of(&head.headers)
             .map_or(Trace::Own { trace_id: "0af7651916cd43dd8448eb211c80319c", parent_id: 7 }, Trace::Client),
+        query: head.query,
         remove: &["authorization"],
         set: &[("X-User", "ann")],
         rewrite: Rewrite::default(),

@@ -33,7 +33,18 @@ type Wrap<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 /// A segment to a port with a listener.
 fn segment(flags: u8, sequence: u32, acknowledgement: u32, options: &[u8]) -> Vec<u8> {
-    let mut segment = [CLIENT_PORT.to_be_bytes(), 443_u16.to_be_bytes()].concat();
+    segment_from(CLIENT_PORT, flags, sequence, acknowledgement, options)
+}
+
+/// The same, from this port.
+pub(super) fn segment_from(
+    port: u16,
+    flags: u8,
+    sequence: u32,
+    acknowledgement: u32,
+    options: &[u8],
+) -> Vec<u8> {
+    let mut segment = [port.to_be_bytes(), 443_u16.to_be_bytes()].concat();
     segment.extend(sequence.to_be_bytes());
     segment.extend(acknowledgement.to_be_bytes());
     segment.extend([(5 + options.len() as u8 / 4) << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
@@ -61,7 +72,7 @@ fn with_listener(name: &str, config: Prefilter, test: impl FnOnce(&mut Lab) + Se
 
 /// One packet through the program: what became of it, and what it became.
 #[track_caller]
-fn run(lab: &mut Lab, packet: &[u8]) -> (Reason, Verdict, Vec<u8>) {
+pub(super) fn run(lab: &mut Lab, packet: &[u8]) -> (Reason, Verdict, Vec<u8>) {
     let mut out = vec![0; 2048];
     let options = TestRunOptions {
         data_in: Some(packet),

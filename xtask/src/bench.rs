@@ -8,8 +8,10 @@
 mod budget;
 mod cases;
 mod proxy;
+mod auth;
 mod floor;
 mod nic;
+mod flood;
 mod soak;
 mod routes;
 mod idle;
@@ -19,6 +21,7 @@ mod subject;
 pub(crate) mod peers;
 pub(crate) mod own;
 mod cpu;
+mod kernel;
 mod report;
 mod chart;
 
@@ -55,7 +58,7 @@ pub(crate) struct Options {
     /// Only these peers, besides nginx, which all are compared with. [default: all that are here]
     #[arg(long, value_name = "NAME", value_enum)]
     pub peer: Vec<Peer>,
-    /// Also draw CPU per request, or time per packet, as a chart into this file.
+    /// Also draw what was measured, relative to a peer, as a chart into this file.
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
     /// A built `portcullis`; without it, `cargo build --release` makes one.
@@ -73,8 +76,12 @@ pub(crate) enum Name {
     Proxy,
     /// The gateway and the least proxy that the kernel allows: the distance to what is possible.
     Floor,
+    /// What it costs to know who is asking: keys, tokens, introspection, next to peers.
+    Auth,
     /// The filter's time per packet by the kernel's test run, next to xdp-filter's.
     Nic,
+    /// Packets dropped in a second and honest requests answered under a flood, next to xdp-filter and nftables.
+    Flood,
     /// The gateway under everything at once for a long time: whether memory grows or descriptors stay.
     Soak,
 }
@@ -113,8 +120,10 @@ impl Options {
 pub(crate) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Proxy => proxy::run(project, options),
+        Name::Auth => auth::run(project, options),
         Name::Floor => floor::run(project, options),
         Name::Nic => nic::run(project, options),
+        Name::Flood => flood::run(project, options),
         Name::Soak => soak::run(project, options),
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 /// Which module of the gateway may name which: down the way of a request, never back. `None`: all of them.
 const IMPORTS: &[Row] = &[
     ("config", Some(&[])),
+    ("keys", Some(&[])),
     ("tls", Some(&["config"])),
     ("net", Some(&[])),
     ("accept", Some(&["config", "net"])),
@@ -43,9 +44,10 @@ const IMPORTS: &[Row] = &[
             "telemetry",
         ]),
     ),
-    ("telemetry", Some(&["config", "decide", "respond"])),
+    ("audit", Some(&["config"])),
+    ("telemetry", Some(&["config", "decide", "respond", "audit"])),
     ("nic", Some(&["config"])),
-    ("control", Some(&["config", "tls", "decide", "nic", "respond", "telemetry"])),
+    ("control", Some(&["config", "keys", "tls", "decide", "nic", "respond", "telemetry", "audit"])),
     ("boot", None),
     ("cli", None),
     ("main", None),

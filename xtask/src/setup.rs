@@ -137,6 +137,7 @@ const PROGRAMS: &[Program] = &[
     // Brings h2load as well, which tests start, too.
     Program { name: "nghttp", package: "nghttp2-client", version_flag: "--version", need: Need::Lab },
     Program { name: "h2load", package: "nghttp2-client", version_flag: "--version", need: Need::Bench },
+    Program { name: "ethtool", package: "ethtool", version_flag: "--version", need: Need::Bench },
     Program { name: "npm", package: "npm", version_flag: "--version", need: Need::Wanted },
     Program { name: "chromium", package: "chromium", version_flag: "--version", need: Need::Wanted },
     Program { name: "cscli", package: "crowdsec", version_flag: "version", need: Need::Wanted },

@@ -3,9 +3,9 @@
 //! It writes into memory that it is given, all of it zero, and allocates nothing. It never sees a list's name.
 
 use super::{
-    CLASSES_AT, DEEPER, DEEPER_BITS, HOST_INDEX_BITS, HOSTS_AT, HOSTS6_MAX, LEAF_EMPTY, LEAF_RANGES,
-    LEAF_SET, LEAVES_AT, LEAVES4_MAX, Line, PARTIAL_MIN, RANGES_AT, RANGES6_MAX, RANKS_AT, ROOT_AT,
-    ROOT_SLOTS, SETS_AT, SETS4_MAX, STARTS_AT, WHOLE,
+    CLASS_WORDS, CLASSES_AT, DEEPER, DEEPER_BITS, HOST_INDEX_BITS, HOSTS_AT, HOSTS6_MAX, LEAF_EMPTY,
+    LEAF_RANGES, LEAVES_AT, LEAVES4_MAX, Line, PARTIAL_MIN, RANGES_AT, RANGES6_MAX, ROOT_AT, ROOT_SLOTS,
+    SETS_AT, SETS4_MAX, STARTS_AT, WHOLE, classes_at,
 };
 
 /// The lists do not fit into a table; what it was filled with so far is of no use.
@@ -26,7 +26,7 @@ pub fn fill4(lines: &mut [Line], ranges: impl IntoIterator<Item = (u32, u32)>) -
 /// A /24 that is listed in part, while its parts come in.
 struct Open {
     block: u32,
-    leaf: u64,
+    leaf: u32,
     ranges: u32,
     set: [u64; 4],
 }
@@ -58,13 +58,13 @@ impl Table4<'_> {
         }
         if self.open.as_ref().is_none_or(|open| open.block != block) {
             self.close()?;
-            let empty = LEAF_EMPTY | LEAF_EMPTY << 16 | LEAF_EMPTY << 32;
+            let empty = LEAF_EMPTY | LEAF_EMPTY << 16;
             self.open = Some(Open { block, leaf: empty, ranges: 0, set: [0; 4] });
         }
         let Some(open) = &mut self.open else { return Err(Full) };
         if open.ranges < LEAF_RANGES {
             let shift = open.ranges * 16;
-            open.leaf = open.leaf & !(0xffff << shift) | u64::from(first | last << 8) << shift;
+            open.leaf = open.leaf & !(0xffff << shift) | (first | last << 8) << shift;
         }
         open.ranges += 1;
         for host in first..=last {
@@ -86,28 +86,34 @@ impl Table4<'_> {
             for (word, bits) in (self.sets * 4..).zip(open.set) {
                 *self.word(SETS_AT, word)? = bits;
             }
-            leaf = LEAF_SET | u64::from(self.sets);
+            leaf = ((self.sets >> 16) + 1) | self.sets << 16;
             self.sets += 1;
         }
         if self.leaves == LEAVES4_MAX {
             return Err(Full);
         }
-        *self.word(LEAVES_AT, self.leaves)? = leaf;
+        *self.word(LEAVES_AT, self.leaves / 2)? |= u64::from(leaf) << ((self.leaves & 1) * 32);
         self.leaves += 1;
         self.mark(open.block, DEEPER)
     }
 
     fn mark(&mut self, block: u32, class: u64) -> Result<(), Full> {
-        *self.word(CLASSES_AT, block >> 5)? |= class << ((block & 31) * 2);
+        let (line, word) = classes_at(block << 8);
+        *self.word(line, word)? |= class << ((block & 31) * 2);
         Ok(())
     }
 
     /// Leaves lie in the order of their /24s, so a /24's leaf is how many of them come before it.
     fn rank(&mut self) -> Result<(), Full> {
-        let mut before = 0_u64;
-        for word in 0..1 << 19 {
-            *self.word(RANKS_AT, word >> 1)? |= before << ((word & 1) * 32);
-            before += u64::from((*self.word(CLASSES_AT, word)? & DEEPER_BITS).count_ones());
+        let mut before = 0;
+        for line in CLASSES_AT..LEAVES_AT {
+            let (before_line, mut before_word) = (before, 0);
+            for word in 0..CLASS_WORDS {
+                before_word |= (before - before_line) << (word * 8);
+                before += u64::from((*self.word(line, word)? & DEEPER_BITS).count_ones());
+            }
+            *self.word(line, CLASS_WORDS)? = before_line;
+            *self.word(line, CLASS_WORDS + 1)? = before_word;
         }
         Ok(())
     }

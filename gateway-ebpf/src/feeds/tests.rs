@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::{
-    CLEAN, LEAVES4_MAX, LINES4, LINES6, Line, PARTIAL_MIN, WHOLE,
+    CLEAN, LEAVES4_MAX, LINES4, LINES6, Line, PARTIAL_MIN, WHOLE, classes_at,
     fill::{Full, fill4, fill6},
-    listed4, listed6, word,
+    listed4, listed6,
 };
 
 fn table4(ranges: &[(u32, u32)]) -> Vec<Line> {
@@ -63,8 +63,9 @@ fn ranges_of_ipv4_are_found_to_the_address() {
     check4(&[(0xc000_0201, 0xc000_02fe)]);
     check4(&[(0xc000_02ff, 0xc000_0300)]);
     check4(&[(0x0100_00f0, 0x0100_7f0f), (0xe000_0000, 0xefff_ffff)]);
-    // As many ranges as a leaf holds, and one more.
-    check4(&[(0x0a00_0001, 0x0a00_0001), (0x0a00_0003, 0x0a00_0005), (0x0a00_0080, 0x0a00_00ff)]);
+    // As many ranges as a leaf holds, and more.
+    check4(&[(0x0a00_0000, 0x0a00_0000), (0x0a00_0003, 0x0a00_0005)]);
+    check4(&[(0x0a00_0000, 0x0a00_0000), (0x0a00_0003, 0x0a00_0005), (0x0a00_0080, 0x0a00_00ff)]);
     check4(&[
         (0x0a00_0000, 0x0a00_0001),
         (0x0a00_0003, 0x0a00_0005),
@@ -79,6 +80,19 @@ fn every_other_address_of_a_24_is_told_from_its_neighbours() {
     let lines = table4(&ranges);
     for host in 0..256 {
         assert_eq!(listed4(&lines.as_slice(), 0x0a00_0000 + host), host % 2 == 0);
+    }
+}
+
+#[test]
+fn many_24s_have_a_set_of_their_own() {
+    // More than the lower part of a set's number tells apart.
+    let blocks = (0..70_000_u32).flat_map(|block| [1, 3, 5].map(|host| (block << 8 | host, block << 8 | host)));
+    let lines = table4(&blocks.collect::<Vec<_>>());
+    for block in [0, 1, 65_535, 65_536, 69_999, 70_000] {
+        for host in 0..8 {
+            let is_listed = block < 70_000 && host % 2 == 1 && host < 7;
+            assert_eq!(listed4(&lines.as_slice(), block << 8 | host), is_listed, "{block:x}, {host}");
+        }
     }
 }
 
@@ -102,8 +116,10 @@ fn ranges_of_ipv6_are_found_to_the_address() {
 #[test]
 fn all_of_a_24_needs_no_leaf() {
     let lines = table4(&[(0x0a00_0000, 0x0aff_ffff)]);
-    let class =
-        |address: u32| word(&lines.as_slice(), 0, address >> 13).unwrap() >> ((address >> 8 & 31) * 2) & 3;
+    let class = |address: u32| {
+        let (line, word) = classes_at(address);
+        lines[line as usize][word as usize] >> ((address >> 8 & 31) * 2) & 3
+    };
     assert_eq!([0x0a00_0000, 0x0aff_ff00, 0x0b00_0000].map(class), [WHOLE, WHOLE, CLEAN]);
 }
 

@@ -8,10 +8,14 @@ use super::{
 };
 
 /// Marsaglia's xorshift64: enough to be varied, simple enough to be replayed.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.max(1))
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -19,11 +23,11 @@ impl Random {
     }
 
     /// Below `end`.
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() >> 11) as usize % end
     }
 
-    fn chance(&mut self, one_in: usize) -> bool {
+    pub(crate) fn chance(&mut self, one_in: usize) -> bool {
         self.below(one_in) == 0
     }
 }
@@ -43,7 +47,7 @@ impl Mutations {
             let address = prefix.split('/').next().unwrap_or_default();
             originals.push(if address.contains(':') { tcp6(address, 443, 2) } else { tcp4(address, 443, 2) });
         }
-        Self { random: Random(seed.max(1)), originals }
+        Self { random: Random::new(seed), originals }
     }
 
     pub(crate) fn next(&mut self) -> Vec<u8> {

@@ -22,6 +22,24 @@ pub(crate) struct Sockets {
     /// The listeners take nothing more.
     pub(crate) full: bool,
     recents: HashMap<u32, Recent>,
+    /// What another side makes of its secret for a flow: its cookie for a SYN is that and the sequence number.
+    pub(crate) learned: HashMap<Flow, u32>,
+}
+
+/// Source, destination and ports.
+pub(crate) type Flow = ([u64; 2], [u64; 2], u16, u16);
+
+pub(crate) fn flow(segment: &Segment) -> Flow {
+    (segment.source, segment.destination, segment.source_port, segment.port)
+}
+
+impl Sockets {
+    fn cookie(&self, segment: &Segment, sequence: u32) -> u32 {
+        match self.learned.get(&flow(segment)) {
+            Some(of_flow) => of_flow.wrapping_add(sequence),
+            None => cookie(segment, sequence),
+        }
+    }
 }
 
 /// A cookie that depends on whatever the kernel's does, but is no secret.
@@ -48,10 +66,10 @@ impl syn_cookie::Sockets for Sockets {
             return if self.full {
                 Meeting::NoCookie
             } else {
-                Meeting::Cookie(cookie(segment, segment.sequence))
+                Meeting::Cookie(self.cookie(segment, segment.sequence))
             };
         }
-        let expected = cookie(segment, segment.sequence.wrapping_sub(1)).wrapping_add(1);
+        let expected = self.cookie(segment, segment.sequence.wrapping_sub(1)).wrapping_add(1);
         if flags & (SYN | ACK | RST) == ACK && segment.acknowledgement == expected {
             Meeting::Valid
         } else {

@@ -95,6 +95,7 @@ pub(crate) struct Host {
     classes: Vec<u64>,
     guard: Vec<u64>,
     whole_drops: u64,
+    syns: u64,
     cells: Vec<Cell>,
     /// Buckets of known sources, by what the limiter calls them.
     pub(crate) known: HashMap<u64, Cell>,
@@ -139,6 +140,7 @@ impl Host {
             classes: vec![Class::Any.pattern(); CLASS_WORDS],
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
+            syns: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             known: HashMap::new(),
             heartbeat_ns: NOW_NS,
@@ -255,6 +257,10 @@ impl Tables for Host {
         &mut self.whole_drops
     }
 
+    fn syns(&mut self) -> &mut u64 {
+        &mut self.syns
+    }
+
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         self.allow.iter().any(|prefix| prefix.contains(&net4(key)))
     }
@@ -293,8 +299,8 @@ impl Tables for Host {
         PORTS.contains(&port)
     }
 
-    fn cells(&mut self, even: u32, odd: u32) -> Option<(&mut Cell, &mut Cell)> {
-        let [first, second] = self.cells.get_disjoint_mut([even as usize, odd as usize]).ok()?;
+    fn cells(&mut self, first: u32, second: u32) -> Option<(&mut Cell, &mut Cell)> {
+        let [first, second] = self.cells.get_disjoint_mut([first as usize, second as usize]).ok()?;
         Some((first, second))
     }
 

@@ -18,7 +18,7 @@ use portcullis::{
     },
 };
 
-use super::{CONFIG_DEFAULT, Told, load, pin_dir};
+use super::{CONFIG_DEFAULT, Told, audit::told_before, load, pin_dir};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bans {
@@ -158,7 +158,10 @@ impl Bans {
                          nothing changed; --yes-really blocks nevertheless"
                     ));
                 }
-                bans.add(source, &operator_entry(now_ns, lasts)).map_err(told)?;
+                let target = format!("{source} for {}", words(lasts));
+                told_before(&pins.config, "bans add", &target, || {
+                    bans.add(source, &operator_entry(now_ns, lasts)).map_err(told)
+                })?;
                 println!("{source} is blocked for {}", words(lasts));
                 for allow in parts {
                     println!("{allow} in it is not: prefilter.allow lets it through");
@@ -166,16 +169,22 @@ impl Bans {
             }
             Self::Del { pins, source } => {
                 let mut bans = pins.open()?;
-                if !bans.remove(source).map_err(told)? {
-                    return Err(format!(
-                        "{source} is not blocked; `portcullis bans why` tells what holds an address"
-                    ));
-                }
-                bans.forget(source).map_err(told)?;
+                told_before(&pins.config, "bans del", &source.to_string(), || {
+                    if !bans.remove(source).map_err(told)? {
+                        return Err(format!(
+                            "{source} is not blocked; `portcullis bans why` tells what holds an address"
+                        ));
+                    }
+                    bans.forget(source).map_err(told)
+                })?;
                 println!("{source} is no longer blocked");
             }
             Self::Export { pins, file } => export(&pins.open()?, file.as_deref(), now_ns)?,
-            Self::Import { pins, file } => import(&mut pins.open()?, &file, now_ns)?,
+            Self::Import { pins, file } => {
+                let mut bans = pins.open()?;
+                let target = file.display().to_string();
+                told_before(&pins.config, "bans import", &target, || import(&mut bans, &file, now_ns))?;
+            }
             Self::Why { pins, address, json } => {
                 let bans = pins.open()?;
                 let explanation = bans.why(address, now_ns).map_err(told)?;

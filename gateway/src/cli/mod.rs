@@ -1,6 +1,7 @@
 //! The commands of `portcullis`: what they take, and a file for each that does more than hand over.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to a person")]
 
+mod audit;
 mod bans;
 mod doctor;
 mod keys;
@@ -42,6 +43,9 @@ enum Command {
     /// Make API keys
     #[command(subcommand)]
     Keys(keys::Keys),
+    /// Verify the audit log
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Say what this machine's kernel and interfaces can do for the filter, and what is in its way; 1 when it would not run
     Doctor(doctor::Doctor),
     /// Detach the filter from every interface and forget its blocks: the way out when in doubt
@@ -82,8 +86,11 @@ impl Arguments {
             Command::Check(file) => check(&file.config),
             Command::Bans(bans) => bans.run(),
             Command::Keys(keys) => keys.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Doctor(doctor) => doctor.run(),
-            Command::PanicOpen(file) => panic_open(&file.config),
+            Command::PanicOpen(file) => {
+                audit::told_after(&file.config, "panic-open", || panic_open(&file.config))
+            }
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,
@@ -114,7 +121,10 @@ fn check(file: &Path) -> Told<()> {
     Policy::compile(&loaded.config).map_err(|errors| {
         errors.iter().map(|error| format!("{}: {error}", file.display())).collect::<Vec<_>>().join("\n")
     })?;
-    boot::check(&loaded.config).map_err(|error| format!("{}: {error}", file.display()))?;
+    let odd = boot::check(&loaded.config).map_err(|error| format!("{}: {error}", file.display()))?;
+    for odd in odd {
+        eprintln!("{}: warning: {odd}", file.display());
+    }
     let config = &loaded.config;
     println!(
         "{}: ok ({} listeners, {} routes, {} upstreams)",

@@ -41,6 +41,8 @@ pub struct RequestEdit<'a, N = &'a str> {
     pub request_id: &'a str,
     /// `traceparent`, and whether the client's `tracestate` goes with it.
     pub trace: Trace<'a>,
+    /// The query: the client's, or what of it is passed on.
+    pub query: Option<&'a str>,
     /// Names of fields that are not passed on, such as credentials and identity.
     pub remove: &'a [N],
     /// Fields that we add, such as identity; the client's own of these names are not passed on.
@@ -122,7 +124,7 @@ pub fn upstream_request<N: AsRef<str>>(
     edit: &RequestEdit<'_, N>,
 ) {
     push(out, &[head.method, " ", edit.rewrite.path.unwrap_or(&head.path)]);
-    if let Some(query) = head.query {
+    if let Some(query) = edit.query {
         push(out, &["?", query]);
     }
     push(out, &[" HTTP/1.1\r\nHost: ", edit.rewrite.host.unwrap_or(head.authority), "\r\n"]);

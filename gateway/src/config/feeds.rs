@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use super::types::{Secret, ServerAddress, UpstreamTls};
+use super::{endpoint::Endpoint, types::Secret};
 
 /// The most feeds that there may be: a block carries its feed's number in a byte.
 pub const FEEDS_MAX: usize = 63;
@@ -30,12 +30,8 @@ pub enum FeedSource {
 /// Where a CrowdSec engine is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CrowdSec {
-    /// Where it listens.
-    pub server: ServerAddress,
-    /// What comes before `/v1` in its paths; without a slash at the end.
-    pub path: Arc<str>,
-    /// Who may vouch for it; none: it is asked in clear.
-    pub tls: Option<UpstreamTls>,
+    /// Where it listens; what comes before `/v1` in its paths, with a slash at the end.
+    pub at: Endpoint,
     /// What it knows us by.
     pub key: Secret,
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::IgnoredAny};
-use toml::{Spanned, value::Datetime};
+use toml::Spanned;
 
 use super::values::{ByteRate, FlagOr, Later, OrOff, PerSecond, Percent, Size, Span, TextOr};
 
@@ -135,6 +135,7 @@ pub(super) struct RawUnderAttack {
     pub(super) attack: Field<RawSigns>,
     pub(super) calm_after: Field<Span>,
     pub(super) strangers: Field<Percent>,
+    pub(super) long_lived: Field<OrOff<Span>>,
 }
 
 /// `{ drops, syns, packets }`
@@ -294,25 +295,32 @@ pub(super) struct RawAuth {
     pub(super) kind: Field<String>,
     pub(super) store: Field<String>,
     pub(super) header: Field<String>,
-    pub(super) query: Field<Later>,
+    pub(super) query: Field<String>,
     pub(super) issuer: Field<String>,
     pub(super) audiences: Field<Vec<Spanned<String>>>,
     pub(super) algorithms: Field<Vec<Spanned<String>>>,
     pub(super) leeway: Field<Span>,
+    pub(super) forward_credential: Field<bool>,
     pub(super) consumer: Field<String>,
     pub(super) roles: Field<String>,
-    pub(super) scopes: Field<Later>,
+    pub(super) scopes: Field<String>,
     pub(super) forward: Field<BTreeMap<Spanned<String>, Spanned<String>>>,
     pub(super) jwks_file: Field<String>,
-    pub(super) jwks_url: Field<Later>,
+    pub(super) jwks_url: Field<String>,
+    pub(super) ca_file: Field<String>,
     pub(super) key_file: Field<String>,
-    pub(super) endpoint: Field<Later>,
-    pub(super) client_id: Field<Later>,
-    pub(super) client_secret_file: Field<Later>,
-    pub(super) cache: Field<Later>,
-    pub(super) callback: Field<Later>,
-    pub(super) logout: Field<Later>,
-    pub(super) cookie_key_file: Field<Later>,
+    pub(super) endpoint: Field<String>,
+    pub(super) client_id: Field<String>,
+    pub(super) client_secret_file: Field<String>,
+    pub(super) cache: Field<Span>,
+    pub(super) timeout: Field<Span>,
+    pub(super) on_failure: Field<String>,
+    pub(super) callback: Field<String>,
+    pub(super) logout: Field<String>,
+    pub(super) after_logout: Field<String>,
+    pub(super) cookie_key_file: Field<String>,
+    pub(super) request_scopes: Field<Vec<Spanned<String>>>,
+    pub(super) session: Field<Span>,
     pub(super) file: Field<String>,
 }
 
@@ -461,7 +469,7 @@ pub(super) struct RawFieldEdits {
 pub(super) struct RawLog {
     pub(super) level: Field<String>,
     pub(super) access: Field<TextOr<RawAccessFile>>,
-    pub(super) audit: Field<Later>,
+    pub(super) audit: Field<TextOr<RawAuditFile>>,
 }
 
 /// `log.access` with a file.
@@ -471,6 +479,17 @@ pub(super) struct RawAccessFile {
     pub(super) file: Field<String>,
     pub(super) fields: Field<Later>,
     pub(super) sample: Field<Later>,
+}
+
+/// `log.audit` with a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "\"off\" or a table { file, … }")]
+pub(super) struct RawAuditFile {
+    pub(super) file: Field<String>,
+    pub(super) sign_key_file: Field<String>,
+    pub(super) checkpoint: Field<Span>,
+    pub(super) rotate: Field<OrOff<Size>>,
+    pub(super) on_failure: Field<String>,
 }
 
 /// `[trace]`
@@ -486,26 +505,6 @@ pub(super) struct RawTrace {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawFleet {
     pub(super) redis: Field<Later>,
-}
-
-/// The file of `auth.NAME.store`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawKeyStore {
-    pub(super) version: Field<u64>,
-    pub(super) hash_key: Field<String>,
-    pub(super) keys: Named<RawStoredKey>,
-}
-
-/// `[keys.ID]` of a key store.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawStoredKey {
-    pub(super) consumer: Field<String>,
-    pub(super) roles: Field<Vec<Spanned<String>>>,
-    pub(super) hash: Field<String>,
-    pub(super) expires: Field<RawExpires>,
-    pub(super) note: Field<IgnoredAny>,
 }
 
 /// `runtime.workers`
@@ -552,12 +551,4 @@ pub(super) enum RawAdminPorts {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Unlimited {
     Unlimited,
-}
-
-/// `keys.ID.expires`: a TOML date and time, or the same in quotes.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "it is a date and time such as 2027-01-01T00:00:00Z")]
-pub(super) enum RawExpires {
-    Time(Datetime),
-    Text(String),
 }

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use aws_lc_rs::digest;
 use toml::Spanned;
 
 use super::values::Later;
@@ -118,6 +119,14 @@ impl Report {
     /// A path as the file that names it means it.
     pub(super) fn resolve_path(&self, source: usize, path: &str) -> PathBuf {
         self.sources.get(source).map_or_else(|| PathBuf::from(path), |s| s.dir.join(path))
+    }
+
+    /// Every source with the SHA-256 of its text.
+    pub(super) fn fingerprints(&self) -> Vec<(PathBuf, [u8; 32])> {
+        let digest = |text: &str| digest::digest(&digest::SHA256, text.as_bytes());
+        // SHA-256 has so many bytes.
+        let of = |text: &str| digest(text).as_ref().try_into().unwrap_or_default();
+        self.sources.iter().map(|source| (source.path.clone(), of(&source.text))).collect()
     }
 
     /// The path of a source, as it was named.

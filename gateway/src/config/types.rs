@@ -7,12 +7,13 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::{
-    auth::Auth,
+    auth::{Auth, OwnPage},
     compress::Coding,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
     escalation::Escalation,
     feeds::Feed,
+    logs::Log,
     under_attack::UnderAttack,
 };
 
@@ -56,6 +57,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// `[log]`
     pub log: Log,
+    /// Every file of TOML that it was read from, with its SHA-256.
+    pub files: Vec<(PathBuf, [u8; 32])>,
 }
 
 /// `[runtime]`
@@ -570,6 +573,8 @@ pub enum Action {
     Respond(Arc<Respond>),
     /// Somewhere else.
     Redirect(Arc<Redirect>),
+    /// A page of the gateway itself: index into [`Config::auths`], and which of its pages.
+    Own(usize, OwnPage),
 }
 
 /// `routes.NAME.permission`
@@ -581,24 +586,4 @@ pub enum Permission {
     All(Arc<str>),
     /// By method; a method that is not listed is refused.
     ByMethod(Vec<(Arc<str>, Arc<str>)>),
-}
-
-/// `[log]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Log {
-    /// The program's own log.
-    pub level: log::LevelFilter,
-    /// The access log.
-    pub access: AccessLog,
-}
-
-/// `log.access`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccessLog {
-    /// None.
-    Off,
-    /// JSON lines on standard output.
-    Stdout,
-    /// JSON lines in this file, opened again on SIGHUP.
-    File(PathBuf),
 }

@@ -13,6 +13,8 @@ pub struct UnderAttack {
     pub calm_after: Duration,
     /// Of `runtime.connections_max`, what those may hold during an attack of whom nothing good is known.
     pub strangers_percent: u32,
+    /// A connection that has lived for so long since it was last at fault makes its source known; none: it does not.
+    pub long_lived: Option<Duration>,
 }
 
 /// Rates per second over all interfaces; none: does not count.
@@ -20,7 +22,7 @@ pub struct UnderAttack {
 pub struct Signs {
     /// Packets that the filter refuses.
     pub drops_per_s: Option<f64>,
-    /// SYNs that the filter refuses.
+    /// SYNs that no connection comes of.
     pub syns_per_s: Option<f64>,
     /// All packets.
     pub packets_per_s: Option<f64>,

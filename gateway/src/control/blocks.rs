@@ -8,11 +8,15 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    audit::{Audit, Entry},
     config::{AdminPorts, Config, FilterPorts},
-    decide::{Snapshot, known::Known},
+    decide::{
+        Pressure as State, Snapshot,
+        known::{self, Known},
+    },
     nic::{
         BanAction, BanEntry, BanKind, BanNote, BanOrigin, BanRecord, Counter, Filter, LogSource, NicError,
-        Reason, Strikes, SynAnswers, monotonic_ns, nanos, peers,
+        Strikes, SynAnswers, monotonic_ns, nanos, peers,
     },
     respond::{Offence, OffenceKind},
 };
@@ -20,9 +24,10 @@ use crate::{
 use super::{
     admins::Admins,
     escalate::{Action, Block, Escalation, Remembered, Tally},
-    pressure::{Pressure, Rates, State, Totals},
+    pressure::{Pressure, Rates, Totals},
     protect::Protected,
     syn_flood::SynCookies,
+    unix_s,
 };
 
 /// Beats, one a second, between two looks at who administers this host.
@@ -40,7 +45,10 @@ pub(super) struct Blocks {
     listener_ports: Vec<u16>,
     admins: Admins,
     pressure: Pressure,
+    /// Connections that have been accepted, at the latest look.
+    accepted: u64,
     known: Arc<Known>,
+    audit: Audit,
     /// Sources that the filter knows.
     known_at_nic: usize,
     beats: u64,
@@ -54,7 +62,12 @@ pub(super) struct Blocks {
 
 impl Blocks {
     /// `known` says where consumers have proved who they are.
-    pub(super) fn new(snapshot: &Snapshot, mut filter: Option<Filter>, known: Arc<Known>) -> Self {
+    pub(super) fn new(
+        snapshot: &Snapshot,
+        mut filter: Option<Filter>,
+        known: Arc<Known>,
+        audit: Audit,
+    ) -> Self {
         let config = &snapshot.config;
         let protected = Protected::of(config, &snapshot.addresses, []);
         let mut blocks = Self {
@@ -65,7 +78,9 @@ impl Blocks {
             listener_ports: listener_ports(config),
             admins: Admins::default(),
             pressure: Pressure::default(),
+            accepted: 0,
             known,
+            audit,
             known_at_nic: 0,
             beats: 0,
             written: BTreeMap::new(),
@@ -139,6 +154,16 @@ impl Blocks {
                 };
                 *counts.entry(block.kind).or_default() += 1;
                 log::info!("{verb} {}", sentence(block));
+                let entry = Entry::new(unix_s(), "blocked")
+                    .text("action", verb)
+                    .text("source", &block.source.to_string())
+                    .text("reason", block.kind.label())
+                    .number("offences", block.offences.into())
+                    .number("seconds", block.lasts.as_secs())
+                    .number("strikes", block.strikes.into())
+                    .text_if("route", block.route.as_deref())
+                    .text("request_id", block.request_id.as_str());
+                self.audit.tell(entry, unix_s());
                 self.keep_in_mind(block.source);
             }
             // The operator's own block already holds.
@@ -195,6 +220,10 @@ impl Blocks {
                     && matches!(filter.bans().remove(record.prefix), Ok(true))
                 {
                     log::warn!("{} is no longer blocked: {address} administers this host", record.prefix);
+                    let entry = Entry::new(unix_s(), "unblocked")
+                        .text("source", &record.prefix.to_string())
+                        .text("why", "it administers this host");
+                    self.audit.tell(entry, unix_s());
                     self.escalation.pardon(&record.prefix);
                 }
             }
@@ -235,17 +264,21 @@ impl Blocks {
 
     /// Whether we are under attack, and who passes first while it is not calm.
     fn feel_pressure(&mut self, snapshot: &Snapshot, now_ns: u64) {
-        let totals = totals(&self.counters());
         let Some(filter) = &mut self.filter else { return };
+        let totals = totals(filter).map(|totals| Totals { accepted: self.accepted, ..totals });
+        let totals = match totals {
+            Ok(totals) => totals,
+            Err(error) => return log::warn!("whether the NIC is flooded is not known: {error}"),
+        };
         let has_changed = self.pressure.observe(totals, &snapshot.config.under_attack, now_ns);
         let state = self.pressure.state();
         if has_changed {
             let Rates { packets, drops, syns } = self.pressure.rates();
             log::warn!(
-                "{}: {packets:.0} packets/s, {drops:.0} of them refused, {syns:.0} of those SYNs",
+                "{}: {packets:.0} packets/s, {drops:.0} of them refused, {syns:.0} SYNs/s that no connection came of",
                 state.label()
             );
-            self.known.set_under_attack(state == State::Attack);
+            self.known.set_pressure(state);
         }
         let is_calm = state == State::Calm;
         if is_calm && self.known_at_nic == 0 && !has_changed {
@@ -255,7 +288,8 @@ impl Blocks {
         let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
         let known_for_ns = nanos(config.escalation.known_for);
         let since_ns = if is_calm { u64::MAX } else { now_ns.saturating_sub(known_for_ns) };
-        let sources = self.known.since(since_ns).filter_map(|(source, _)| source.prefix(bits));
+        let sources = self.known.since(since_ns).take(known::SOURCES_MAX);
+        let sources = sources.filter_map(|source| source.prefix(bits));
         match filter.set_known(sources).and_then(|count| filter.use_known(!is_calm).map(|()| count)) {
             Ok(count) => self.known_at_nic = count,
             Err(error) => log::warn!("known sources are strangers to the filter: {error}"),
@@ -274,6 +308,7 @@ impl Blocks {
 
     /// Ten times a second: whether there is a flood of SYNs. `accepted` connections have come of them so far.
     pub(super) fn look(&mut self, accepted: u64, now_ns: u64) {
+        self.accepted = accepted;
         if let Some(filter) = &mut self.filter {
             self.syn_cookies.look(filter, accepted, now_ns);
         }
@@ -378,18 +413,15 @@ pub(crate) fn listener_ports(config: &Config) -> Vec<u16> {
     config.listeners.iter().map(|listener| listener.address.port()).collect()
 }
 
-fn totals(counters: &[Counter]) -> Totals {
-    let mut totals = Totals::default();
-    for counter in counters {
+fn totals(filter: &Filter) -> Result<Totals, NicError> {
+    let mut totals = Totals { syns: filter.syns()?, ..Totals::default() };
+    for counter in filter.counters()? {
         totals.packets += counter.packets;
         if counter.reason.refuses() {
             totals.drops += counter.packets;
         }
-        if counter.reason == Reason::SynRate {
-            totals.syns += counter.packets;
-        }
     }
-    totals
+    Ok(totals)
 }
 
 /// Where administrators come in: by default whatever this host listens on, without what serves clients.
@@ -440,11 +472,6 @@ fn ban_kind(kind: OffenceKind) -> BanKind {
         OffenceKind::NotFound => BanKind::NotFound,
         OffenceKind::Attack => BanKind::Attack,
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the control thread dates its notes for people")]
-fn unix_s() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn sentence(block: &Block) -> String {

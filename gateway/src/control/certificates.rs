@@ -18,6 +18,7 @@ use rustls::KeyLog;
 use thiserror::Error;
 
 use crate::{
+    audit::{Audit, Entry},
     config::{self, Config},
     tls::{self, Making, TlsError},
 };
@@ -107,10 +108,10 @@ impl Certificates {
     }
 
     /// Once a second: takes what has changed in the files, and warns of what will expire.
-    pub(super) fn beat(&mut self) {
+    pub(super) fn beat(&mut self, audit: &Audit) {
         if self.beats.is_multiple_of(BEATS_PER_LOOK) {
             for shown in self.listeners.iter_mut().flatten() {
-                shown.look(self.key_log.as_ref());
+                shown.look(self.key_log.as_ref(), audit);
             }
         }
         if self.beats.is_multiple_of(BEATS_PER_WARNING) {
@@ -153,7 +154,7 @@ impl Certificates {
 
 impl Shown {
     /// Reads files that have changed since they were last read.
-    fn look(&mut self, key_log: Option<&Arc<dyn KeyLog>>) {
+    fn look(&mut self, key_log: Option<&Arc<dyn KeyLog>>, audit: &Audit) {
         // Before they are read: what changes meanwhile is seen the next time.
         let seen = Some(self.settings.files().map(stamp).collect());
         if seen == self.seen {
@@ -174,9 +175,13 @@ impl Shown {
                 self.settings = settings;
                 self.taken += 1;
                 log::info!("listeners.{}: certificates renewed", self.listener);
+                let entry = Entry::new(now_s(), "certificates_renewed").text("listener", &self.listener);
+                audit.tell(entry, now_s());
             }
             Err(problem) => {
                 self.refused += 1;
+                let entry = Entry::new(now_s(), "certificates_refused").text("listener", &self.listener);
+                audit.tell(entry.text("why", &problem), now_s());
                 log::error!(
                     "listeners.{}: certificates not renewed, the old ones stay: {problem}",
                     self.listener

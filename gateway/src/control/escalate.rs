@@ -326,7 +326,7 @@ impl Escalation {
     /// Whether others may be behind this source who are to be served: a consumer has lately proved who it is.
     fn is_shared(&self, key: &IpNet, now_ns: u64) -> bool {
         let source = known::Source::of(key.addr(), self.protected.source_bits());
-        let seen_ns = source.and_then(|source| self.known.seen_ns(source));
+        let seen_ns = source.and_then(|source| self.known.proven_ns(source));
         let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(self.settings.known_for)) >= now_ns;
         seen_ns.is_some_and(lately)
     }

@@ -14,8 +14,12 @@ use std::{
 use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{blocks::Blocks, certificates::Certificates, feeds::Feeds, names::Names, policy::Publisher};
+use super::{
+    auth, blocks::Blocks, certificates::Certificates, feeds::Feeds, keys::Keeper, names::Names,
+    policy::Publisher,
+};
 use crate::{
+    audit::Audit,
     decide::{Snapshot as Policy, limit},
     nic::SynAnswers,
     respond::{LABELS, OffenceKind},
@@ -27,10 +31,12 @@ pub(super) struct Sources<'s> {
     pub(super) cells: &'s [Arc<Cells>],
     pub(super) limiter: &'s limit::Table,
     pub(super) access: &'s AccessWriter,
+    pub(super) audit: &'s Audit,
     pub(super) snapshot: &'s Policy,
     pub(super) publisher: &'s Publisher,
     pub(super) names: &'s Names,
     pub(super) certificates: &'s Certificates,
+    pub(super) keys: &'s Keeper,
     pub(super) blocks: &'s mut Blocks,
     pub(super) feeds: Option<&'s Feeds>,
 }
@@ -54,7 +60,9 @@ impl Metrics {
             fold_requests(&counted, sources.publisher);
             fold_rest(&counted, sources);
             sources.certificates.fold();
+            sources.keys.fold(sources.snapshot);
             fold_names(sources.names);
+            auth::fold(sources.snapshot);
             fold_filter(sources.blocks);
             if let Some(feeds) = sources.feeds {
                 feeds.fold();
@@ -140,6 +148,9 @@ fn fold_rest(counted: &Snapshot, sources: &Sources<'_>) {
     counter!("portcullis_bounds_hit_total", "bound" => "filter_samples")
         .absolute(sources.blocks.samples_lost());
     counter!("portcullis_access_log_errors_total").absolute(sources.access.write_errors());
+    let (lost, errors) = sources.audit.lost();
+    counter!("portcullis_audit_lost_total").absolute(lost);
+    counter!("portcullis_audit_errors_total").absolute(errors);
     gauge!("portcullis_config_generation").set(float(sources.snapshot.generation));
     for (index, upstream) in sources.snapshot.config.upstreams.iter().enumerate() {
         for (server, settings) in upstream.servers.iter().enumerate() {
@@ -227,6 +238,11 @@ fn describe() {
         "portcullis_tls_certificate_expires_seconds",
         "Time until the first certificate of a chain expires; below zero once it has"
     );
+    describe_gauge!("portcullis_keys", "API keys that are in force, by auth");
+    describe_counter!(
+        "portcullis_key_store_events_total",
+        "Times a key store was read because it had changed, uses were written to it, or that failed"
+    );
     describe_counter!(
         "portcullis_proxy_headers_failed_total",
         "Connections of listed forwarders that did not begin with a PROXY header"
@@ -235,6 +251,8 @@ fn describe() {
     describe_counter!("portcullis_response_bytes_total", "Bytes to clients, heads included");
     describe_counter!("portcullis_bounds_hit_total", "How often a bound was hit, by bound");
     describe_counter!("portcullis_access_log_errors_total", "Writes of the access log that failed");
+    describe_counter!("portcullis_audit_lost_total", "Lines that are not in the audit log");
+    describe_counter!("portcullis_audit_errors_total", "Writes of the audit log that failed");
     describe_gauge!("portcullis_config_generation", "Configurations taken since the start");
     describe_counter!("portcullis_nic_packets_total", "Packets at the NIC by reason and verdict");
     describe_counter!("portcullis_nic_bytes_total", "Bytes at the NIC by reason and verdict");
@@ -264,6 +282,20 @@ fn describe() {
     describe_gauge!("portcullis_feed_age_seconds", "Since a feed was last read or asked with success");
     describe_counter!("portcullis_feed_refreshes_total", "Times a feed was read or asked, by result");
     describe_counter!("portcullis_feed_ignored_total", "Decisions that led to no block, by cause");
+    describe_gauge!("portcullis_auth_keys", "Keys of an issuer that count");
+    describe_gauge!(
+        "portcullis_auth_keys_age_seconds",
+        "Since an issuer last said which keys it has; after a day of silence none count"
+    );
+    describe_counter!(
+        "portcullis_auth_key_fetches_total",
+        "Times an issuer was asked for its keys, by result"
+    );
+    describe_counter!(
+        "portcullis_auth_introspections_total",
+        "Opaque tokens that were asked about, by result"
+    );
+    describe_gauge!("portcullis_auth_breaker_open", "1 while nobody is asked about opaque tokens");
     describe_gauge!("portcullis_build_info", "1, with the version");
 }
 

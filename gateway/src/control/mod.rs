@@ -13,8 +13,10 @@ pub mod escalate;
 pub mod health;
 pub mod syn_flood;
 mod names;
+mod client;
 mod blocks;
 mod certificates;
+mod keys;
 pub mod feeds;
 pub mod auth;
 mod policy;
@@ -31,7 +33,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::{
@@ -42,8 +44,9 @@ use tokio::{
 };
 
 use crate::{
+    audit::{Audit, Entry, hex},
     config::{self, Config},
-    decide::{known::Known, limit},
+    decide::{Snapshot, known::Known, limit},
     nic::{Filter, monotonic_ns},
     respond::Offence,
     telemetry::{AccessWriter, Cells},
@@ -54,6 +57,7 @@ pub use blocks::admin_ports;
 pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use feeds::Feeds;
+use keys::Keeper;
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;
@@ -87,6 +91,8 @@ pub struct Equipment {
     pub known: Arc<Known>,
     /// The access log's writer.
     pub access: AccessWriter,
+    /// Where changes are written down.
+    pub audit: Audit,
     /// Set when no new connections are wanted.
     pub draining: Arc<AtomicBool>,
     /// The workers' threads, in the order of their numbers.
@@ -107,10 +113,12 @@ struct Control {
     cells: Vec<Arc<Cells>>,
     limiter: Arc<limit::Table>,
     access: AccessWriter,
+    audit: Audit,
     workers: Vec<thread::JoinHandle<()>>,
     checks: health::Checks,
     names: Names,
     certificates: Certificates,
+    keys: Keeper,
     reading: Reading,
     watchdog: Watchdog,
 }
@@ -155,6 +163,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         limiter,
         known,
         access,
+        audit,
         draining,
         workers,
         names,
@@ -172,7 +181,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         });
     }
     let has_filter = filter.is_some();
-    let blocks = Blocks::new(&snapshot, filter, known);
+    let blocks = Blocks::new(&snapshot, filter, known, audit.clone());
     let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
     let mut control = Control {
         config_file,
@@ -184,12 +193,15 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         cells,
         limiter,
         access,
+        audit,
         workers,
         names,
         certificates,
+        keys: Keeper::start()?,
         reading: Reading::default(),
         watchdog: Watchdog::default(),
     };
+    control.keys.follow(control.publisher.take_stores());
     let mut end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
     let mut beat = interval(HEARTBEAT);
@@ -218,6 +230,7 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
         }
     }
     log::info!("draining: no new connections, open ones may finish");
+    control.audit.tell(Entry::new(unix_s(), "stopping"), unix_s());
     draining.store(true, Ordering::Relaxed);
     tokio::spawn(async move {
         let mut again = end;
@@ -234,24 +247,25 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
 impl Control {
     fn read_again(&mut self) {
         self.access.reopen();
-        self.reading.start(&self.config_file);
+        self.reading.start(&self.config_file, self.publisher.current());
     }
 
     /// A new configuration is taken whole or not at all.
     async fn reload(&mut self, read: Result<Read, SnapshotError>) {
         if std::mem::take(&mut self.reading.again) {
-            self.reading.start(&self.config_file);
+            self.reading.start(&self.config_file, self.publisher.current());
         }
         let prepared = read.and_then(|read| self.publisher.prepare(read)).and_then(|snapshot| {
             let certificates = self.certificates.prepare(&snapshot.config)?;
             Ok((snapshot, certificates))
         });
-        match prepared {
+        match self.write_down(prepared).await {
             Ok((snapshot, certificates)) => {
                 // Before anybody asks for a server that has only a name so far.
                 self.names = Names::resolve(&snapshot, Some(&self.names)).await;
                 self.publisher.publish(&snapshot);
                 self.certificates.publish(certificates);
+                self.keys.follow(self.publisher.take_stores());
                 self.blocks.reconfigure(&snapshot);
                 if let Some(feeds) = &mut self.feeds {
                     feeds.reconfigure(&snapshot, self.blocks.protected(&snapshot));
@@ -259,8 +273,25 @@ impl Control {
                 self.checks = health::Checks::start(&snapshot);
                 log::info!("configuration reloaded (generation {})", snapshot.generation);
             }
-            Err(error) => log::error!("configuration not reloaded, the old one stays:\n{error}"),
+            Err(error) => {
+                log::error!("configuration not reloaded, the old one stays:\n{error}");
+                let refused = Entry::new(unix_s(), "configuration_refused").text("why", &error.to_string());
+                self.audit.tell(refused, unix_s());
+            }
         }
+    }
+
+    /// A change is written down before it is made.
+    async fn write_down<T>(
+        &self,
+        prepared: Result<(Arc<Snapshot>, T), SnapshotError>,
+    ) -> Result<(Arc<Snapshot>, T), SnapshotError> {
+        let (snapshot, rest) = prepared?;
+        let entry = Entry::new(unix_s(), "configured")
+            .number("generation", snapshot.generation)
+            .texts("files", fingerprints(&snapshot.config));
+        self.audit.insist(entry, unix_s()).await?;
+        Ok((snapshot, rest))
     }
 
     /// Servers have moved: who is never blocked.
@@ -281,10 +312,12 @@ impl Control {
                     cells: &self.cells,
                     limiter: &self.limiter,
                     access: &self.access,
+                    audit: &self.audit,
                     snapshot: &snapshot,
                     publisher: &self.publisher,
                     names: &self.names,
                     certificates: &self.certificates,
+                    keys: &self.keys,
                     blocks: &mut self.blocks,
                     feeds: self.feeds.as_ref(),
                 };
@@ -310,7 +343,8 @@ impl Control {
             feeds.protect(self.blocks.protected(&snapshot));
             feeds.beat();
         }
-        self.certificates.beat();
+        self.certificates.beat(&self.audit);
+        self.audit.beat(unix_s());
         self.publisher.beat();
         match self.workers.iter().position(thread::JoinHandle::is_finished) {
             Some(worker) => Err(io::Error::other(format!("worker {worker} has ended unexpectedly"))),
@@ -358,13 +392,13 @@ impl Control {
 }
 
 impl Reading {
-    fn start(&mut self, file: &Path) {
+    fn start(&mut self, file: &Path, before: Arc<Snapshot>) {
         if self.under_way.is_some() {
             self.again = true;
             return;
         }
         let file = file.to_owned();
-        self.under_way = Some(spawn_blocking(move || Read::file(&file)));
+        self.under_way = Some(spawn_blocking(move || Read::file(&file, &before)));
     }
 
     /// Never, where nothing is read.
@@ -374,6 +408,24 @@ impl Reading {
         self.under_way = None;
         read.unwrap_or_else(|error| Err(error.into()))
     }
+}
+
+/// What is odd about the key stores of a configuration.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn check_stores(config: &Config) -> Result<Vec<String>, SnapshotError> {
+    Ok(keys::odd_roles(config, &keys::open(config, None)?))
+}
+
+/// Every file of a configuration with its SHA-256, as `sha256sum` prints it.
+pub(crate) fn fingerprints(config: &Config) -> impl Iterator<Item = String> {
+    config.files.iter().map(|(path, hash)| format!("{}  {}", hex(hash), path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control thread dates what it writes down for people")]
+fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Whether listeners differ in nothing but what they show under TLS, and whom they ask to show something.

@@ -6,10 +6,15 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::task::JoinError;
 
-use super::{CertificatesError, needs_restart};
+use super::{
+    CertificatesError,
+    keys::{self, Opened},
+    needs_restart,
+};
 use crate::{
+    audit::NotWritten,
     config::{self, Config},
-    decide::{Addresses, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
+    decide::{Addresses, KeyTables, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
     telemetry::{ROUTES_MAX, SERVERS_MAX},
     tls,
 };
@@ -22,8 +27,20 @@ const SHARED_SLOT: &str = "(other)";
 #[error("{0}")]
 pub struct SnapshotError(String);
 
+impl From<String> for SnapshotError {
+    fn from(error: String) -> Self {
+        Self(error)
+    }
+}
+
 impl From<CertificatesError> for SnapshotError {
     fn from(error: CertificatesError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<NotWritten> for SnapshotError {
+    fn from(error: NotWritten) -> Self {
         Self(error.to_string())
     }
 }
@@ -64,6 +81,8 @@ pub struct Publisher {
     published: Arc<ArcSwap<Snapshot>>,
     /// Earlier ones, until no worker goes by them any more.
     retired: Vec<Arc<Snapshot>>,
+    /// The key stores of the snapshot that was made last, until somebody follows them.
+    stores: Vec<Option<Opened>>,
     slots: Slots,
     enforcement: Enforcement,
 }
@@ -81,8 +100,9 @@ impl Publisher {
     /// Publishes the first snapshot; later ones are held to `enforcement`.
     pub fn new(config: Config, enforcement: Enforcement) -> Result<Self, SnapshotError> {
         let mut slots = Slots::default();
-        let first = assemble(Read::compile(config)?, &mut slots, None)?;
+        let (first, stores) = assemble(Read::compile(config, None)?, &mut slots, None)?;
         Ok(Self {
+            stores,
             published: Arc::new(ArcSwap::from_pointee(first)),
             retired: Vec::new(),
             slots,
@@ -107,7 +127,9 @@ impl Publisher {
             return Err(SnapshotError(format!("{what} changed, which needs a restart")));
         }
         self.enforcement.check(&read.config)?;
-        let snapshot = Arc::new(assemble(read, &mut self.slots, Some(&current))?);
+        let (snapshot, stores) = assemble(read, &mut self.slots, Some(&current))?;
+        let snapshot = Arc::new(snapshot);
+        self.stores = stores;
         keep_verdicts(&current, &snapshot);
         Ok(snapshot)
     }
@@ -115,6 +137,11 @@ impl Publisher {
     /// From now on the workers go by `snapshot`.
     pub fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         self.retired.push(self.published.swap(Arc::clone(snapshot)));
+    }
+
+    /// The key stores of the snapshot that was made last, by auth.
+    pub(super) fn take_stores(&mut self) -> Vec<Option<Opened>> {
+        std::mem::take(&mut self.stores)
     }
 
     /// Frees what no worker goes by any more: a hundred thousand routes would take one of them tens of milliseconds.
@@ -136,26 +163,31 @@ impl Publisher {
     }
 }
 
-/// A configuration and the policy that it makes: what takes long where there are many routes, and needs nothing else.
+/// A configuration, the policy that it makes, and its key stores: what takes long where there are many routes or keys.
 pub(super) struct Read {
     config: Config,
     policy: Policy,
+    stores: Vec<Option<Opened>>,
 }
 
 impl Read {
-    /// Reads a file again.
-    pub(super) fn file(file: &Path) -> Result<Self, SnapshotError> {
+    /// Reads a file again; `before` is the snapshot in force.
+    pub(super) fn file(file: &Path, before: &Snapshot) -> Result<Self, SnapshotError> {
         let loaded =
             config::load(file, &|name| std::env::var(name).ok()).map_err(|errors| all_of(&errors))?;
         for warning in &loaded.warnings {
             log::warn!("{warning}");
         }
-        Self::compile(loaded.config)
+        Self::compile(loaded.config, Some(before))
     }
 
-    fn compile(config: Config) -> Result<Self, SnapshotError> {
+    fn compile(config: Config, before: Option<&Snapshot>) -> Result<Self, SnapshotError> {
         let policy = Policy::compile(&config).map_err(|errors| all_of(&errors))?;
-        Ok(Self { config, policy })
+        let stores = keys::open(&config, before)?;
+        for odd in keys::odd_roles(&config, &stores) {
+            log::warn!("{odd}");
+        }
+        Ok(Self { config, policy, stores })
     }
 }
 
@@ -163,21 +195,29 @@ fn all_of(errors: &[impl ToString]) -> SnapshotError {
     SnapshotError(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }
 
-fn assemble(read: Read, slots: &mut Slots, before: Option<&Snapshot>) -> Result<Snapshot, SnapshotError> {
-    let Read { mut config, policy } = read;
+fn assemble(
+    read: Read,
+    slots: &mut Slots,
+    before: Option<&Snapshot>,
+) -> Result<(Snapshot, Vec<Option<Opened>>), SnapshotError> {
+    let Read { mut config, mut policy, stores } = read;
+    policy.keep_issuers(before.map(|before| &before.policy));
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     let routes = std::mem::take(&mut config.routes);
-    Ok(Snapshot {
+    let tables = stores.iter().map(|store| store.as_ref().map(|store| Arc::clone(store.table())));
+    let snapshot = Snapshot {
         upstream_tls,
         balancers: config.upstreams.iter().map(Balancer::compile).collect(),
         live: Arc::new(LiveServers::all(&config)),
         addresses: Addresses::of(&config, |upstream, address| addresses_of(before?, upstream, address)),
+        keys: KeyTables::new(tables),
         route_slots: routes.iter().map(|route| slots.route(&route.name)).collect(),
         server_slots: config.upstreams.iter().map(|upstream| slots.servers_of(upstream)).collect(),
         config,
         policy,
         generation: before.map_or(1, |before| before.generation + 1),
-    })
+    };
+    Ok((snapshot, stores))
 }
 
 /// Where a server is that was there before.
@@ -247,7 +287,8 @@ mod tests {
     fn snapshot(servers: &str, slots: &mut Slots) -> Snapshot {
         let text = format!("[upstreams.app]\nservers = [{servers}]\n");
         let loaded = config::parse(&text, Path::new("."), &|_| None).expect("a good configuration");
-        assemble(Read::compile(loaded.config).expect("a policy"), slots, None).expect("a snapshot")
+        let read = Read::compile(loaded.config, None).expect("a policy");
+        assemble(read, slots, None).expect("a snapshot").0
     }
 
     #[track_caller]
@@ -274,7 +315,7 @@ mod tests {
         let emptied = "[prefilter]\ninterfaces = [\"eth0\"]\n";
         for (enforcement, taken) in [(Enforcement::Careful, false), (Enforcement::Regardless, true)] {
             let mut publisher = Publisher::new(parse(allowed), enforcement).expect("taken");
-            let prepared = publisher.prepare(Read::compile(parse(emptied)).expect("a policy"));
+            let prepared = publisher.prepare(Read::compile(parse(emptied), None).expect("a policy"));
             assert_eq!(prepared.is_ok(), taken);
         }
     }

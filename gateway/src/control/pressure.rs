@@ -8,38 +8,9 @@ use std::time::Duration;
 
 use crate::{
     config::{Signs, UnderAttack},
+    decide::Pressure as State,
     nic::nanos,
 };
-
-/// The state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(super) enum State {
-    /// As always.
-    #[default]
-    Calm,
-    /// Something is going on.
-    Elevated,
-    /// Known sources pass before strangers.
-    Attack,
-}
-
-impl State {
-    /// Its stable name in JSON and logs.
-    pub(super) const fn label(self) -> &'static str {
-        match self {
-            Self::Calm => "calm",
-            Self::Elevated => "elevated",
-            Self::Attack => "attack",
-        }
-    }
-
-    const fn below(self) -> Self {
-        match self {
-            Self::Attack => Self::Elevated,
-            Self::Elevated | Self::Calm => Self::Calm,
-        }
-    }
-}
 
 /// What the filter has counted so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,8 +19,10 @@ pub(super) struct Totals {
     pub(super) packets: u64,
     /// Those that it refused.
     pub(super) drops: u64,
-    /// Those of them that were SYNs past their limit.
+    /// SYNs to limited ports, also those that were answered with cookies.
     pub(super) syns: u64,
+    /// Connections that were accepted.
+    pub(super) accepted: u64,
 }
 
 /// Rates per second.
@@ -57,6 +30,7 @@ pub(super) struct Totals {
 pub(super) struct Rates {
     pub(super) packets: f64,
     pub(super) drops: f64,
+    /// SYNs that no connection has come of.
     pub(super) syns: f64,
 }
 
@@ -81,10 +55,11 @@ impl Pressure {
         // Counters begin anew where maps are made anew.
         #[expect(clippy::cast_precision_loss, reason = "of packets in a second")]
         let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / elapsed_s;
+        let accepted = totals.accepted.saturating_sub(before.accepted);
         self.rates = Rates {
             packets: rate(totals.packets, before.packets),
             drops: rate(totals.drops, before.drops),
-            syns: rate(totals.syns, before.syns),
+            syns: rate(totals.syns, before.syns.saturating_add(accepted)),
         };
         self.step(settings, now_ns)
     }
@@ -110,7 +85,7 @@ impl Pressure {
         let since_ns = *self.low_since_ns.get_or_insert(now_ns);
         let calm_after_ns = nanos(settings.calm_after);
         if now_ns.saturating_sub(since_ns) >= calm_after_ns {
-            (self.state, self.low_since_ns) = (self.state.below(), None);
+            (self.state, self.low_since_ns) = (below(self.state), None);
         }
         self.state != before
     }
@@ -121,6 +96,13 @@ impl Pressure {
 
     pub(super) fn rates(&self) -> Rates {
         self.rates
+    }
+}
+
+const fn below(state: State) -> State {
+    match state {
+        State::Attack => State::Elevated,
+        State::Elevated | State::Calm => State::Calm,
     }
 }
 
@@ -148,13 +130,14 @@ mod tests {
             },
             calm_after: Duration::from_secs(3),
             strangers_percent: 50,
+            long_lived: None,
         }
     }
 
     /// Plays seconds of so many (packets, drops, syns) each, and gives the state at the end of each.
     fn play(seconds: &[(u64, u64, u64)]) -> Vec<State> {
         let (mut pressure, mut totals) =
-            (Pressure::default(), Totals { packets: 1 << 40, drops: 1 << 30, syns: 9 });
+            (Pressure::default(), Totals { packets: 1 << 40, drops: 1 << 30, syns: 9, accepted: 7 });
         assert!(!pressure.observe(totals, &settings(), S), "what was there before says nothing");
         let mut states = Vec::new();
         for (second, (packets, drops, syns)) in (2..).zip(seconds) {
@@ -182,6 +165,21 @@ mod tests {
     }
 
     #[test]
+    fn syns_that_connections_come_of_are_no_sign() {
+        let mut pressure = Pressure::default();
+        let mut look = |syns, accepted, second| {
+            let totals = Totals { syns, accepted, ..Totals::default() };
+            pressure.observe(totals, &settings(), second * S);
+            (pressure.rates().syns, pressure.state())
+        };
+        look(1_000, 5_000, 1);
+        assert_eq!(look(3_000, 6_991, 2), (9.0, State::Calm));
+        assert_eq!(look(4_000, 7_981, 3), (10.0, State::Elevated));
+        assert_eq!(look(4_000, 9_000, 4), (0.0, State::Elevated), "others came in where no SYN was counted");
+        assert_eq!(look(4_100, 9_000, 5), (100.0, State::Attack));
+    }
+
+    #[test]
     fn the_way_down_takes_time_and_one_step_after_the_other() {
         use State::{Attack, Calm, Elevated};
         let quiet = [(0, 0, 0); 8];
@@ -203,7 +201,7 @@ mod tests {
     #[test]
     fn counters_that_begin_anew_are_no_attack() {
         let mut pressure = Pressure::default();
-        pressure.observe(Totals { packets: 1 << 40, drops: 1 << 40, syns: 0 }, &settings(), S);
+        pressure.observe(Totals { packets: 1 << 40, drops: 1 << 40, ..Totals::default() }, &settings(), S);
         assert!(!pressure.observe(Totals::default(), &settings(), 2 * S));
         assert!(!pressure.observe(Totals::default(), &settings(), 2 * S), "no time has passed");
         assert_eq!(pressure.rates(), Rates::default());

@@ -34,11 +34,13 @@ pub struct Grant {
 }
 
 /// Why a known caller may not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
     /// None of its roles holds this permission.
+    #[error("none of its roles holds the permission {0}")]
     MissingPermission(Arc<str>),
     /// The route lists permissions by method, and not for this one.
+    #[error("the route has no permission for this method")]
     MethodWithoutPermission,
 }
 

@@ -17,7 +17,7 @@ use crate::{
 pub struct Values<'a> {
     /// Its canonical path.
     pub path: &'a str,
-    /// Its query, as it came.
+    /// Its query, without credentials.
     pub query: Option<&'a str>,
     /// Its authority.
     pub authority: &'a str,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{authz::RoleId, claims::Claims};
+use super::{authz::RoleId, binding::Binding, claims::Claims, key_table::ApiKey};
 
 /// What a credential that was found good says of its holder, whatever its kind.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +21,12 @@ pub struct Identity {
     pub(crate) claims: Claims,
     /// Headers to be set upstream.
     pub set: Box<[(Arc<str>, String)]>,
+    /// Fields that give whoever shows this credential the one that replaces it.
+    pub renewed: Option<Arc<str>>,
+    /// The API key, whose uses are counted.
+    pub key: Option<Arc<ApiKey>>,
+    /// What whoever shows the credential has to prove each time.
+    pub(crate) binding: Option<Binding>,
     /// Seconds since the epoch; later it has to be looked at anew.
     pub good_until_s: u64,
 }

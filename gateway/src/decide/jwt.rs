@@ -10,7 +10,7 @@
 //!
 //! `exp` is required and both times are whole numbers. It never reads a clock, a file or the network.
 
-mod keys;
+pub(super) mod keys;
 
 use std::sync::Arc;
 
@@ -19,20 +19,20 @@ use jsonwebtoken::Algorithm;
 
 use self::keys::{Key, Verifier};
 use super::{
-    Identity,
+    Answer, AuthFailure, Identity,
     authz::RoleId,
     claims::{self, Claims, Json},
+    holder,
+    issuer::{Issuer, Outlook},
 };
 use crate::config;
 
 /// Longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-/// Longest name of a consumer, in bytes.
-pub const CONSUMER_BYTES_MAX: usize = 256;
 /// Keys that a token without a `kid` is tried with; bounds the signatures checked for one request.
 const KEYS_TRIED_MAX: usize = 4;
 /// Times are before the year 10000, so that no sum overflows.
-const TIME_S_MAX: u64 = 253_402_300_799;
+pub(super) const TIME_S_MAX: u64 = 253_402_300_799;
 
 /// Why a token is not accepted. The caller only learns `invalid_token`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum TokenFault {
     Malformed,
     /// `crit` names extensions.
     Critical,
+    /// Whoever has given it out does not stand by it.
+    Inactive,
     /// No key has its `kid`.
     UnknownKey,
     /// No key that it may mean is for its `alg`.
@@ -61,6 +63,10 @@ pub enum TokenFault {
     Audience,
     /// The consumer's claim is missing, empty, too long, no string, or has control characters.
     Consumer,
+    /// It was not made for what it is shown for: another login, another session, no logout.
+    Binding,
+    /// `cnf` asks for a proof that is not known here, or the client's certificate is not the one that it names.
+    Confirmation,
     /// A claim that becomes a header upstream is no scalar, or has bytes that a header may not carry.
     Forward,
 }
@@ -68,7 +74,15 @@ pub enum TokenFault {
 /// The rules and keys of one `kind = "jwt"`, compiled.
 pub struct Tokens {
     rules: config::Jwt,
-    keys: Box<[Key]>,
+    algorithms: Box<[Algorithm]>,
+    keys: Keys,
+}
+
+enum Keys {
+    /// Those of the configuration.
+    Fixed(Box<[Key]>),
+    /// Those that it has published last.
+    Of(Arc<Issuer>),
 }
 
 impl Tokens {
@@ -78,9 +92,42 @@ impl Tokens {
     /// An algorithm that is none, a key that is weak or unreadable, or no key for any of the algorithms.
     pub fn compile(rules: &config::Jwt) -> Result<Tokens, &'static str> {
         let parse = |name: &Arc<str>| name.parse().map_err(|_| "algorithms: one is unknown or not supported");
-        let algorithms: Vec<Algorithm> = rules.algorithms.iter().map(parse).collect::<Result<_, _>>()?;
-        let keys = keys::compile(&rules.keys, &algorithms)?;
-        Ok(Tokens { rules: rules.clone(), keys })
+        let algorithms: Box<[Algorithm]> = rules.algorithms.iter().map(parse).collect::<Result<_, _>>()?;
+        let keys = match &rules.keys {
+            config::JwtKeys::Jwks(text) => Keys::Fixed(keys::of_set(text, &algorithms)?),
+            config::JwtKeys::Key(file) => Keys::Fixed(keys::of_file(&file.0, &algorithms)?),
+            config::JwtKeys::Fetched(source) => Keys::Of(Arc::new(Issuer::new((**source).clone()))),
+        };
+        Ok(Tokens { rules: rules.clone(), algorithms, keys })
+    }
+
+    /// Whose keys count, where they are fetched.
+    pub fn issuer(&self) -> Option<&Arc<Issuer>> {
+        match &self.keys {
+            Keys::Fixed(_) => None,
+            Keys::Of(issuer) => Some(issuer),
+        }
+    }
+
+    /// The same, to be replaced by one that knows its keys already.
+    pub fn issuer_mut(&mut self) -> Option<&mut Arc<Issuer>> {
+        match &mut self.keys {
+            Keys::Fixed(_) => None,
+            Keys::Of(issuer) => Some(issuer),
+        }
+    }
+
+    /// What [`Tokens::check`] says, where it can be said: none means that the issuer may have other keys by now, and
+    /// has to be asked.
+    pub fn judge(&self, token: &[u8], unix_s: u64, role: &dyn Fn(&str) -> Option<RoleId>) -> Option<Answer> {
+        // Before the keys are looked at: what is asked meanwhile is in them.
+        let outlook = self.issuer().map(|issuer| issuer.outlook(unix_s));
+        let checked = self.check(token, unix_s, role);
+        match (checked, outlook) {
+            (Err(TokenFault::UnknownKey), Some(Outlook::MayHaveOthers)) => None,
+            (Err(TokenFault::UnknownKey), Some(Outlook::Silent)) => Some(Err(AuthFailure::Unavailable)),
+            (checked, _) => Some(checked.map_err(AuthFailure::Token)),
+        }
     }
 
     /// What `token` says, if it is good at `unix_s`; `role` finds a role by its name.
@@ -93,17 +140,37 @@ impl Tokens {
         unix_s: u64,
         role: &dyn Fn(&str) -> Option<RoleId>,
     ) -> Result<Identity, TokenFault> {
-        let claims = self.verify(token)?;
-        let good_until_s = self.check_times(&claims, unix_s)?;
-        self.check_parties(&claims)?;
-        Ok(Identity {
-            consumer: self.consumer(&claims)?,
-            roles: self.roles(&claims, role).into(),
-            set: self.headers(&claims)?.into(),
-            good_until_s,
-            claims,
-            ..Identity::default()
-        })
+        let (claims, good_until_s) = self.claims(token, unix_s)?;
+        Ok(Identity { good_until_s, ..self.read(claims, role)? })
+    }
+
+    /// Whose claims they are; until when they are good is left open.
+    ///
+    /// # Errors
+    /// They make nobody known.
+    pub(super) fn read(
+        &self,
+        claims: Claims,
+        role: &dyn Fn(&str) -> Option<RoleId>,
+    ) -> Result<Identity, TokenFault> {
+        holder::read(&self.rules.claims, claims, role)
+    }
+
+    /// What a token says that is good, and until when, whoever it makes known.
+    ///
+    /// # Errors
+    /// The first fault found.
+    pub(super) fn claims(&self, token: &[u8], unix_s: u64) -> Result<(Claims, u64), TokenFault> {
+        let claims = match self.verify(token) {
+            // The issuer is not asked about what would not be good with any key.
+            Err(TokenFault::UnknownKey) => {
+                self.check_claims(&payload_of(token)?, unix_s)?;
+                return Err(TokenFault::UnknownKey);
+            }
+            verified => verified?,
+        };
+        let good_until_s = self.check_claims(&claims, unix_s)?;
+        Ok((claims, good_until_s))
     }
 
     /// The claims, once their signature is known to be good.
@@ -111,19 +178,25 @@ impl Tokens {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenFault::TooLong);
         }
-        let (message, signature) = split_last_dot(token).ok_or(TokenFault::Malformed)?;
-        let (header, payload) = split_last_dot(message).ok_or(TokenFault::Malformed)?;
-        let header = decode(header).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)?;
-        let signature = decode(signature).ok_or(TokenFault::Malformed)?;
-        let verifiers = self.verifiers(&header)?;
-        if !verifiers.iter().any(|verifier| verifier.accepts(message, &signature)) {
+        let parts = Parts::of(token).ok_or(TokenFault::Malformed)?;
+        let header = claims::parse(&parts.header).ok_or(TokenFault::Malformed)?;
+        let said;
+        let keys = match &self.keys {
+            Keys::Fixed(keys) => keys,
+            Keys::Of(issuer) => {
+                said = issuer.said().ok_or(TokenFault::UnknownKey)?;
+                said.keys()
+            }
+        };
+        let verifiers = self.verifiers(keys, &header)?;
+        if !verifiers.iter().any(|verifier| verifier.accepts(parts.message, &parts.signature)) {
             return Err(TokenFault::Signature);
         }
-        decode(payload).and_then(|json| claims::parse(&json)).ok_or(TokenFault::Malformed)
+        claims::parse(&parts.payload).ok_or(TokenFault::Malformed)
     }
 
     /// The verifiers that a header may mean: never none, at most [`KEYS_TRIED_MAX`].
-    fn verifiers(&self, header: &Claims) -> Result<Vec<&Verifier>, TokenFault> {
+    fn verifiers<'k>(&self, keys: &'k [Key], header: &Claims) -> Result<Vec<&'k Verifier>, TokenFault> {
         // RFC 7515 §4.1.11: an extension that is not understood makes the token invalid, and none is.
         if header.contains_key("crit") {
             return Err(TokenFault::Critical);
@@ -135,11 +208,26 @@ impl Tokens {
         let alg = header.get("alg").and_then(Json::text).ok_or(TokenFault::Malformed)?;
         let alg: Algorithm = alg.parse().map_err(|_| TokenFault::Algorithm)?;
         let meant = |key: &&Key| kid.is_none() || key.kid.is_none() || key.kid.as_deref() == kid;
-        let mut keys = self.keys.iter().filter(meant).peekable();
+        let mut keys = keys.iter().filter(meant).peekable();
         keys.peek().ok_or(TokenFault::UnknownKey)?;
+        if !self.algorithms.contains(&alg) {
+            return Err(TokenFault::Algorithm);
+        }
         let of_alg = keys.filter_map(|key| key.verifiers.iter().find(|(a, _)| *a == alg).map(|(_, v)| v));
         let verifiers: Vec<&Verifier> = of_alg.take(KEYS_TRIED_MAX).collect();
         if verifiers.is_empty() { Err(TokenFault::Algorithm) } else { Ok(verifiers) }
+    }
+
+    /// Until when the claims are good for us.
+    fn check_claims(&self, claims: &Claims, unix_s: u64) -> Result<u64, TokenFault> {
+        let good_until_s = self.check_times(claims, unix_s)?;
+        if let Some(issuer) = &self.rules.issuer
+            && claims.get("iss").and_then(Json::text) != Some(issuer)
+        {
+            return Err(TokenFault::Issuer);
+        }
+        holder::check_audience(&self.rules.claims, claims)?;
+        Ok(good_until_s)
     }
 
     /// RFC 7519 §4.1.4 and §4.1.5, with the configured leeway both ways. Goes out: when it has expired for us.
@@ -159,63 +247,34 @@ impl Tokens {
         }
         Ok(good_until_s)
     }
-
-    fn check_parties(&self, claims: &Claims) -> Result<(), TokenFault> {
-        if let Some(issuer) = &self.rules.issuer
-            && claims.get("iss").and_then(Json::text) != Some(issuer)
-        {
-            return Err(TokenFault::Issuer);
-        }
-        if !self.rules.audiences.is_empty() {
-            let named = claims.get("aud").and_then(Json::texts).ok_or(TokenFault::Audience)?;
-            if !named.iter().any(|name| self.rules.audiences.iter().any(|ours| **ours == **name)) {
-                return Err(TokenFault::Audience);
-            }
-        }
-        Ok(())
-    }
-
-    fn consumer(&self, claims: &Claims) -> Result<Arc<str>, TokenFault> {
-        let name =
-            claims::at(claims, &self.rules.consumer).and_then(Json::text).ok_or(TokenFault::Consumer)?;
-        let bounded = !name.is_empty() && name.len() <= CONSUMER_BYTES_MAX;
-        if bounded && !name.contains(char::is_control) { Ok(name.into()) } else { Err(TokenFault::Consumer) }
-    }
-
-    /// A string of names between spaces (as `scope` is written, RFC 8693 §4.2) or an array of names. What is
-    /// neither, and names that no role has, grant nothing.
-    fn roles(&self, claims: &Claims, role: &dyn Fn(&str) -> Option<RoleId>) -> Vec<RoleId> {
-        let claim = self.rules.roles.as_ref().and_then(|path| claims::at(claims, path));
-        match claim {
-            Some(Json::Text(names)) => names.split(' ').filter_map(role).collect(),
-            Some(Json::List(names)) => names.iter().filter_map(|name| role(name.text()?)).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn headers(&self, claims: &Claims) -> Result<Vec<(Arc<str>, String)>, TokenFault> {
-        let mut set = Vec::new();
-        for (header, path) in &self.rules.forward {
-            let value = match claims::at(claims, path) {
-                None | Some(Json::Null) => continue,
-                Some(Json::Text(text)) => text.clone(),
-                Some(Json::Whole(number)) => number.to_string(),
-                Some(Json::Bool(truth)) => truth.to_string(),
-                Some(Json::Number | Json::List(_) | Json::Object(_)) => return Err(TokenFault::Forward),
-            };
-            if !is_visible(&value) {
-                return Err(TokenFault::Forward);
-            }
-            set.push((header.clone(), value));
-        }
-        Ok(set)
-    }
 }
 
-/// Visible ASCII with single words or spaces inside (RFC 9110 §5.5), at least one character.
-fn is_visible(value: &str) -> bool {
-    let inside = value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    inside && !value.is_empty() && value.trim_matches(' ').len() == value.len()
+/// The claims of a token, whether or not they are to be believed.
+fn payload_of(token: &[u8]) -> Result<Claims, TokenFault> {
+    let parts = Parts::of(token).ok_or(TokenFault::Malformed)?;
+    claims::parse(&parts.payload).ok_or(TokenFault::Malformed)
+}
+
+/// The parts of a compact token (RFC 7515 §3.1), decoded.
+pub(super) struct Parts<'t> {
+    /// JSON, if the token is one.
+    pub(super) header: Vec<u8>,
+    /// JSON as well.
+    pub(super) payload: Vec<u8>,
+    /// Of `message`.
+    pub(super) signature: Vec<u8>,
+    /// What is signed.
+    pub(super) message: &'t [u8],
+}
+
+impl<'t> Parts<'t> {
+    /// None: it is not three parts of canonical base64url.
+    pub(super) fn of(token: &'t [u8]) -> Option<Self> {
+        let (message, signature) = split_last_dot(token)?;
+        let (header, payload) = split_last_dot(message)?;
+        let (header, payload) = (decode(header)?, decode(payload)?);
+        Some(Self { header, payload, signature: decode(signature)?, message })
+    }
 }
 
 fn split_last_dot(text: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -224,7 +283,7 @@ fn split_last_dot(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Base64url without padding, and only in its canonical spelling.
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 

@@ -1,10 +1,11 @@
-//! Where consumers who have proved who they are come from: one table of fixed size, over all workers, in which nobody
-//! waits.
+//! Sources of which something good is known, and how hard the NIC is pressed, which is when that matters: tables of
+//! fixed size, over all workers, in which nobody waits.
 //!
-//! Comes in: a source and when a request of it was authenticated. Goes out: when that was last, for one source or for
-//! the latest of them. A source lives in the set of eight slots that its keyed hash names; where all are taken, it
-//! takes that of the one that was quiet for longest. So the table cannot be full, and to be pushed out of it takes
-//! eight other sources with credentials in the same set.
+//! Comes in: a source and when a request of it was authenticated, or answered well on a connection that has lived for
+//! long. Goes out: when that was last, for one source or for the latest of them. The two kinds have a table each, since
+//! a credential takes more than patience. A source lives in the set of eight slots that its keyed hash names; where all
+//! are taken, it takes that of the one that was quiet for longest. So no table can be full, and to be pushed out takes
+//! eight other sources of the same kind in the same set. During an attack no connection makes its source known anew.
 //!
 //! A slot is two words. Two workers that write one at once may lose a source, or date it by the other's request, which
 //! is as recent; the next request of it sets that right.
@@ -12,12 +13,14 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Sources that are known at once, 16 bytes each.
+use super::pressure::{Gauge, Pressure};
+
+/// Sources of each kind that are known at once, 16 bytes each.
 pub const SOURCES_MAX: usize = 65_536;
 /// Slots that one source may be in: two cache lines.
 const SLOTS_PER_SET: usize = 8;
@@ -26,12 +29,19 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// What no source's address begins with (RFC 4291 §2.7: multicast): an IPv4 address follows.
 const V4: u64 = 0xffff_0000_0000_0000;
 
-/// Sources of authenticated requests.
+/// Sources that pass before strangers under attack.
+#[derive(Debug)]
 pub struct Known {
+    /// Consumers have proved who they are in requests from there.
+    proven: Table,
+    /// Connections from there have been good for long.
+    steady: Table,
+    pressure: Gauge,
+}
+
+struct Table {
     sets: Box<[Set]>,
     keyed: RandomState,
-    /// They pass before strangers.
-    under_attack: AtomicBool,
 }
 
 #[repr(align(64))]
@@ -74,45 +84,85 @@ impl Source {
     }
 }
 
-impl std::fmt::Debug for Known {
+impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Known").field("sets", &self.sets.len()).finish_non_exhaustive()
+        f.debug_struct("Table").field("sets", &self.sets.len()).finish_non_exhaustive()
     }
 }
 
 impl Known {
-    /// A table for about so many sources, all of it taken now. `keyed` keeps outsiders from choosing who shares a set
-    /// with them.
+    /// Tables for about so many sources of each kind, all of it taken now. `keyed` keeps outsiders from choosing who
+    /// shares a set with them.
     pub fn new(sources: usize, keyed: RandomState) -> Self {
-        let sets = sources.div_ceil(SLOTS_PER_SET).max(1).next_power_of_two();
-        Self {
-            sets: std::iter::repeat_with(Set::default).take(sets).collect(),
-            keyed,
-            under_attack: AtomicBool::new(false),
-        }
+        let (proven, steady) = (Table::new(sources, keyed.clone()), Table::new(sources, keyed));
+        Self { proven, steady, pressure: Gauge::default() }
     }
 
-    /// From now on those who are known pass before strangers, or no longer.
-    pub fn set_under_attack(&self, under_attack: bool) {
-        self.under_attack.store(under_attack, SeqCst);
+    /// How hard the NIC is pressed from now on. In an attack those who are known pass before strangers.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.tell(pressure);
     }
 
-    /// Whether they do.
-    pub fn under_attack(&self) -> bool {
-        self.under_attack.load(SeqCst)
+    /// How hard it is pressed.
+    pub fn pressure(&self) -> Pressure {
+        self.pressure.read()
     }
 
     /// A request of this source was authenticated at `now_ns`.
-    pub fn note(&self, source: Source, now_ns: u64) {
-        let set = self.set(source);
-        if let Some(at) = set.position(source) {
-            if let Some(seen_ns) = set.seen_ns.get(at)
-                && seen_ns.load(SeqCst).saturating_add(FRESH_NS) <= now_ns
-            {
-                seen_ns.fetch_max(now_ns, SeqCst);
-            }
-            return;
+    pub fn note_proven(&self, source: Source, now_ns: u64) {
+        self.proven.note(source, now_ns);
+    }
+
+    /// At `now_ns` a connection of this source was good as it had been for long. Whoever has had none before an attack
+    /// stays a stranger for as long as that lasts: patience costs an attacker little.
+    pub fn note_steady(&self, source: Source, now_ns: u64) {
+        if !self.steady.refresh(source, now_ns) && self.pressure() != Pressure::Attack {
+            self.steady.insert(source, now_ns);
         }
+    }
+
+    /// When a request of this source was last authenticated, to the second.
+    pub fn proven_ns(&self, source: Source) -> Option<u64> {
+        self.proven.seen_ns(source)
+    }
+
+    /// Whether anything good was known of this source at `since_ns` or later.
+    pub fn is_known(&self, source: Source, since_ns: u64) -> bool {
+        [&self.proven, &self.steady].into_iter().any(|table| table.seen_ns(source) >= Some(since_ns.max(1)))
+    }
+
+    /// Every source of which something good was known at `since_ns` or later: first those who have proved it. One that
+    /// has both may come twice.
+    pub fn since(&self, since_ns: u64) -> impl Iterator<Item = Source> + '_ {
+        let both = self.proven.since(since_ns).chain(self.steady.since(since_ns));
+        both.map(|(source, _)| source)
+    }
+}
+
+impl Table {
+    fn new(sources: usize, keyed: RandomState) -> Self {
+        let sets = sources.div_ceil(SLOTS_PER_SET).max(1).next_power_of_two();
+        Self { sets: std::iter::repeat_with(Set::default).take(sets).collect(), keyed }
+    }
+
+    fn note(&self, source: Source, now_ns: u64) {
+        if !self.refresh(source, now_ns) {
+            self.insert(source, now_ns);
+        }
+    }
+
+    /// Dates a source anew; false: it is not there.
+    fn refresh(&self, source: Source, now_ns: u64) -> bool {
+        let set = self.set(source);
+        let Some(seen_ns) = set.position(source).and_then(|at| set.seen_ns.get(at)) else { return false };
+        if seen_ns.load(SeqCst).saturating_add(FRESH_NS) <= now_ns {
+            seen_ns.fetch_max(now_ns, SeqCst);
+        }
+        true
+    }
+
+    fn insert(&self, source: Source, now_ns: u64) {
+        let set = self.set(source);
         let quiet =
             (0..SLOTS_PER_SET).min_by_key(|&at| set.seen_ns.get(at).map_or(u64::MAX, |ns| ns.load(SeqCst)));
         if let Some((slot, seen_ns)) = quiet.and_then(|at| Some((set.sources.get(at)?, set.seen_ns.get(at)?)))
@@ -122,14 +172,14 @@ impl Known {
         }
     }
 
-    /// When a request of this source was last authenticated, to the second.
-    pub fn seen_ns(&self, source: Source) -> Option<u64> {
+    /// When it was last noted, to the second.
+    fn seen_ns(&self, source: Source) -> Option<u64> {
         let set = self.set(source);
         set.seen_ns.get(set.position(source)?).map(|seen_ns| seen_ns.load(SeqCst))
     }
 
-    /// Every source that was seen at `since_ns` or later, with when that was, in no order.
-    pub fn since(&self, since_ns: u64) -> impl Iterator<Item = (Source, u64)> + '_ {
+    /// Every source that was noted at `since_ns` or later, with when that was, in no order.
+    fn since(&self, since_ns: u64) -> impl Iterator<Item = (Source, u64)> + '_ {
         let slots = self.sets.iter().flat_map(|set| set.sources.iter().zip(&set.seen_ns));
         let read = slots.map(|(source, seen_ns)| (Source(source.load(SeqCst)), seen_ns.load(SeqCst)));
         read.filter(move |(source, seen_ns)| source.0 != 0 && *seen_ns >= since_ns.max(1))
@@ -181,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_source_is_known_from_its_latest_request_on() {
-        let known = Known::new(64, RandomState::new());
+        let known = Table::new(64, RandomState::new());
         assert_eq!(known.seen_ns(source("192.0.2.1")), None);
         known.note(source("192.0.2.1"), 5 * S);
         known.note(source("192.0.2.1"), 6 * S - 1);
@@ -195,7 +245,7 @@ mod tests {
 
     #[test]
     fn whoever_was_quiet_for_longest_makes_room() {
-        let known = Known::new(SLOTS_PER_SET, RandomState::new());
+        let known = Table::new(SLOTS_PER_SET, RandomState::new());
         let sources: Vec<Source> = (0..=SLOTS_PER_SET).map(|n| source(&format!("192.0.2.{n}"))).collect();
         for (n, one) in sources.iter().take(SLOTS_PER_SET).enumerate() {
             known.note(*one, (n as u64 + 1) * S);
@@ -209,7 +259,7 @@ mod tests {
 
     #[test]
     fn the_latest_can_be_listed() {
-        let known = Known::new(1024, RandomState::new());
+        let known = Table::new(1024, RandomState::new());
         for n in 0..100_u64 {
             known.note(source(&format!("192.0.2.{n}")), n * S);
         }
@@ -219,8 +269,29 @@ mod tests {
     }
 
     #[test]
+    fn patience_makes_nobody_known_during_an_attack_and_pushes_no_proof_out() {
+        let known = Known::new(SLOTS_PER_SET, RandomState::new());
+        let [proven, before, during] = ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(source);
+        known.note_proven(proven, S);
+        known.note_steady(before, S);
+        known.set_pressure(Pressure::Attack);
+        known.note_steady(during, 5 * S);
+        known.note_steady(before, 5 * S);
+        assert!(known.is_known(before, 5 * S) && !known.is_known(during, 0));
+        assert_eq!(known.proven_ns(before), None);
+        known.set_pressure(Pressure::Elevated);
+        for n in 10..100 {
+            known.note_steady(source(&format!("192.0.2.{n}")), 6 * S);
+        }
+        assert_eq!(known.proven_ns(proven), Some(S));
+        assert!(known.is_known(proven, S) && !known.is_known(proven, S + 1));
+        let since: Vec<Source> = known.since(0).collect();
+        assert_eq!((since[0], since.len()), (proven, 1 + SLOTS_PER_SET));
+    }
+
+    #[test]
     fn workers_that_write_at_once_keep_every_source_whole() {
-        let known = Known::new(8, RandomState::new());
+        let known = Table::new(8, RandomState::new());
         std::thread::scope(|scope| {
             for worker in 0..4_u8 {
                 let known = &known;

@@ -1,9 +1,9 @@
 //! What happens to a request: policy without I/O.
 //!
 //! Comes in: a request head, who sent it, the policy, the buckets and the time. Goes out: a [`Plan`] to carry out or
-//! a [`Halt`]: a refusal to answer, or a question that has to be answered first. Order: route, limits that need no identity (so that guessing is limited too), what the
-//! head shows of the body, authentication, authorisation, a WebSocket's handshake, limits of the
-//! consumer.
+//! a [`Halt`]: a refusal to answer, or a question that has to be answered first. Order: route, limits that need no
+//! identity (so that guessing is limited too), what the head shows of the body, authentication, authorisation, a
+//! WebSocket's handshake, limits of the consumer.
 //!
 //! It never reads a clock, opens anything, locks, or holds unsafe code. Where nobody has to be known, or a credential is
 //! remembered, it allocates nothing: what a plan carries is shared.
@@ -20,10 +20,20 @@ pub mod known;
 mod identity;
 pub mod memory;
 pub mod question;
+mod pressure;
 pub mod authn;
 pub mod api_key;
+pub mod key_table;
+pub mod query;
 pub mod jwt;
+pub mod issuer;
+pub mod introspection;
+mod holder;
 pub mod basic;
+mod certificate;
+mod binding;
+mod dpop;
+pub mod replay;
 pub mod oidc;
 mod claims;
 pub mod authz;
@@ -46,9 +56,12 @@ pub use self::{
     budget::RetryBudget,
     identity::Identity,
     introduction::introduction,
+    key_table::{KeyTable, KeyTables},
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
+    pressure::Pressure,
     question::{Answer, Answered, Asks, Inquiry, Question, Reply, Said},
+    replay::Replays,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
     source::{Asked, source_of, told_request_id},
@@ -63,7 +76,8 @@ use self::{
 };
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
-    config::{Action, LimitPer, Redirect, Respond},
+    config::{Action, LimitPer, OwnPage, Redirect, Respond},
+    tls::ClientCertificate,
 };
 
 /// Who sent a request.
@@ -75,8 +89,8 @@ pub struct Peer<'c> {
     pub source_is_forwarded: bool,
     /// It came over TLS.
     pub tls: bool,
-    /// The certificate that it has shown, verified by the listener's authorities: DER.
-    pub certificate: Option<&'c [u8]>,
+    /// The certificate that it has shown, verified by the listener's authorities.
+    pub certificate: Option<&'c ClientCertificate>,
 }
 
 /// The time, on both clocks.
@@ -100,6 +114,8 @@ pub struct Plan {
     /// Fields to remove from what the client sent, lower case: those that only the gateway may set, and every field
     /// that can carry a credential for the route, whichever of them was accepted.
     pub remove: Arc<[Arc<str>]>,
+    /// The same of its query's parameters.
+    pub remove_query: Arc<[Arc<str>]>,
     /// Replaces the listener's limit, also for bodies whose length the head does not say.
     pub body_bytes_max: Option<u64>,
     /// Replaces the listener's timeout.
@@ -123,12 +139,15 @@ pub enum Act {
     Preflight,
 }
 
-impl From<&Action> for Act {
-    fn from(action: &Action) -> Self {
+impl Act {
+    /// What a route does, unless it is a page of the gateway itself.
+    fn of(action: &Action) -> Result<Self, (u16, OwnPage)> {
         match action {
-            Action::Upstream(upstream) => Self::Upstream(*upstream),
-            Action::Respond(respond) => Self::Respond(Arc::clone(respond)),
-            Action::Redirect(redirect) => Self::Redirect(Arc::clone(redirect)),
+            Action::Upstream(upstream) => Ok(Self::Upstream(*upstream)),
+            Action::Respond(respond) => Ok(Self::Respond(Arc::clone(respond))),
+            Action::Redirect(redirect) => Ok(Self::Redirect(Arc::clone(redirect))),
+            // No auth has a larger index.
+            Action::Own(auth, page) => Err((u16::try_from(*auth).unwrap_or(u16::MAX), *page)),
         }
     }
 }
@@ -139,6 +158,10 @@ pub struct State<'s> {
     pub limiter: &'s Table,
     /// Whose credentials were found good lately.
     pub memory: &'s mut Memory,
+    /// API keys, by auth.
+    pub keys: &'s KeyTables,
+    /// Which proofs were shown lately, to all workers.
+    pub replays: &'s Replays,
     /// What was said of this request's credentials, where it had to be asked.
     pub answered: &'s [Answered],
 }
@@ -159,8 +182,16 @@ pub enum Halt {
 pub struct Refused {
     /// The route that refuses; none where no route has the host and path.
     pub route: Option<RouteId>,
+    /// Who is asking, where that is known.
+    pub identity: Option<Rc<Identity>>,
     /// Why.
     pub refusal: Refusal,
+}
+
+impl Refused {
+    fn of_no_route() -> Self {
+        Self { route: None, identity: None, refusal: Refusal::NoRoute }
+    }
 }
 
 /// Why a request may not pass. Nothing of it was sent anywhere.
@@ -183,12 +214,7 @@ pub enum Refusal {
     /// 503: whoever has to be asked about the credential could not tell.
     AuthUnavailable,
     /// 403: somebody is known and may not.
-    Forbidden {
-        /// Who it is.
-        identity: Rc<Identity>,
-        /// For the log; the client is not told.
-        reason: Forbidden,
-    },
+    Forbidden(Forbidden),
     /// 429: too often.
     Limited {
         /// Index into the configuration's limits.
@@ -214,6 +240,17 @@ pub enum Refusal {
     ForeignOrigin,
 }
 
+impl Refusal {
+    /// What the client is not told, for those who keep watch.
+    pub fn why(&self) -> Option<String> {
+        match self {
+            Self::Unauthenticated { reason, .. } => Some(format!("{reason:?}")),
+            Self::Forbidden(reason) => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+}
+
 /// Decides one request. It is called again for the same request, with what was asked in `state.answered`.
 ///
 /// # Errors
@@ -221,15 +258,14 @@ pub enum Refusal {
 pub fn decide(
     policy: &Policy,
     head: &RequestHead<'_, '_>,
-    peer: &Peer,
+    peer: &Peer<'_>,
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Plan, Halt> {
     let preflight = cors::preflight_route(policy, head);
     let route_id = preflight.map_or_else(|| find_route(policy, head), Ok).map_err(Halt::Refused)?;
-    let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), refusal });
-    let no_route = Halt::Refused(Refused { route: None, refusal: Refusal::NoRoute });
-    let route = policy.route(route_id).ok_or(no_route)?;
+    let refused = |refusal| Halt::Refused(Refused { route: Some(route_id), identity: None, refusal });
+    let route = policy.route(route_id).ok_or_else(|| Halt::Refused(Refused::of_no_route()))?;
     let limiter = state.limiter;
     let mut meter = Meter { policy, route_id, route, head, peer, limiter, now, dry_run: None };
 
@@ -241,13 +277,25 @@ pub fn decide(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
-    let identity = authenticate(policy, route, head, state, now).map_err(|lack| match lack {
-        Lack::Ask(question) => Halt::Ask(route_id, question),
-        Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
-        Lack::Failed(reason) => {
-            refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
+    let action = match Act::of(&route.action) {
+        Ok(action) => action,
+        Err(own) => {
+            return Err(oidc::own_page(own, head)
+                .map_or_else(refused, |visit| Halt::Visit(route_id, Box::new(visit))));
         }
+    };
+    let identity = authenticate(policy, route, (head, peer), state, now).map_err(|lack| match lack {
+        Lack::Ask(question) => Halt::Ask(route_id, question),
+        Lack::Failed(reason) => match login_for(policy, route, head, reason) {
+            Some(visit) => Halt::Visit(route_id, Box::new(visit)),
+            None => refused(unauthenticated(route, reason)),
+        },
     })?;
+    if let Some(identity) = &identity {
+        note_use(identity, state.keys, peer, now);
+    }
+    let refused =
+        |refusal| Halt::Refused(Refused { route: Some(route_id), identity: identity.clone(), refusal });
     let consumer = identity.as_ref().and_then(|identity| policy.consumer(&identity.consumer));
     authorize(route, head, identity.as_ref(), consumer).map_err(refused)?;
     let websocket = websocket::handshake(route, head).map_err(refused)?;
@@ -255,9 +303,10 @@ pub fn decide(
 
     Ok(Plan {
         route: route_id,
-        action: Act::from(&route.action),
+        action,
         identity,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run: meter.dry_run,
@@ -279,6 +328,7 @@ fn allow_preflight(
         action: Act::Preflight,
         identity: None,
         remove: route.remove.clone(),
+        remove_query: route.remove_query.clone(),
         body_bytes_max: route.body_bytes_max,
         request_timeout: route.request_timeout,
         limited_in_dry_run,
@@ -288,9 +338,10 @@ fn allow_preflight(
 
 fn find_route(policy: &Policy, head: &RequestHead<'_, '_>) -> Result<RouteId, Refused> {
     policy.router.find(head.authority, &head.path, head.method).map_err(|miss| match miss {
-        Miss::NoRoute => Refused { route: None, refusal: Refusal::NoRoute },
+        Miss::NoRoute => Refused::of_no_route(),
         Miss::MethodNotAllowed { route, allow } => {
-            Refused { route: Some(route), refusal: Refusal::MethodNotAllowed { allow: allow.clone() } }
+            let refusal = Refusal::MethodNotAllowed { allow: allow.clone() };
+            Refused { route: Some(route), identity: None, refusal }
         }
     })
 }
@@ -323,14 +374,43 @@ fn check_body(route: &RoutePolicy, head: &RequestHead<'_, '_>) -> Result<(), Ref
 fn authenticate(
     policy: &Policy,
     route: &RoutePolicy,
-    head: &RequestHead<'_, '_>,
+    shown: (&RequestHead<'_, '_>, &Peer<'_>),
     state: &mut State<'_>,
     now: Now,
 ) -> Result<Option<Rc<Identity>>, Lack> {
     if route.public {
         return Ok(None);
     }
-    authn::authenticate(policy.auths_of(route), head, state, &|name| policy.role(name), now.unix_s).map(Some)
+    let role = |name: &str| policy.role(name);
+    authn::authenticate(policy.auths_of(route), shown, state, &role, now.unix_s).map(Some)
+}
+
+/// An API key was used, whatever may come of the request.
+fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
+    if let (Some(key), Some(table)) = (&identity.key, keys.of(identity.auth)) {
+        table.note_use(key, peer.source, now.unix_s);
+    }
+}
+
+/// The login of a browser that has no session, or none that still counts. Whoever has shown another credential is told
+/// what is wrong with that.
+fn login_for(
+    policy: &Policy,
+    route: &RoutePolicy,
+    head: &RequestHead<'_, '_>,
+    reason: AuthFailure,
+) -> Option<Visit> {
+    let may_log_in =
+        matches!(reason, AuthFailure::Absent | AuthFailure::Session(_) | AuthFailure::Unavailable);
+    let auth = policy.login_of(route).filter(|_| may_log_in && oidc::is_navigation(head))?;
+    Some(oidc::login(auth, head))
+}
+
+fn unauthenticated(route: &RoutePolicy, reason: AuthFailure) -> Refusal {
+    match reason {
+        AuthFailure::Unavailable => Refusal::AuthUnavailable,
+        reason => Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason },
+    }
 }
 
 /// The roles that count are those of the credential and those that the configuration gives the consumer.
@@ -343,10 +423,7 @@ fn authorize(
     let Some(identity) = identity else { return Ok(()) };
     let roles =
         identity.roles.iter().chain(consumer.into_iter().flat_map(|consumer| &consumer.roles)).copied();
-    route
-        .need
-        .check(head.method, roles)
-        .map_err(|reason| Refusal::Forbidden { identity: Rc::clone(identity), reason })
+    route.need.check(head.method, roles).map_err(Refusal::Forbidden)
 }
 
 /// Takes a token from every limit that applies, in their order, until one refuses. A token that an earlier limit

@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    hash::{BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasherDefault, DefaultHasher, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -15,8 +15,11 @@ use super::{
     authn::{self, AuthFailure},
     authz::{Need, RoleId},
     cors,
+    dpop::ProofFault,
+    issuer::Issuer,
     jwt::TokenFault,
     limit::Bucket,
+    oidc::revoked::{self, Revoked},
     route::{RouteId, Router},
 };
 use crate::{
@@ -39,6 +42,7 @@ pub struct Policy {
     rules_of: Box<[u32]>,
     rules: Box<[RoutePolicy]>,
     pub(super) auths: Box<[authn::Auth]>,
+    has_sessions: bool,
     pub(super) limits: Box<[LimitPolicy]>,
     /// Names of roles and their ids, in order of the names.
     roles: Box<[(Arc<str>, RoleId)]>,
@@ -71,10 +75,13 @@ pub struct RoutePolicy {
     pub(super) limits: Box<[u16]>,
     /// What a client's field of these names would say stays here: lower case, in order.
     pub(super) remove: Arc<[Arc<str>]>,
+    /// What of its query stays here: parameters that carry a credential.
+    pub(super) remove_query: Arc<[Arc<str>]>,
     /// Lower case; empty: any.
     pub(super) allow_types: Box<[Arc<str>]>,
     challenge: Arc<str>,
     challenge_invalid_token: Arc<str>,
+    challenge_invalid_proof: Arc<str>,
 }
 
 pub(super) struct LimitPolicy {
@@ -165,10 +172,15 @@ impl Policy {
         );
         let mut auths = Vec::new();
         for auth in &config.auths {
-            match authn::Auth::compile(auth, &|name| role_named(&roles, name)) {
+            match authn::Auth::compile(auth) {
                 Ok(auth) => auths.push(auth),
                 Err(reason) => errors.push(PolicyError::Auth { auth: auth.name.clone(), reason }),
             }
+        }
+        let has_sessions = auths.iter().any(|auth| auth.sessions().is_some());
+        if has_sessions {
+            let revoked = Arc::new(Revoked::new(revoked::MARKS_MAX, RandomState::new()));
+            auths.iter_mut().filter_map(authn::Auth::sessions_mut).for_each(|own| own.keep_revoked(&revoked));
         }
         let router = Router::compile(&config.routes).map_err(|more| errors.extend(more));
         errors.extend(config.routes.iter().filter_map(access_fault));
@@ -187,6 +199,7 @@ impl Policy {
             consumers: sorted(config.consumers.iter().map(ConsumerPolicy::compile).collect(), |c| &c.name),
             identity_headers,
             auths: auths.into(),
+            has_sessions,
             roles,
         })
     }
@@ -216,9 +229,53 @@ impl Policy {
         self.auths.get(usize::from(auth))
     }
 
+    /// All auths, in the order of the configuration's.
+    pub fn auths(&self) -> &[authn::Auth] {
+        &self.auths
+    }
+
+    /// Takes over the issuers of `before` that this one has too, with their keys and whoever asks them, and what was
+    /// counted. Auths that go by the same issuer share it.
+    pub fn keep_issuers(&mut self, before: Option<&Policy>) {
+        let mut revoked = before
+            .into_iter()
+            .flat_map(|policy| &policy.auths)
+            .filter_map(|auth| auth.sessions()?.revoked().into());
+        if let Some(revoked) = revoked.next() {
+            self.auths
+                .iter_mut()
+                .filter_map(authn::Auth::sessions_mut)
+                .for_each(|own| own.keep_revoked(revoked));
+        }
+        let before = || before.into_iter().flat_map(|policy| &policy.auths);
+        for auth in &mut self.auths {
+            let same = before().find(|other| other.name() == auth.name()).and_then(authn::Auth::opaque);
+            if let (Some(opaque), Some(same)) = (auth.opaque_mut(), same) {
+                opaque.tally = Arc::clone(&same.tally);
+            }
+        }
+        let mut known: Vec<Arc<Issuer>> = before().filter_map(authn::Auth::issuer).cloned().collect();
+        for issuer in self.auths.iter_mut().filter_map(authn::Auth::issuer_mut) {
+            match known.iter().find(|known| known.source() == issuer.source()) {
+                Some(same) => *issuer = Arc::clone(same),
+                None => known.push(Arc::clone(issuer)),
+            }
+        }
+    }
+
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
         let at = self.consumers.binary_search_by(|consumer| (*consumer.name).cmp(name)).ok()?;
         self.consumers.get(at)
+    }
+
+    /// The auth of a route that a browser can log in with.
+    pub(super) fn login_of(&self, route: &RoutePolicy) -> Option<u16> {
+        self.auths_of(route).find(|(_, auth)| auth.sessions().is_some()).map(|(id, _)| id)
+    }
+
+    /// Whether browsers have cookies that are no business of an upstream's.
+    pub fn has_sessions(&self) -> bool {
+        self.has_sessions
     }
 
     pub(super) fn auths_of<'p>(
@@ -238,7 +295,9 @@ impl RoutePolicy {
     ) -> RoutePolicy {
         let challenge =
             |after| authn::challenge(route.auths.iter().filter_map(|auth| auths.get(*auth)), after);
-        let credentials = route.auths.iter().filter_map(|auth| auths.get(*auth)).map(authn::Auth::header);
+        let own = || route.auths.iter().filter_map(|auth| auths.get(*auth));
+        let credentials = own().flat_map(authn::Auth::kept_fields);
+        let remove_query: BTreeSet<&Arc<str>> = own().filter_map(authn::Auth::kept_parameter).collect();
         let rewrite = route.rewrite.as_deref();
         let rewritten: Vec<Arc<str>> = rewrite.into_iter().flat_map(|r| r.request.removed()).collect();
         let remove: BTreeSet<&Arc<str>> =
@@ -262,9 +321,11 @@ impl RoutePolicy {
             need: Need::compile(&route.permission, &config.roles),
             limits: indices(&route.limits),
             remove: remove.into_iter().cloned().collect(),
+            remove_query: remove_query.into_iter().cloned().collect(),
             allow_types: filter.map(|filter| filter.allow_types.clone().into()).unwrap_or_default(),
             challenge: challenge(AuthFailure::Absent),
             challenge_invalid_token: challenge(AuthFailure::Token(TokenFault::Malformed)),
+            challenge_invalid_proof: challenge(AuthFailure::Proof(ProofFault::Absent)),
         }
     }
 
@@ -278,10 +339,13 @@ impl RoutePolicy {
     pub(super) fn challenge(&self, after: AuthFailure) -> &Arc<str> {
         match after {
             AuthFailure::Token(_) => &self.challenge_invalid_token,
+            AuthFailure::Proof(_) => &self.challenge_invalid_proof,
             AuthFailure::Absent
             | AuthFailure::Repeated
             | AuthFailure::Key(_)
             | AuthFailure::Password
+            | AuthFailure::Session(_)
+            | AuthFailure::Certificate
             | AuthFailure::Unavailable => &self.challenge,
         }
     }
@@ -392,7 +456,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
     };
     let redirect = match &route.action {
         config::Action::Redirect(redirect) => Some(&redirect.path),
-        config::Action::Upstream(_) | config::Action::Respond(_) => None,
+        config::Action::Upstream(_) | config::Action::Respond(_) | config::Action::Own(..) => None,
     };
     let host = rewrite.and_then(|rewrite| rewrite.host.as_ref());
     let sent = rewrite.into_iter().flat_map(|r| r.request.add.iter().chain(&r.request.set));
@@ -417,8 +481,10 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
 /// Every header that some `forward` sets; all are removed from what clients send, on every route.
 fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
-        config::AuthKind::Jwt(rules) => Some(&rules.forward),
-        config::AuthKind::ApiKey { .. } | config::AuthKind::Basic(_) => None,
+        config::AuthKind::Jwt(rules) => Some(&rules.claims.forward),
+        config::AuthKind::Introspection(rules) => Some(&rules.claims.forward),
+        config::AuthKind::Oidc(rules) => Some(&rules.id_token.claims.forward),
+        config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =
         forwards.flatten().map(|(header, _)| header.to_ascii_lowercase().into()).collect();

@@ -79,17 +79,8 @@ impl Reply {
         Self(Some(Box::new(take)))
     }
 
-    /// Says whose a credential is.
-    pub fn send(self, answer: Answer) {
-        self.say(Said::Whose(answer));
-    }
-
-    /// Says what a visitor is told.
-    pub fn tell(self, told: Told) {
-        self.say(Said::Tell(told));
-    }
-
-    fn say(mut self, said: Said) {
+    /// Answers.
+    pub fn say(mut self, said: Said) {
         if let Some(take) = self.0.take() {
             take(said);
         }
@@ -117,7 +108,7 @@ mod tests {
             let sender = sender.clone();
             Reply::new(move |answer| sender.send(answer).unwrap())
         };
-        reply().send(Err(AuthFailure::Absent));
+        reply().say(Said::Whose(Err(AuthFailure::Absent)));
         drop(reply());
         drop(sender);
         let all: Vec<Said> = answers.iter().collect();

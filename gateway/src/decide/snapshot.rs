@@ -5,10 +5,11 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::{Addresses, Policy, balance::Balancer};
+use super::{Addresses, KeyTables, Policy, balance::Balancer};
 use crate::{config::Config, tls};
 
-/// A configuration with everything compiled from it. Never changes but for which servers are live, and where.
+/// A configuration with everything compiled from it. Never changes but for which servers are live, and where, and
+/// which keys there are.
 pub struct Snapshot {
     /// The configuration, but for its routes: of those there may be many, and all that counts is in the policy.
     pub config: Config,
@@ -22,6 +23,8 @@ pub struct Snapshot {
     pub live: Arc<LiveServers>,
     /// Where they are.
     pub addresses: Addresses,
+    /// API keys, by auth: the same over reloads, where the store is.
+    pub keys: KeyTables,
     /// Per route, the slot that counts it.
     pub route_slots: Box<[u32]>,
     /// Per upstream, the slot that counts its first server; the others follow.

@@ -6,8 +6,13 @@ use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::{Answered, AuthFailure, Identity, Memory, api_key, limit::Table, memory};
-use crate::{codec, config};
+use super::{
+    Answered, AuthFailure, Identity, KeyTable, KeyTables, Memory, Peer, Replays, api_key,
+    key_table::{ApiKey, Change, Grants},
+    limit::Table,
+    memory,
+};
+use crate::{codec, config, tls::ClientCertificate};
 
 /// A public route for any host and method that answers 204.
 pub(super) fn route(name: &str, path: &str) -> config::Route {
@@ -37,14 +42,21 @@ pub(super) fn respond(status: u16) -> config::Respond {
 }
 
 /// The HMAC key of every test store.
-pub(super) fn hash_key() -> config::Secret {
-    config::Secret(Zeroizing::new((0..32).collect()))
+pub(super) const HASH_KEY: [u8; 32] = [9; 32];
+
+/// Per auth that goes by keys, a table with one: `minted(1)`, of consumer acme.
+pub(super) fn key_tables(auths: &[config::Auth]) -> KeyTables {
+    KeyTables::new(auths.iter().map(|auth| match &auth.kind {
+        config::AuthKind::ApiKey(_) => Some(Arc::new(key_table(vec![stored(&minted(1), "acme")]))),
+        _ => None,
+    }))
 }
 
-/// A store of these keys.
-pub(super) fn key_store(mut keys: Vec<config::StoredKey>) -> config::KeyStore {
-    keys.sort_by(|a, b| a.id.cmp(&b.id));
-    config::KeyStore { path: "keys.db".into(), hash_key: hash_key(), keys }
+/// A table of these keys.
+pub(super) fn key_table(keys: Vec<ApiKey>) -> KeyTable {
+    let table = KeyTable::new(&HASH_KEY);
+    table.apply(keys.into_iter().map(Change::Put).collect());
+    table
 }
 
 /// Always the same key for the same seed.
@@ -59,14 +71,21 @@ pub(super) fn minted(seed: u8) -> api_key::Minted {
 }
 
 /// The entry of a key without roles and without end.
-pub(super) fn stored(minted: &api_key::Minted, consumer: &str) -> config::StoredKey {
-    config::StoredKey {
-        id: minted.id.as_str().into(),
-        consumer: consumer.into(),
-        roles: Vec::new(),
-        hash: api_key::hash_of(&hash_key(), &minted.secret),
-        expires_at_s: None,
-    }
+pub(super) fn stored(minted: &api_key::Minted, consumer: &str) -> ApiKey {
+    stored_with(minted, consumer, None, &[])
+}
+
+/// The entry of a key.
+pub(super) fn stored_with(
+    minted: &api_key::Minted,
+    consumer: &str,
+    expires_at_s: Option<u64>,
+    roles: &[&str],
+) -> ApiKey {
+    let hash = api_key::hash_of(&HASH_KEY, &minted.secret);
+    let grants =
+        Grants { roles: roles.iter().map(|role| Arc::from(*role)).collect(), scopes: Box::default() };
+    ApiKey::new(&minted.id, hash, expires_at_s, consumer.into(), Arc::new(grants)).unwrap()
 }
 
 /// The time in all tests, in seconds since the epoch.
@@ -75,23 +94,48 @@ pub(super) const NOW_S: u64 = 1_800_000_000;
 /// Secret of the tokens that [`token`] makes.
 pub(super) const TOKEN_SECRET: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
-/// `[auth.keys]`: one key, `minted(1)`, of consumer acme.
+/// `[auth.keys]`: its keys are those of [`key_tables`].
 pub(super) fn key_auth() -> config::Auth {
-    let store = Arc::new(key_store(vec![stored(&minted(1), "acme")]));
-    config::Auth { name: "keys".into(), kind: config::AuthKind::ApiKey { header: "x-api-key".into(), store } }
+    key_auth_in(config::Carrier::Header("x-api-key".into()))
+}
+
+/// The same, with keys that come in another place.
+pub(super) fn key_auth_in(carrier: config::Carrier) -> config::Auth {
+    let api_key = config::ApiKey { carrier, store: "keys.db".into() };
+    config::Auth { name: "keys".into(), forward_credential: false, kind: config::AuthKind::ApiKey(api_key) }
 }
 
 /// `[auth.staff]`: tokens as [`token`] makes them.
 pub(super) fn token_auth() -> config::Auth {
-    config::Auth { name: "staff".into(), kind: config::AuthKind::Jwt(Box::new(token_rules())) }
+    config::Auth {
+        name: "staff".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Jwt(Box::new(token_rules())),
+    }
 }
 
 /// `[auth.legacy]`: whose users are nobody's business here.
 pub(super) fn basic_auth() -> config::Auth {
     config::Auth {
         name: "legacy".into(),
+        forward_credential: false,
         kind: config::AuthKind::Basic(config::Basic { users: Arc::from([]) }),
     }
+}
+
+/// `[auth.machines]`: by the host's name.
+pub(super) fn certificate_auth() -> config::Auth {
+    config::Auth {
+        name: "machines".into(),
+        forward_credential: false,
+        kind: config::AuthKind::Mtls(config::CertificateName::SanDns),
+    }
+}
+
+/// Somebody on a connection under TLS.
+pub(super) fn peer(certificate: Option<&ClientCertificate>) -> Peer<'_> {
+    let source = "203.0.113.7".parse().unwrap();
+    Peer { source, source_is_forwarded: false, tls: true, certificate }
 }
 
 /// What was said of a credential: whose it is.
@@ -100,9 +144,10 @@ pub(super) fn answered(auth: u16, answer: Result<&str, AuthFailure>) -> Answered
     Answered { auth, answer: answer.map(|consumer| Rc::new(known(consumer))) }
 }
 
-/// Empty buckets, and a memory of nobody.
-pub(super) fn state() -> (Table, Memory) {
-    (Table::new(1024, RandomState::new()), Memory::new(memory::BYTES_MAX))
+/// Empty buckets, and a memory of nobody and nothing.
+pub(super) fn state() -> (Table, Memory, Replays) {
+    let keyed = RandomState::new();
+    (Table::new(1024, keyed.clone()), Memory::new(memory::BYTES_MAX), Replays::new(keyed))
 }
 
 /// Gives the head of `request` to `use_it`: a request line, then header lines.
@@ -119,13 +164,29 @@ pub(super) fn with_head<T>(request: &str, use_it: impl FnOnce(&codec::RequestHea
 pub(super) fn token_rules() -> config::Jwt {
     config::Jwt {
         issuer: None,
-        audiences: Vec::new(),
         algorithms: vec!["HS256".into()],
         leeway: Duration::ZERO,
-        consumer: "sub".into(),
-        roles: Some("roles".into()),
-        forward: Vec::new(),
+        claims: config::ClaimRules {
+            audiences: Vec::new(),
+            consumer: "sub".into(),
+            roles: Some("roles".into()),
+            scopes: Some("scope".into()),
+            forward: Vec::new(),
+        },
         keys: config::JwtKeys::Key(config::Secret(Zeroizing::new(TOKEN_SECRET.to_vec()))),
+    }
+}
+
+/// Rules of opaque tokens, which count for half a minute.
+pub(super) fn introspection_rules() -> config::Introspection {
+    let url = config::Url::parse("http://127.0.0.1:1/introspect").unwrap();
+    config::Introspection {
+        endpoint: config::Endpoint { url, tls: None },
+        client_id: "gateway".into(),
+        client_secret: config::Secret(Zeroizing::new(b"s3cret".to_vec())),
+        cache: Duration::from_secs(30),
+        timeout: Duration::from_secs(1),
+        claims: token_rules().claims,
     }
 }
 
@@ -203,6 +264,7 @@ pub(super) fn empty() -> config::Config {
             attack: config::Signs::default(),
             calm_after: Duration::ZERO,
             strangers_percent: 100,
+            long_lived: None,
         },
         listeners: Vec::new(),
         admin: None,
@@ -213,6 +275,11 @@ pub(super) fn empty() -> config::Config {
         limits: Vec::new(),
         filters: Vec::new(),
         routes: Vec::new(),
-        log: config::Log { level: log::LevelFilter::Info, access: config::AccessLog::Off },
+        log: config::Log {
+            level: log::LevelFilter::Info,
+            access: config::AccessLog::Off,
+            audit: config::Audit::Off,
+        },
+        files: Vec::new(),
     }
 }

@@ -12,6 +12,7 @@ const START_NS: u64 = 1_000_000_000;
 struct Gate {
     policy: Policy,
     limiter: Table,
+    keys: KeyTables,
     now: Now,
     source: IpAddr,
 }
@@ -21,6 +22,7 @@ impl Gate {
         Gate {
             policy: Policy::compile(config).unwrap(),
             limiter: Table::new(1024, RandomState::new()),
+            keys: key_tables(&config.auths),
             now: Now { monotonic_ns: START_NS, unix_s: NOW_S },
             source: SOURCE.parse().unwrap(),
         }
@@ -37,9 +39,15 @@ impl Gate {
     fn decide_with(&self, request: &str, answered: &[Answered]) -> Result<Plan, Halt> {
         let (line, headers) = request.split_once('\n').unwrap_or((request, ""));
         with_head(&format!("{line} HTTP/1.1\n{headers}"), |head| {
-            let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
-            let mut memory = Memory::new(memory::BYTES_MAX);
-            let mut state = State { limiter: &self.limiter, memory: &mut memory, answered };
+            let peer = Peer { source: self.source, ..peer(None) };
+            let (_, mut memory, replays) = state();
+            let mut state = State {
+                limiter: &self.limiter,
+                memory: &mut memory,
+                replays: &replays,
+                keys: &self.keys,
+                answered,
+            };
             decide(&self.policy, head, &peer, &mut state, self.now)
         })
     }
@@ -110,9 +118,10 @@ fn a_refusal_knows_its_route() {
     let mut config = config();
     config.routes[0].methods = vec!["GET".into()];
     let gate = Gate::new(&config);
-    assert_eq!(gate.decide("GET /nowhere"), Err(Refused { route: None, refusal: Refusal::NoRoute }));
+    assert_eq!(gate.decide("GET /nowhere"), Err(Refused::of_no_route()));
     let allow = Arc::from("GET, HEAD");
-    let expected = Refused { route: Some(0), refusal: Refusal::MethodNotAllowed { allow } };
+    let refusal = Refusal::MethodNotAllowed { allow };
+    let expected = Refused { route: Some(0), identity: None, refusal };
     assert_eq!(gate.decide("POST /open"), Err(expected));
     assert_eq!(gate.decide("GET /orders").unwrap_err().route, Some(1));
 }
@@ -122,7 +131,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
     let plan = Gate::new(&config()).passes(&with_key("GET /orders"));
     let identity = plan.identity.unwrap();
     assert_eq!((&*identity.consumer, identity.auth, &identity.set[..]), ("acme", 0, &[][..]));
-    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into()]);
+    assert_eq!(*plan.remove, ["authorization".into(), "dpop".into(), "x-api-key".into()]);
     assert_eq!(plan.action, Act::Upstream(0));
 }
 
@@ -131,7 +140,7 @@ fn a_key_makes_its_consumer_known_and_stays_at_the_gateway() {
 fn a_route_keeps_every_credential_that_it_takes() {
     let gate = Gate::new(&config());
     let both = format!("{}\nauthorization: Basic YTpi", with_key("GET /orders"));
-    assert_eq!(*gate.passes(&both).remove, ["authorization".into(), "x-api-key".into()]);
+    assert_eq!(*gate.passes(&both).remove, ["authorization".into(), "dpop".into(), "x-api-key".into()]);
     let alone = Gate::new(&{
         let mut config = config();
         config.routes[1].auths = vec![0];
@@ -143,13 +152,14 @@ fn a_route_keeps_every_credential_that_it_takes() {
 #[test]
 fn a_token_makes_its_consumer_known_and_sets_headers() {
     let mut config = config();
-    let rules = config::Jwt { forward: vec![("x-user".into(), "sub".into())], ..token_rules() };
+    let mut rules = token_rules();
+    rules.claims.forward = vec![("x-user".into(), "sub".into())];
     config.auths[1].kind = config::AuthKind::Jwt(Box::new(rules));
     let gate = Gate::new(&config);
     let plan = gate.passes(&with_token("GET /orders", &claims(r#","roles":["gone","reader"]"#)));
     let identity = plan.identity.unwrap();
     assert_eq!((&*identity.consumer, identity.auth), ("bob", 1));
-    assert_eq!(*plan.remove, ["authorization".into(), "x-api-key".into(), "x-user".into()]);
+    assert_eq!(*plan.remove, ["authorization".into(), "dpop".into(), "x-api-key".into(), "x-user".into()]);
     assert_eq!(*identity.set, [("x-user".into(), "bob".to_owned())]);
     // Row 44: also where nobody has to be known.
     assert_eq!(*gate.passes("GET /open").remove, ["x-user".into()]);
@@ -175,7 +185,7 @@ fn a_permission_comes_from_the_credential_or_the_consumer() {
     gate.passes(&with_key("GET /orders"));
     gate.passes(&with_token("GET /orders", &claims(r#","roles":"reader""#)));
     let refusal = gate.refuses(&with_token("GET /orders", &claims("")));
-    assert!(matches!(refusal, Refusal::Forbidden { reason: Forbidden::MissingPermission(_), .. }));
+    assert!(matches!(refusal, Refusal::Forbidden(Forbidden::MissingPermission(_))));
     // A token of a configured consumer has that consumer's roles.
     gate.passes(&with_token("GET /orders", &claims("").replace("bob", "acme")));
 }
@@ -186,7 +196,7 @@ fn a_role_that_was_removed_is_refused_by_the_next_policy() {
     let mut config = config();
     Gate::new(&config).passes(&with_key("GET /orders"));
     config.consumers[0].roles.clear();
-    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden { .. }));
+    assert!(matches!(Gate::new(&config).refuses(&with_key("GET /orders")), Refusal::Forbidden(_)));
 }
 
 #[test]
@@ -412,4 +422,70 @@ fn a_request_that_waits_for_an_answer_is_one_request() {
     assert_eq!(refusal(AuthFailure::Unavailable), Refusal::AuthUnavailable);
     assert!(matches!(refusal(AuthFailure::Password), Refusal::Unauthenticated { .. }));
     assert!(matches!(gate.refuses(request), Refusal::Limited { .. }));
+}
+
+#[test]
+fn a_key_that_is_taken_back_is_not_remembered() {
+    let gate = Gate::new(&config());
+    let (_, mut memory, replays) = state();
+    let mut asks = || {
+        with_head(&with_key("GET /orders HTTP/1.1"), |head| {
+            let peer = Peer { source: gate.source, ..peer(None) };
+            let mut state = State {
+                limiter: &gate.limiter,
+                memory: &mut memory,
+                replays: &replays,
+                keys: &gate.keys,
+                answered: &[],
+            };
+            decide(&gate.policy, head, &peer, &mut state, gate.now)
+                .map(|plan| plan.identity.unwrap().consumer.clone())
+        })
+    };
+    let table = gate.keys.of(0).unwrap();
+    assert_eq!(asks(), Ok("acme".into()));
+    assert_eq!(asks(), Ok("acme".into()), "remembered");
+    table.apply(vec![key_table::Change::Put(stored(&minted(1), "zeta"))]);
+    let Err(Halt::Refused(refused)) = asks() else { panic!("zeta has no role") };
+    assert!(matches!(refused.refusal, Refusal::Forbidden { .. }));
+    table.apply(vec![key_table::Change::Remove(minted(1).id.as_bytes().try_into().unwrap())]);
+    let Err(Halt::Refused(refused)) = asks() else { panic!("it was taken back") };
+    assert!(matches!(refused.refusal, Refusal::Unauthenticated { .. }));
+    let uses = table.take_uses();
+    assert_eq!(uses, [], "the key is no longer there to tell");
+}
+
+#[test]
+fn every_use_of_a_key_is_counted_remembered_or_not() {
+    let gate = Gate::new(&config());
+    for _ in 0..3 {
+        gate.passes(&with_key("GET /orders"));
+    }
+    gate.refuses("GET /orders\nx-api-key: junk");
+    let uses = gate.keys.of(0).unwrap().take_uses();
+    let expected = key_table::Used { id: minted(1).id, last_s: NOW_S, source: gate.source, count: 3 };
+    assert_eq!(uses, [expected]);
+}
+
+#[test]
+fn row_83_a_key_in_the_query_stays_here() {
+    let mut config = config();
+    config.auths[0] = key_auth_in(config::Carrier::Query("api_key".into()));
+    let gate = Gate::new(&config);
+    let key = minted(1).text;
+    let plan = gate.passes(&format!("GET /orders?a=1&api_key={}&b=2", *key));
+    assert_eq!(plan.identity.unwrap().consumer, "acme".into());
+    assert_eq!(&*plan.remove_query, [Arc::from("api_key")]);
+    assert!(!plan.remove.contains(&"x-api-key".into()));
+    for request in [
+        format!("GET /orders?api_key={0}&api_key={0}", *key),
+        format!("GET /orders?API_KEY={}", *key),
+        "GET /orders?api_key".to_owned(),
+        format!("GET /orders\nx-api-key: {}", *key),
+        format!("GET /orders\napi_key: {}", *key),
+    ] {
+        let Refusal::Unauthenticated { challenge, .. } = gate.refuses(&request) else { panic!("{request}") };
+        assert!(challenge.starts_with("ApiKey realm=\"keys\", query=\"api_key\""), "{challenge}");
+    }
+    assert_eq!(gate.passes("GET /open?api_key=x").remove_query.len(), 0, "it means nothing there");
 }

@@ -28,7 +28,7 @@ impl Tunnel {
     pub async fn relay<R: Source, W: Sink>(
         &mut self,
         client: Side<'_, R, W>,
-        idle_ns: u64,
+        terms: Terms<'_>,
         buffers: &Buffers,
     ) -> Passed {
         let early = std::mem::replace(&mut self.switched.early, Buffer::placeholder());
@@ -36,14 +36,14 @@ impl Tunnel {
             Carrier::Own(own) => {
                 let Stream { read, write } = &mut own.stream;
                 let server = Side { source: read, sink: write, deadline: &own.deadline, early };
-                relay(client, server, idle_ns, buffers).await
+                relay(client, server, terms, buffers).await
             }
             Carrier::Shared(shared) => {
                 let deadline = &shared.deadline;
                 shared.inbound.unframe();
                 let source = &mut shared.inbound.within(deadline);
                 let sink = &mut shared.outbound.within(deadline);
-                relay(client, Side { source, sink, deadline, early }, idle_ns, buffers).await
+                relay(client, Side { source, sink, deadline, early }, terms, buffers).await
             }
         }
     }
@@ -108,15 +108,22 @@ pub struct Passed {
     pub in_order: bool,
 }
 
+/// How long a tunnel may be silent, and who hears when the client has been told something.
+type Terms<'t> = (u64, &'t dyn Fn(u64));
+
 /// Relays until both directions have ended. Silence of both for `idle_ns`, or a peer that takes nothing for so long,
 /// ends the tunnel.
 async fn relay<R1: Source, W1: Sink, R2: Source, W2: Sink>(
     client: Side<'_, R1, W1>,
     server: Side<'_, R2, W2>,
-    idle_ns: u64,
+    (idle_ns, client_was_told): Terms<'_>,
     buffers: &Buffers,
 ) -> Passed {
-    let watch = Watch { client: End::new(client.deadline), server: End::new(server.deadline), idle_ns };
+    let watch = Watch {
+        client: End::new(client.deadline, client_was_told),
+        server: End::new(server.deadline, &|_| {}),
+        idle_ns,
+    };
     watch.progress();
     let up = pump(client.source, server.sink, client.early, (&watch, &watch.server), buffers);
     let down = pump(server.source, client.sink, server.early, (&watch, &watch.client), buffers);
@@ -145,7 +152,7 @@ async fn pump<R: Source, W: Sink>(
                 break Err(());
             }
             passed_bytes += count;
-            watch.progress();
+            (to.was_told)(watch.progress());
         }
         // What filled the buffer has more behind it; else the wait may be long, and is made without a buffer.
         if buffer.free_bytes() > 0 || count == 0 {
@@ -162,7 +169,9 @@ async fn pump<R: Source, W: Sink>(
             // The end that a deadline makes looks like the peer's own.
             Ok(0) if watch.has_fired() => break Err(()),
             Ok(0) => break sink.finish().await.map_err(drop),
-            Ok(_) => watch.progress(),
+            Ok(_) => {
+                watch.progress();
+            }
             Err(_) => break Err(()),
         }
     };
@@ -177,11 +186,12 @@ async fn pump<R: Source, W: Sink>(
 struct End<'a> {
     deadline: &'a Deadline,
     sending: Cell<bool>,
+    was_told: &'a dyn Fn(u64),
 }
 
 impl<'a> End<'a> {
-    fn new(deadline: &'a Deadline) -> Self {
-        Self { deadline, sending: Cell::new(false) }
+    fn new(deadline: &'a Deadline, was_told: &'a dyn Fn(u64)) -> Self {
+        Self { deadline, sending: Cell::new(false), was_told }
     }
 
     fn arm(&self, at_ns: u64) {
@@ -205,11 +215,13 @@ impl Watch<'_> {
         to.deadline.arm(Phase::Send, monotonic_ns().saturating_add(self.idle_ns));
     }
 
-    /// Something has moved.
-    fn progress(&self) {
-        let at_ns = monotonic_ns().saturating_add(self.idle_ns);
+    /// Something has moved, and when.
+    fn progress(&self) -> u64 {
+        let now_ns = monotonic_ns();
+        let at_ns = now_ns.saturating_add(self.idle_ns);
         self.client.arm(at_ns);
         self.server.arm(at_ns);
+        now_ns
     }
 
     /// One direction has broken: neither is worth anything any more.

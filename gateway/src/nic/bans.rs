@@ -275,7 +275,7 @@ impl Bans {
     /// Every rule that holds this address.
     pub fn why(&self, address: IpAddr, now_ns: u64) -> Result<Explanation, NicError> {
         let address = address.to_canonical();
-        let (settings, _) = self.policy.settings()?;
+        let settings = self.policy.orders.settings();
         let mut blocked = Vec::new();
         let source = source_of(address, &settings);
         if let Some(ban) = self.find_source(source, &settings)? {
@@ -298,7 +298,7 @@ impl Bans {
 
     /// Writes a block as it is, its own length apart.
     pub(super) fn write(&mut self, prefix: IpNet, ban: Ban) -> Result<(), NicError> {
-        let (settings, _) = self.policy.settings()?;
+        let settings = self.policy.orders.settings();
         let value = Plain(Ban { prefix_bits: prefix.prefix_len(), ..ban });
         let place = if ban.origin == BanOrigin::Configuration as u8 {
             trie(prefix)
@@ -368,7 +368,7 @@ impl Bans {
 impl Bans {
     /// The block of exactly this prefix, live or not.
     pub(super) fn find(&self, prefix: IpNet) -> Result<Option<Ban>, NicError> {
-        let (settings, _) = self.policy.settings()?;
+        let settings = self.policy.orders.settings();
         match self.find_source(prefix, &settings)? {
             Some(ban) => Ok(Some(ban)),
             None => self.find_prefix(prefix),
@@ -423,7 +423,7 @@ impl Bans {
     }
 
     pub(super) fn erase(&mut self, prefix: IpNet) -> Result<bool, NicError> {
-        let (settings, _) = self.policy.settings()?;
+        let settings = self.policy.orders.settings();
         let policy = &mut self.policy;
         policy.classes.unclaim(prefix);
         let from_hash = match place(prefix, &settings) {

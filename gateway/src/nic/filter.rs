@@ -11,10 +11,8 @@ use aya::{Ebpf, EbpfLoader, maps::MapInfo, programs::Xdp};
 use aya_log::EbpfLogger;
 use gateway_ebpf::{
     ABI, Ban, BanOrigin, Reason, Verdict,
-    layout::{
-        DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, PORT_WORDS, SYN_COOKIES, SYN_COOKIES_STRICT, Sample, Settings,
-        USE_KNOWN,
-    },
+    bucket::LINE_CELLS,
+    layout::{DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, SYN_COOKIES, SYN_COOKIES_STRICT, Sample, Settings, USE_KNOWN},
 };
 use ipnet::IpNet;
 
@@ -178,7 +176,7 @@ impl Filter {
         let allow: Vec<IpNet> = prefilter.allow.iter().copied().map(canonical).collect();
         let block: Vec<IpNet> = prefilter.block.iter().copied().map(canonical).collect();
         self.add_allow(&allow)?;
-        self.set_ports(&settings::port_words(&prefilter.ports, listener_ports))?;
+        self.bans.policy.orders.set_ports(&settings::port_words(&prefilter.ports, listener_ports));
         // The old allow prefixes hold until the old blocks are gone.
         let had_allow = self.settings()?.flags & (HAS_ALLOW4 | HAS_ALLOW6);
         self.set_settings(prefilter, had_allow)?;
@@ -226,7 +224,8 @@ impl Filter {
 
     /// Says that user space lives; without it for 5 s the limits go off. Call it every second.
     pub fn heartbeat(&mut self, now_ns: u64) -> Result<(), NicError> {
-        Ok(self.runtime.heartbeat.set(0, now_ns, 0)?)
+        self.bans.policy.orders.heartbeat(now_ns);
+        Ok(())
     }
 
     /// Every counter that is not zero.
@@ -267,13 +266,13 @@ impl Filter {
         let mut new = old;
         new.flags &= !(SYN_COOKIES | SYN_COOKIES_STRICT);
         if !on {
-            self.publish(&old, new)?;
+            self.publish(&old, new);
             self.restore_syncookies()?;
             return Ok(SynAnswers::Off);
         }
         let tcp = Tcp::read().map_err(NicError::io("read the host's TCP settings"))?;
         if tcp.syncookies == 0 || !self.can_cookie {
-            self.publish(&old, new)?;
+            self.publish(&old, new);
             return Ok(SynAnswers::Kernel);
         }
         new.flags |= SYN_COOKIES;
@@ -287,7 +286,7 @@ impl Filter {
         if strict {
             new.flags |= SYN_COOKIES_STRICT;
         }
-        self.publish(&old, new)?;
+        self.publish(&old, new);
         Ok(if strict { SynAnswers::Filter } else { SynAnswers::FilterWhenFull })
     }
 
@@ -299,11 +298,14 @@ impl Filter {
         if now == 2 {
             set_syncookies(before).map_err(NicError::io("restore net.ipv4.tcp_syncookies"))?;
         }
-        self.publish(&old, Settings { syncookies_before: 0, ..old })
+        self.publish(&old, Settings { syncookies_before: 0, ..old });
+        Ok(())
     }
 
-    fn publish(&mut self, old: &Settings, new: Settings) -> Result<(), NicError> {
-        if new == *old { Ok(()) } else { self.bans.policy.set_settings(new) }
+    fn publish(&mut self, old: &Settings, new: Settings) {
+        if new != *old {
+            self.bans.policy.orders.set_settings(new);
+        }
     }
 
     /// Of all interfaces, the least.
@@ -344,7 +346,7 @@ impl Filter {
 
     /// What the program goes by now.
     pub fn settings(&self) -> Result<Settings, NicError> {
-        Ok(self.bans.policy.settings()?.0)
+        Ok(self.bans.policy.orders.settings())
     }
 
     /// The program itself, for the kernel's test run.
@@ -355,7 +357,7 @@ impl Filter {
     /// `flags` are set whatever the configuration says.
     fn set_settings(&mut self, prefilter: &Prefilter, flags: u32) -> Result<(), NicError> {
         let policy = &mut self.bans.policy;
-        let (old, _) = policy.settings()?;
+        let old = policy.orders.settings();
         let seed = if old.seed == 0 { random()? } else { old.seed };
         let mut new = settings::settings(prefilter, seed, self.runtime.cells);
         let known = if self.known.is_used { USE_KNOWN } else { 0 };
@@ -365,20 +367,11 @@ impl Filter {
         if new == old {
             return Ok(());
         }
-        policy.set_settings(new)?;
+        policy.orders.set_settings(new);
         if (old.source_mask_v4, old.source_mask_v6) != (new.source_mask_v4, new.source_mask_v6)
             && old.seed != 0
         {
             self.bans.rehome(&old)?;
-        }
-        Ok(())
-    }
-
-    fn set_ports(&mut self, words: &[u64; PORT_WORDS]) -> Result<(), NicError> {
-        for (index, word) in (0_u32..).zip(words) {
-            if self.runtime.ports.get(&index, 0)? != *word {
-                self.runtime.ports.set(index, *word, 0)?;
-            }
         }
         Ok(())
     }
@@ -492,7 +485,7 @@ fn load(object: &[u8], dir: &Path, prefilter: &Prefilter, can_cookie: bool) -> R
         ("BANS6", prefilter.entries_max.max(1)),
         ("BLOCK4", prefilter.entries_max.max(1)),
         ("BLOCK6", prefilter.entries_max.max(1)),
-        ("CELLS", settings::cells(prefilter.sources_max)),
+        ("CELLS", settings::cells(prefilter.sources_max) / LINE_CELLS),
     ];
     let paths = PINNED.map(|name| (name, dir.join(name)));
     let log_level = u8::try_from(log::max_level() as usize).unwrap_or_default();

@@ -61,13 +61,14 @@ impl Filter {
     pub fn use_known(&mut self, is_used: bool) -> Result<(), NicError> {
         self.known.is_used = is_used;
         let policy = &mut self.bans.policy;
-        let (mut settings, _) = policy.settings()?;
+        let mut settings = policy.orders.settings();
         let flags = if is_used { settings.flags | USE_KNOWN } else { settings.flags & !USE_KNOWN };
         if flags == settings.flags {
             return Ok(());
         }
         settings.flags = flags;
-        policy.set_settings(settings)
+        policy.orders.set_settings(settings);
+        Ok(())
     }
 }
 

@@ -11,10 +11,11 @@ use aya::{
 };
 use gateway_ebpf::{
     ABI, Ban,
-    layout::{Cell, CpuState, Note, NoteKey, Settings, Strikes},
+    bucket::LINE_CELLS,
+    layout::{Cell, CpuState, Note, NoteKey, Strikes},
 };
 
-use super::{NicError, classes::Classes};
+use super::{NicError, classes::Classes, orders::Orders};
 
 /// A map's value from the other side of the fence, as aya wants it.
 #[repr(transparent)]
@@ -25,8 +26,6 @@ pub(super) struct Plain<T>(pub(super) T);
 // checked where they are declared.
 unsafe impl Pod for Plain<Ban> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Settings> {}
-// SAFETY: as above.
 unsafe impl Pod for Plain<CpuState> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Note> {}
@@ -36,6 +35,8 @@ unsafe impl Pod for Plain<NoteKey> {}
 unsafe impl Pod for Plain<Strikes> {}
 // SAFETY: as above.
 unsafe impl Pod for Plain<Cell> {}
+// SAFETY: as above.
+unsafe impl Pod for Plain<[Cell; LINE_CELLS as usize]> {}
 
 pub(super) type Key4 = Key<[u32; 2]>;
 pub(super) type Key6 = Key<[u32; 4]>;
@@ -44,8 +45,7 @@ pub(super) type Trie6<V> = LpmTrie<MapData, [u32; 4], V>;
 
 /// The maps that carry policy; `bans` and the filter hold one set each.
 pub(super) struct Policy {
-    pub(super) settings: Array<MapData, Plain<Settings>>,
-    pub(super) active: Array<MapData, u32>,
+    pub(super) orders: Orders,
     pub(super) classes: Classes,
     pub(super) allow4: Trie4<u32>,
     pub(super) allow6: Trie6<u32>,
@@ -61,12 +61,11 @@ pub(super) struct Policy {
 impl Policy {
     /// `dir` is that of one version.
     pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
-        if !dir.join("SETTINGS").exists() {
+        if !dir.join("ORDERS").exists() {
             return Err(NicError::NotPinned(dir.to_owned()));
         }
         Ok(Self {
-            settings: open(dir, "SETTINGS")?,
-            active: open(dir, "ACTIVE")?,
+            orders: Orders::open(dir)?,
             classes: Classes::open(dir)?,
             allow4: open(dir, "ALLOW4")?,
             allow6: open(dir, "ALLOW6")?,
@@ -79,28 +78,10 @@ impl Policy {
             known: open(dir, "KNOWN")?,
         })
     }
-
-    /// The settings that hold now, and the bank that they stand in.
-    pub(super) fn settings(&self) -> Result<(Settings, u32), NicError> {
-        let bank = self.active.get(&0, 0)? & 1;
-        let Plain(settings) = self.settings.get(&bank, 0)?;
-        Ok((settings, bank))
-    }
-
-    /// Writes the idle bank, then flips: the program sees the old settings or the new ones. Only a packet that was
-    /// under way through two flips could see a mixture of them, each value of which has been valid.
-    pub(super) fn set_settings(&mut self, settings: Settings) -> Result<(), NicError> {
-        let idle = (self.active.get(&0, 0)? & 1) ^ 1;
-        self.settings.set(idle, Plain(settings), 0)?;
-        self.active.set(0, idle, 0)?;
-        Ok(())
-    }
 }
 
 /// The maps that only the filter's owner uses.
 pub(super) struct Runtime {
-    pub(super) heartbeat: Array<MapData, u64>,
-    pub(super) ports: Array<MapData, u64>,
     pub(super) state: PerCpuArray<MapData, Plain<CpuState>>,
     pub(super) events: RingBuf<MapData>,
     /// Cells that the limiter really has.
@@ -110,39 +91,19 @@ pub(super) struct Runtime {
 impl Runtime {
     /// `dir` is that of one version.
     pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
-        let cells: Array<_, [u64; 2]> = open(dir, "CELLS")?;
+        let lines: Array<_, Plain<[Cell; LINE_CELLS as usize]>> = open(dir, "CELLS")?;
         Ok(Self {
-            heartbeat: open(dir, "HEARTBEAT")?,
-            ports: open(dir, "PORTS")?,
             state: open(dir, "STATE")?,
             events: open(dir, "EVENTS")?,
-            cells: cells.len(),
+            cells: lines.len().saturating_mul(LINE_CELLS),
         })
     }
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 20] = [
-    "SETTINGS",
-    "ACTIVE",
-    "HEARTBEAT",
-    "PORTS",
-    "CLASS24",
-    "GUARD6",
-    "ALLOW4",
-    "ALLOW6",
-    "BANS4",
-    "BANS6",
-    "BLOCK4",
-    "BLOCK6",
-    "CELLS",
-    "STATE",
-    "EVENTS",
-    "NOTES",
-    "FEEDS4",
-    "FEEDS6",
-    "STRIKES",
-    "KNOWN",
+pub(super) const PINNED: [&str; 17] = [
+    "ORDERS", "CLASS24", "GUARD6", "ALLOW4", "ALLOW6", "BANS4", "BANS6", "BLOCK4", "BLOCK6", "CELLS",
+    "STATE", "EVENTS", "NOTES", "FEEDS4", "FEEDS6", "STRIKES", "KNOWN",
 ];
 
 /// Where this version's maps and links are pinned.

@@ -30,7 +30,7 @@ impl Bans {
 
     /// The source that an address belongs to, with its strikes, if it has any.
     pub fn strikes_of(&self, address: IpAddr) -> Result<Option<(IpNet, Strikes)>, NicError> {
-        let (settings, _) = self.policy.settings()?;
+        let settings = self.policy.orders.settings();
         // A neighbour of a protected address counts alone.
         for source in [source_of(address, &settings), canonical(IpNet::from(address))] {
             if let Some(strikes) = self.strikes(source)? {

@@ -23,6 +23,7 @@ mod listed;
 mod maps;
 mod memory;
 mod netlink;
+mod orders;
 pub mod peers;
 mod prefix;
 mod settings;

@@ -4,7 +4,10 @@
 //! there was one to be. A peer that `proxy_protocol_from` lists must begin with a header; of all others nothing is
 //! read here, so that a header of theirs is a request that is not HTTP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    cell::Cell,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::worker::{Manners, Worker, find_place};
 use crate::{
@@ -28,6 +31,8 @@ pub(super) struct Ends {
     local: Option<Box<SocketAddr>>,
     /// A forwarder says so: the packets are the forwarder's, which must not be blocked for what others do.
     pub(super) is_told: bool,
+    /// The second since which it has given no offence. A word is not worth the room: there are many that are idle.
+    good_since_s: Cell<u32>,
 }
 
 /// A connection of which it is known who it is from.
@@ -46,7 +51,25 @@ impl Ends {
         // Asking the kernel costs a system call, and only a server that is told of clients hears the answer.
         let asked = worker.current().snapshot.config.upstreams.iter().any(|u| u.proxy_protocol.is_some());
         let local = if asked { stream.local_address().ok().map(Box::new) } else { None };
-        Self { peer: peer.ip().to_canonical(), peer_port: peer.port(), local, is_told: false }
+        let ends = Self {
+            peer: peer.ip().to_canonical(),
+            peer_port: peer.port(),
+            local,
+            is_told: false,
+            good_since_s: Cell::new(0),
+        };
+        ends.begin_anew(monotonic_ns());
+        ends
+    }
+
+    /// It has only just come, or given offence, which is no better.
+    pub(super) fn begin_anew(&self, now_ns: u64) {
+        self.good_since_s.set(seconds(now_ns).saturating_add(1));
+    }
+
+    /// For how many whole seconds it has been good.
+    pub(super) fn good_for_s(&self, now_ns: u64) -> u64 {
+        seconds(now_ns).saturating_sub(self.good_since_s.get()).into()
     }
 
     /// The peer, and where it connected to on that listener.
@@ -54,6 +77,11 @@ impl Ends {
         let peer = SocketAddr::new(self.peer, self.peer_port);
         (peer, self.local.as_deref().copied().unwrap_or(listener.address))
     }
+}
+
+/// Enough for 136 years without a restart of the host.
+fn seconds(now_ns: u64) -> u32 {
+    u32::try_from(now_ns / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
 /// The ends of a connection, and what was received behind its header. `None`: it begins with none, though its peer is
@@ -83,6 +111,7 @@ pub(super) async fn introduce(
                 peer_port: source.port(),
                 local: Some(Box::new(destination)),
                 is_told: true,
+                good_since_s: ends.good_since_s,
             };
             let Ok(place) = find_place(worker, ends.peer, &manners.settings) else {
                 worker.cells.bound_hit(Bound::ConnectionsPerSource);

@@ -3,7 +3,7 @@
 //! Comes in: a head that has one meaning. Goes out: the head for the server and what forwarding has to know, a route's
 //! own answer, or a refusal. It never touches the client's stream.
 
-use std::{fmt::Write as _, net::IpAddr, rc::Rc};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc, sync::Arc};
 
 use super::{
     introduce::Ends,
@@ -18,7 +18,7 @@ use crate::{
     decide::{
         self, Act, Answered, Halt, Now, Peer, Plan, Policy, Question, Refusal, Refused, RoutePolicy, State,
         compress::{self, Agreed},
-        oidc::visit::Visit,
+        oidc::{cookie, visit::Visit},
     },
     net::{nanos, unix_s},
     respond::{self, Answer},
@@ -106,7 +106,9 @@ impl Caller<'_> {
         }
         // The packets of whom a forwarder names come from the forwarder, as with a header.
         let source_is_forwarded = by_header || self.ends.is_told;
-        let log = self.worker.access.borrow().is_on().then_some(&self.worker.tools.heads);
+        let is_audited = self.worker.refusals.borrow().is_on();
+        let is_logged = is_audited || self.worker.access.borrow().is_on();
+        let log = is_logged.then_some(&self.worker.tools.heads);
         record.saw(head, (source, source_is_forwarded), log);
         if self.worker.tools.buffers.are_short() {
             self.worker.cells.bound_hit(Bound::Buffers);
@@ -124,7 +126,9 @@ impl Caller<'_> {
         };
         let policy = &current.snapshot.policy;
         let memory = &mut *current.memory.borrow_mut();
-        let mut state = State { limiter: &self.worker.limiter, memory, answered };
+        let Worker { limiter, replays, .. } = self.worker;
+        let keys = &current.snapshot.keys;
+        let mut state = State { limiter, memory, keys, replays, answered };
         let decided = match decide::decide(policy, head, &peer, &mut state, now) {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
@@ -142,19 +146,29 @@ impl Caller<'_> {
             .map(|route| reshape::route_lines(&self.worker.tools.heads, route, head))
             .unwrap_or_default();
         match decided {
-            Err(Refused { refusal, .. }) => Verdict::Refuse(respond::refused(&refusal), Reach::Request),
+            Err(Refused { refusal, identity, .. }) => {
+                if is_audited {
+                    record.why = refusal.why().map(String::into_boxed_str);
+                }
+                record.identity = identity;
+                Verdict::Refuse(respond::refused(&refusal), Reach::Request)
+            }
             Ok(plan) => {
                 if plan.identity.is_some() && !source_is_forwarded {
-                    self.worker.note_known(source, &current.snapshot, record.begun_ns);
+                    self.worker.note_proven(source, &current.snapshot, record.begun_ns);
                 }
                 let max = plan.body_bytes_max.unwrap_or(listener.limits.body_size_bytes);
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
                     let refusal = Refusal::BodyTooLarge { max };
                     return Verdict::Refuse(respond::refused(&refusal), Reach::Connection);
                 }
-                record.consumer = plan.identity.as_ref().map(|identity| identity.consumer.clone());
+                if let Some(renewed) = plan.identity.as_ref().and_then(|identity| identity.renewed.as_ref()) {
+                    record.lines.extend_from_slice(renewed.as_bytes());
+                }
+                record.identity.clone_from(&plan.identity);
                 let heads = &self.worker.tools.heads;
-                let values = reshape::values_of(head, &plan, record);
+                let query = decide::query::without(head.query, &plan.remove_query);
+                let values = reshape::values_of(head, query.as_deref(), &plan, record);
                 let verdict = match &plan.action {
                     Act::Respond(respond) => {
                         Ok(Verdict::Respond(OwnAnswer::fixed(heads, respond, &values, &record.lines)))
@@ -205,7 +219,8 @@ impl Caller<'_> {
     ) -> Result<Box<Approved>, Refusal> {
         let heads = &self.worker.tools.heads;
         let route = policy.route(plan.route).ok_or(Refusal::NoRoute)?;
-        let values = reshape::values_of(head, &plan, record);
+        let query = decide::query::without(head.query, &plan.remove_query);
+        let values = reshape::values_of(head, query.as_deref(), &plan, record);
         let mut scratch = heads.take();
         let rewritten = decide::edit::rewrite(&mut scratch, route, &values)?;
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
@@ -219,13 +234,27 @@ impl Caller<'_> {
         if plan.websocket.is_some() {
             set.extend(codec::websocket::UPGRADE_FIELDS);
         }
+        // Also on a route that lets anybody in: a browser shows its cookies everywhere.
+        let cookies =
+            policy.has_sessions().then(|| cookie::without_ours(head.headers.all("cookie"))).flatten();
+        let mut remove: &[Arc<str>] = &plan.remove;
+        let without_cookies: Vec<Arc<str>>;
+        match cookies.as_deref() {
+            None => {}
+            Some("") => {
+                without_cookies = plan.remove.iter().cloned().chain(["cookie".into()]).collect();
+                remove = &without_cookies;
+            }
+            Some(rest) => set.push(("Cookie", rest)),
+        }
         let edit = RequestEdit {
             forwarded_for: &forwarded_for,
             proto: asked.proto,
             forwarded_host: asked.host,
             request_id: record.id(),
             trace: record.trace(parent, self.worker.next_random()),
-            remove: &plan.remove,
+            query: values.query,
+            remove,
             set: &set,
             rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
             body: head.body,

@@ -1,6 +1,6 @@
 //! What is gathered about a request while it is under way, and handed over once when it has ended.
 
-use std::{cell::Cell, net::IpAddr, sync::Arc};
+use std::{cell::Cell, net::IpAddr, rc::Rc, sync::Arc};
 
 use super::{
     introduce::Ends,
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     codec::{self, RequestHead, TRACE_ID_DIGITS, Trace, TraceParent, Version},
-    decide::RouteId,
+    decide::{Identity, RouteId},
     forward::{Heads, Tools},
     net::{monotonic_ns, unix_s},
     respond::{Offence, OffenceKind, RequestId, label_index},
@@ -26,7 +26,8 @@ pub(super) struct Record {
     pub(super) source: IpAddr,
     pub(super) source_is_forwarded: bool,
     pub(super) route: Option<RouteId>,
-    pub(super) consumer: Option<Arc<str>>,
+    /// Who is asking, where that is known.
+    pub(super) identity: Option<Rc<Identity>>,
     /// Upstream and server that were tried last.
     pub(super) server: Cell<Option<(usize, usize)>>,
     pub(super) is_head: bool,
@@ -36,6 +37,8 @@ pub(super) struct Record {
     pub(super) status: u16,
     /// Why it was refused or failed; empty where it was not.
     pub(super) label: &'static str,
+    /// What the client is not told of it; only where somebody wants to know.
+    pub(super) why: Option<Box<str>>,
     pub(super) offence: Option<OffenceKind>,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
@@ -44,7 +47,7 @@ pub(super) struct Record {
     pub(super) lines: Vec<u8>,
     /// When the answer's last byte was told, where that is not when the request ended: a tunnel goes on behind it.
     pub(super) answered_ns: Option<u64>,
-    /// Method and path, one behind the other; empty where no access log wants them.
+    /// Method and path, one behind the other; empty where no log wants them.
     line: Vec<u8>,
     method_bytes: usize,
 }
@@ -60,13 +63,14 @@ impl Record {
             source: ends.peer,
             source_is_forwarded: ends.is_told,
             route: None,
-            consumer: None,
+            identity: None,
             server: Cell::new(None),
             is_head: false,
             is_grpc: false,
             version: Version::Http11,
             status: 0,
             label: "",
+            why: None,
             offence: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -116,8 +120,8 @@ impl Record {
         }
     }
 
-    /// The request has ended: counters, access log, offence.
-    pub(super) fn finish(self, worker: &Worker, current: &Current, tls: bool) {
+    /// The request has ended: counters, access log, offence, and what that says of its connection.
+    pub(super) fn finish(self, worker: &Worker, current: &Current, (ends, tls): (&Ends, bool)) {
         let snapshot = &current.snapshot;
         let now_ns = monotonic_ns();
         let duration_ns = now_ns.saturating_sub(self.begun_ns);
@@ -130,13 +134,15 @@ impl Record {
             worker.cells.refused(label_index(self.label));
         }
         let route = self.route.and_then(|route| snapshot.policy.route_name(route));
-        let mut access = worker.access.borrow_mut();
-        if access.is_on() {
+        let (mut access, mut refusals) = (worker.access.borrow_mut(), worker.refusals.borrow_mut());
+        if access.is_on() || refusals.is_on() {
             let (method, path) = self.line.split_at_checked(self.method_bytes).unwrap_or_default();
             let server = self.server.get().and_then(|(upstream, server)| {
                 Some(&snapshot.config.upstreams.get(upstream)?.servers.get(server)?.address)
             });
-            access.write(&Exchange {
+            let identity = self.identity.as_deref();
+            let auth = identity.and_then(|identity| snapshot.config.auths.get(usize::from(identity.auth)));
+            let exchange = Exchange {
                 unix_s: unix_s(),
                 duration_ns,
                 upstream_ns: self.upstream_ns,
@@ -146,17 +152,24 @@ impl Record {
                 protocol: self.version.name(),
                 status: self.status,
                 refusal: self.label,
+                why: self.why.as_deref(),
                 route: route.map(|name| &**name),
-                consumer: self.consumer.as_deref(),
+                consumer: identity.map(|identity| &*identity.consumer),
+                auth: auth.map(|auth| &*auth.name),
+                credential: identity.and_then(|identity| identity.credential.as_deref()),
                 server,
                 request_id: self.id(),
                 trace_id: str::from_utf8(&self.trace_id).unwrap_or_default(),
                 bytes_in: self.request_bytes,
                 bytes_out: self.response_bytes,
                 tls,
-            });
+                pressure: worker.known.pressure().label(),
+            };
+            access.write(&exchange);
+            refusals.write(&exchange);
         }
         if let Some(kind) = self.offence {
+            ends.begin_anew(now_ns);
             worker.report(Offence {
                 kind,
                 source: self.source,
@@ -165,6 +178,8 @@ impl Record {
                 route: route.map(Arc::clone),
                 request_id: self.request_id,
             });
+        } else if (100..400).contains(&self.status) {
+            worker.note_steady(ends, snapshot, now_ns);
         }
         self.discard(&worker.tools);
     }

@@ -110,11 +110,16 @@ impl OwnAnswer {
     }
 }
 
-/// What a request says, for templates.
-pub(super) fn values_of<'a>(head: &'a RequestHead<'_, '_>, plan: &'a Plan, record: &'a Record) -> Values<'a> {
+/// What a request says, for templates: its query without what stays here.
+pub(super) fn values_of<'a>(
+    head: &'a RequestHead<'_, '_>,
+    query: Option<&'a str>,
+    plan: &'a Plan,
+    record: &'a Record,
+) -> Values<'a> {
     Values {
         path: &head.path,
-        query: head.query,
+        query,
         authority: head.authority,
         source: record.source,
         consumer: plan.identity.as_ref().map_or("", |identity| &identity.consumer),

@@ -4,14 +4,13 @@
 use std::{io, rc::Rc, sync::Arc};
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::CertificateDer;
 
 use super::{LINGER_BYTES_MAX, LINGER_NS, introduce::Ends, offence, worker::Worker};
 use crate::{
     net::{self, Buffers, Deadline, Phase, Stream, monotonic_ns},
     respond::OffenceKind,
     telemetry::HandshakeFailure,
-    tls,
+    tls::{self, ClientCertificate},
 };
 
 /// What a handshake has settled.
@@ -21,7 +20,7 @@ pub(super) struct Secured {
     /// The name that the client asked for.
     sni: Option<Box<str>>,
     /// What the client has shown, verified.
-    client: Option<CertificateDer<'static>>,
+    client: Option<Box<ClientCertificate>>,
 }
 
 impl Secured {
@@ -36,7 +35,8 @@ impl Secured {
             Some((certificate.config(), (certificate, name.map(Box::from))))
         };
         let (certificate, sni) = net::handshake(stream, choose, buffers).await?;
-        Ok(Self { certificate, sni, client: stream.peer_certificate() })
+        let client = stream.peer_certificate().map(|shown| Box::new(ClientCertificate::of(&shown)));
+        Ok(Self { certificate, sni, client })
     }
 
     /// Whether a request for `host` may come on this connection (RFC 9110 §15.5.20).
@@ -44,8 +44,8 @@ impl Secured {
         self.certificate.may_serve(self.sni.as_deref(), host)
     }
 
-    /// The verified certificate of the client, in DER.
-    pub(super) fn client_certificate(&self) -> Option<&[u8]> {
+    /// The verified certificate of the client.
+    pub(super) fn client_certificate(&self) -> Option<&ClientCertificate> {
         self.client.as_deref()
     }
 }

@@ -88,7 +88,7 @@ pub(super) async fn serve_stream(connection: &Rc<Multiplexed>, incoming: Incomin
     } else {
         connection.answered();
     }
-    record.finish(worker, &current, connection.manners.tls.is_some());
+    record.finish(worker, &current, (&connection.ends, connection.manners.tls.is_some()));
 }
 
 fn malformed(error: text::TextError) -> RequestError {
@@ -196,7 +196,8 @@ impl Exchange<'_> {
             deadline: &self.deadline,
             early: Buffer::placeholder(),
         };
-        let passed = tunnel.relay(client, idle_ns, &worker.tools.buffers).await;
+        let told = |now_ns| worker.note_steady(&self.connection.ends, &worker.current().snapshot, now_ns);
+        let passed = tunnel.relay(client, (idle_ns, &told), &worker.tools.buffers).await;
         record.request_bytes = passed.up_bytes;
         record.response_bytes = head_bytes + passed.down_bytes;
         if passed.in_order {

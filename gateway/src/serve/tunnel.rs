@@ -49,7 +49,9 @@ impl Connection {
             deadline: &self.deadline,
             early: Buffer::placeholder(),
         };
-        let passed = tunnel.relay(client, idle_ns, buffers).await;
+        let (worker, ends) = (&self.worker, &self.ends);
+        let told = |now_ns| worker.note_steady(ends, &worker.current().snapshot, now_ns);
+        let passed = tunnel.relay(client, (idle_ns, &told), buffers).await;
         record.request_bytes = passed.up_bytes;
         record.response_bytes = head_bytes + passed.down_bytes;
         if passed.in_order {

@@ -18,6 +18,7 @@ use super::{
     Connection,
     ask::{Desk, deliver},
     begin,
+    introduce::Ends,
     seats::Seats,
     serve_connection,
 };
@@ -25,7 +26,7 @@ use crate::{
     codec::HttpDate,
     config,
     decide::{
-        Inquiry, Memory, Snapshot, balance,
+        Inquiry, Memory, Pressure, Replays, Snapshot, balance,
         crowd::{Crowd, Place},
         known::{self, Known},
         limit, memory,
@@ -36,7 +37,7 @@ use crate::{
         monotonic_ns, nanos, unix_s,
     },
     respond::{Offence, RequestId},
-    telemetry::{AccessLog, Bound, Cells},
+    telemetry::{AccessLog, Bound, Cells, Refusals},
     tls,
 };
 
@@ -54,9 +55,11 @@ pub struct Equipment {
     pub snapshot: Arc<arc_swap::ArcSwap<Snapshot>>,
     /// Token buckets of all workers.
     pub limiter: Arc<limit::Table>,
+    /// Proofs that were shown to any worker.
+    pub replays: Arc<Replays>,
     /// Connections by source, of all workers.
     pub crowd: Arc<Crowd>,
-    /// Where authenticated consumers come from, of all workers.
+    /// Sources that pass before strangers under attack, of all workers.
     pub known: Arc<Known>,
     /// This worker's counters.
     pub cells: Arc<Cells>,
@@ -66,6 +69,8 @@ pub struct Equipment {
     pub inquiries: mpsc::Sender<Inquiry>,
     /// This worker's end of the access log.
     pub access: AccessLog,
+    /// This worker's end of the audit log.
+    pub refusals: Refusals,
     /// Random, of this worker and this run.
     pub id_prefix: u64,
     /// Connections at once.
@@ -133,10 +138,12 @@ impl Current {
 pub(super) struct Worker {
     pub(super) tools: Tools,
     pub(super) limiter: Arc<limit::Table>,
+    pub(super) replays: Arc<Replays>,
     crowd: Arc<Crowd>,
-    known: Arc<Known>,
+    pub(super) known: Arc<Known>,
     pub(super) cells: Arc<Cells>,
     pub(super) access: RefCell<AccessLog>,
+    pub(super) refusals: RefCell<Refusals>,
     pub(super) draining: Cell<bool>,
     /// `Date` of our own answers and of responses that came without one; the sweep keeps it.
     pub(super) date: RefCell<HttpDate>,
@@ -169,10 +176,12 @@ impl Worker {
                 pipes: Pipes::default(),
             },
             limiter: equipment.limiter,
+            replays: equipment.replays,
             crowd: equipment.crowd,
             known: equipment.known,
             cells: equipment.cells,
             access: RefCell::new(equipment.access),
+            refusals: RefCell::new(equipment.refusals),
             draining: Cell::new(false),
             date: RefCell::new(HttpDate::new(unix_s())),
             waits: Waits::default(),
@@ -234,11 +243,21 @@ impl Worker {
     }
 
     /// A consumer has proved who it is in a request that came from this source.
-    pub(super) fn note_known(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
-        let prefilter = &snapshot.config.prefilter;
-        let bits = (prefilter.source_prefix_v4, prefilter.source_prefix_v6);
-        if let Some(source) = known::Source::of(source, bits) {
-            self.known.note(source, now_ns);
+    pub(super) fn note_proven(&self, source: IpAddr, snapshot: &Snapshot, now_ns: u64) {
+        if let Some(source) = source_at_nic(source, &snapshot.config) {
+            self.known.note_proven(source, now_ns);
+        }
+    }
+
+    /// Something went well on a connection: where that is so for long, its source is known.
+    pub(super) fn note_steady(&self, ends: &Ends, snapshot: &Snapshot, now_ns: u64) {
+        let Some(long_lived) = snapshot.config.under_attack.long_lived else { return };
+        // The packets of whom a forwarder names are the forwarder's.
+        if ends.is_told || ends.good_for_s(now_ns) < long_lived.as_secs() {
+            return;
+        }
+        if let Some(source) = source_at_nic(ends.peer, &snapshot.config) {
+            self.known.note_steady(source, now_ns);
         }
     }
 
@@ -295,10 +314,11 @@ pub async fn run(equipment: Equipment, doors: Vec<Door>) {
         sweep(&worker).await;
     }
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
-/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the access
-/// log has gathered.
+/// One turn of the housekeeping: late connections, buffers that wait in vain, idle upstream connections, what the logs
+/// have gathered.
 async fn sweep(worker: &Rc<Worker>) {
     net::sleep(SWEEP_INTERVAL).await;
     worker.cells.swept();
@@ -311,6 +331,7 @@ async fn sweep(worker: &Rc<Worker>) {
     worker.current().pool.sweep(now_ns);
     worker.date.borrow_mut().refresh(unix_s());
     worker.access.borrow_mut().flush();
+    worker.refusals.borrow_mut().flush(unix_s());
 }
 
 async fn accept(worker: Rc<Worker>, mut listener: net::Listener, manners: Rc<Manners>) {
@@ -343,7 +364,9 @@ fn admit(worker: &Rc<Worker>, stream: Stream, peer: SocketAddr, manners: &Rc<Man
         worker.cells.bound_hit(Bound::Connections);
         return;
     }
-    if worker.known.under_attack() && is_one_stranger_too_many(worker, peer.ip(), &manners.settings) {
+    if worker.known.pressure() == Pressure::Attack
+        && is_one_stranger_too_many(worker, peer.ip(), &manners.settings)
+    {
         worker.cells.bound_hit(Bound::Strangers);
         return;
     }
@@ -381,10 +404,13 @@ fn is_one_stranger_too_many(worker: &Worker, peer: IpAddr, listener: &config::Li
     if trusted.chain(&config.prefilter.allow).any(|prefix| prefix.contains(&peer)) {
         return false;
     }
-    let bits = (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6);
-    let seen_ns = known::Source::of(peer, bits).and_then(|source| worker.known.seen_ns(source));
-    let lately = |seen_ns: u64| seen_ns.saturating_add(nanos(config.escalation.known_for)) >= monotonic_ns();
-    !seen_ns.is_some_and(lately)
+    let since_ns = monotonic_ns().saturating_sub(nanos(config.escalation.known_for));
+    !source_at_nic(peer, config).is_some_and(|source| worker.known.is_known(source, since_ns))
+}
+
+/// An address as the filter counts it.
+fn source_at_nic(address: IpAddr, config: &config::Config) -> Option<known::Source> {
+    known::Source::of(address, (config.prefilter.source_prefix_v4, config.prefilter.source_prefix_v6))
 }
 
 /// The peer's place in the crowd, where it needs one: behind a trusted proxy or a forwarder stand many sources, of

@@ -129,13 +129,14 @@ fn write_line(out: &mut Vec<u8>, exchange: &Exchange<'_>) {
     }
     let _ = writeln!(
         out,
-        ",\"duration_us\":{},\"upstream_us\":{},\"bytes_in\":{},\"bytes_out\":{},\"tls\":{},\"request_id\":\"{}\",\
-         \"trace_id\":\"{}\"}}",
+        ",\"duration_us\":{},\"upstream_us\":{},\"bytes_in\":{},\"bytes_out\":{},\"tls\":{},\"pressure\":\"{}\",\
+         \"request_id\":\"{}\",\"trace_id\":\"{}\"}}",
         exchange.duration_ns / 1000,
         exchange.upstream_ns / 1000,
         exchange.bytes_in,
         exchange.bytes_out,
         exchange.tls,
+        exchange.pressure,
         exchange.request_id,
         exchange.trace_id,
     );
@@ -220,14 +221,18 @@ mod tests {
             protocol: "HTTP/2.0",
             status: 200,
             refusal: "",
+            why: None,
             route: Some("orders"),
             consumer,
+            auth: None,
+            credential: None,
             server: Some(&SERVER),
             request_id: "00",
             trace_id: "01",
             bytes_in: 1,
             bytes_out: 2,
             tls: true,
+            pressure: "calm",
         }
     }
 
@@ -241,6 +246,7 @@ mod tests {
         assert_eq!(record["protocol"], "HTTP/2.0");
         assert_eq!(record["consumer"].as_str(), consumer);
         assert_eq!(record["duration_us"], 1234);
+        assert_eq!(record["pressure"], "calm");
         assert_eq!(record["refusal"], serde_json::Value::Null);
     }
 

@@ -48,6 +48,8 @@ pub enum Bound {
     OffenceQueue,
     /// The queue of the access log was full.
     AccessQueue,
+    /// The queue of the audit log was full.
+    AuditQueue,
     /// All connections to an upstream were busy, and the line for them was full.
     Pool,
     /// No connection to an upstream became free in time.
@@ -72,7 +74,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Connections,
         Self::ConnectionsPerSource,
         Self::Crowd,
@@ -81,6 +83,7 @@ impl Bound {
         Self::Descriptors,
         Self::OffenceQueue,
         Self::AccessQueue,
+        Self::AuditQueue,
         Self::Pool,
         Self::PoolWait,
         Self::RetryBudget,
@@ -104,6 +107,7 @@ impl Bound {
             Self::Descriptors => "descriptors",
             Self::OffenceQueue => "offence_queue",
             Self::AccessQueue => "access_queue",
+            Self::AuditQueue => "audit_queue",
             Self::Pool => "upstream_pool",
             Self::PoolWait => "upstream_pool_wait",
             Self::RetryBudget => "retry_budget",

@@ -25,10 +25,16 @@ pub struct Exchange<'e> {
     pub status: u16,
     /// Why it was refused or failed; empty where it was not.
     pub refusal: &'static str,
+    /// What the client is not told of that, where there is more to it.
+    pub why: Option<&'e str>,
     /// The route's name, where one matched.
     pub route: Option<&'e str>,
     /// Who asked, where that is known.
     pub consumer: Option<&'e str>,
+    /// The auth that knew them.
+    pub auth: Option<&'e str>,
+    /// What their credential is called where it may be told.
+    pub credential: Option<&'e str>,
     /// The last server that was tried.
     pub server: Option<&'e ServerAddress>,
     /// Its id.
@@ -41,4 +47,6 @@ pub struct Exchange<'e> {
     pub bytes_out: u64,
     /// Whether the client spoke TLS.
     pub tls: bool,
+    /// How hard the NIC was pressed when it ended.
+    pub pressure: &'static str,
 }

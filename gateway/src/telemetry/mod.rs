@@ -1,4 +1,4 @@
-//! What is known of each exchange: counters, latency, access log.
+//! What is known of each exchange: counters, latency, access log, refusals.
 //!
 //! Comes in: one [`Exchange`] per request, handed over once. Goes out: a worker's own [`Cells`], which the control
 //! thread reads, and whole buffers of log lines through a bounded queue. A worker never formats a metric, takes a
@@ -7,6 +7,7 @@
 mod cells;
 mod exchange;
 mod access;
+mod refusals;
 
 pub use access::{AccessLog, AccessWriter, access_log};
 pub use cells::{
@@ -14,3 +15,4 @@ pub use cells::{
     UpstreamEvent,
 };
 pub use exchange::Exchange;
+pub use refusals::Refusals;

@@ -5,10 +5,10 @@
 
 mod client;
 mod clients;
-mod der;
 mod key_log;
 mod names;
 mod server;
+mod x509;
 
 use std::path::PathBuf;
 
@@ -19,6 +19,7 @@ use crate::config::CertificatePem;
 pub use client::{ALPN_HTTP1, ALPN_HTTP2, Client, UpstreamTlsError, upstreams};
 pub use key_log::key_log;
 pub use server::{Certificate, Making, Server};
+pub use x509::ClientCertificate;
 
 /// Why there are no TLS settings.
 #[derive(Debug, Error)]

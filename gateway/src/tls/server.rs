@@ -13,7 +13,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-use super::{TlsError, clients, der, names::Names, parse, unusable};
+use super::{TlsError, clients, names::Names, parse, unusable, x509};
 use crate::config::{CertificatePem, Tls};
 
 /// What settings are made with, beside the configuration.
@@ -138,7 +138,7 @@ impl Certificate {
         let names =
             Names::of(leaf).map_err(|error| unusable(pem)(rustls::Error::General(error.to_string())))?;
         // Clients check the whole chain: it is of use as long as all of it is.
-        let not_after_s = chain.iter().filter_map(|certificate| der::not_after_s(certificate)).min();
+        let not_after_s = chain.iter().filter_map(|certificate| x509::not_after_s(certificate)).min();
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
             .with_protocol_versions(versions)
             .map_err(TlsError::Settings)?;

@@ -168,6 +168,13 @@ limits = ["one"]
         self.directory.write(name, content).unwrap().display().to_string()
     }
 
+    /// Whether a file beside the configuration holds this, now or soon.
+    pub(super) fn await_in_file(&self, name: &str, text: &str) -> bool {
+        let holds =
+            || std::fs::read_to_string(self.directory.path().join(name)).ok()?.contains(text).then_some(());
+        wait::until(TIME_MAX, holds).is_some()
+    }
+
     /// The running gateway.
     pub(super) fn gateway(&mut self) -> &mut Gateway {
         self.gateway.as_mut().expect("the gateway runs")

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 
 use gateway_ebpf::{
-    layout::{self, Settings},
+    layout::{self, Seen, Settings},
     verdict::classify,
 };
 #[path = "../../../gateway-ebpf/tests/table/sockets.rs"]
@@ -35,12 +35,13 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let settings = settings();
     let judge = |host: &mut world::Host| {
         let before = host.drops();
-        let outcome = classify(&bytes, &settings, host, &world::Standing(world::NOW_NS));
-        (outcome.reason, outcome.source, outcome.port, host.drops() - before)
+        let mut seen = Seen::default();
+        let reason = classify(&bytes, &settings, host, &world::Standing(world::NOW_NS), &mut seen);
+        (reason, seen, host.drops() - before)
     };
     let [one, other] = HOSTS.with_borrow_mut(|hosts| hosts.each_mut().map(judge));
     assert_eq!(one, other);
-    let (_, _, _, drops) = one;
+    let (_, _, drops) = one;
     assert!(drops <= layout::WHOLE_DROPS_PER_CHARGE, "one packet counts once, or for those that were not counted yet");
     if bytes.len() < 14 {
         assert_eq!(drops, 0);

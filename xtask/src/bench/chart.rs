@@ -22,11 +22,13 @@ pub(super) struct Look {
     pub(super) head: &'static str,
     /// How it was measured.
     pub(super) note: &'static str,
-    /// Whose ratio is shown.
-    pub(super) metric: &'static str,
+    /// Whose ratio is shown; a case has one of them.
+    pub(super) metrics: &'static [&'static str],
+    /// Which bar is the better one.
+    pub(super) better: &'static str,
     /// In the order of their colours.
     pub(super) subjects: &'static [&'static str],
-    /// The subject that is one.
+    /// The subject that is one, where it is among them.
     pub(super) baseline: &'static str,
     /// A bar that is longer is cut and says its figure.
     pub(super) ratio_shown_max: f64,
@@ -42,11 +44,12 @@ pub(super) fn svg(report: &Report, look: &Look, titles: &[(&str, &str)]) -> Stri
     let _ = writeln!(
         text,
         r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="t">
-<title id="t">{head}; shorter is better</title>
+<title id="t">{head}; {better} is better</title>
 {STYLE}<text class="head" x="0" y="18">{head}</text>
 <text class="note" x="0" y="36">{note}</text>"#,
         head = look.head,
-        note = look.note
+        note = look.note,
+        better = look.better
     );
     legend(&mut text, look);
     let mut y = TOP;
@@ -102,7 +105,7 @@ fn group<'a>(report: &Report, look: &Look, case: &str, title: &'a str) -> Option
         .iter()
         .enumerate()
         .filter_map(|(i, subject)| {
-            let row = report.main_row(case, subject, look.metric)?;
+            let row = look.metrics.iter().find_map(|metric| report.main_row(case, subject, metric))?;
             // The baseline has no ratio; it is one by definition.
             let ratio = if *subject == look.baseline { Some(1.0) } else { row.ratio };
             Some((i, ratio?))

@@ -60,19 +60,32 @@ pub(super) fn on<T: Send>(
     })
 }
 
-fn pin_calling_thread(cpus: &[usize]) -> io::Result<()> {
+/// Holds the calling thread on `cpus`.
+pub(super) fn pin_calling_thread(cpus: &[usize]) -> io::Result<()> {
+    // 0 is the calling thread.
+    pin(0, cpus)
+}
+
+/// Holds a thread on `cpus`.
+pub(super) fn pin(thread: u32, cpus: &[usize]) -> io::Result<()> {
     // SAFETY: an all-zero cpu_set_t is a valid, empty set.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
         // SAFETY: `cpu` is below CPU_SETSIZE.
         unsafe { libc::CPU_SET(cpu, &mut set) };
     }
-    // SAFETY: `set` outlives the call and the size is its own; 0 is the calling thread.
-    if unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) } == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    // SAFETY: `set` outlives the call and the size is its own.
+    let held = unsafe { libc::sched_setaffinity(thread.cast_signed(), size_of_val(&set), &raw const set) };
+    if held == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has a thread run before all others (`SCHED_FIFO`), or as others do.
+pub(super) fn prioritise(thread: u32, first: bool) -> io::Result<()> {
+    let (policy, sched_priority) = if first { (libc::SCHED_FIFO, 1) } else { (libc::SCHED_OTHER, 0) };
+    let parameters = libc::sched_param { sched_priority };
+    // SAFETY: `parameters` outlives the call.
+    let set = unsafe { libc::sched_setscheduler(thread.cast_signed(), policy, &raw const parameters) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Time on a CPU so far, by task, of a process and all its descendants.

@@ -14,7 +14,7 @@ use super::{
     peers::Peer,
     proxy::OWN,
     report::{self, CPU, Report, print_json},
-    subject::{Stage, Subject},
+    subject::{Ground, Stage, Subject},
 };
 use crate::{interrupt, project::Project};
 
@@ -31,7 +31,7 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     interrupt::catch()?;
     let cores = Cores::divide()?;
     let generator = Generator::new(cores.load.clone(), None)?;
-    let stage = Stage::new(cores.clone())?;
+    let stage = Stage::new(cores.clone(), Ground::loopback())?;
     let mut subjects = vec![stage.gateway(OWN, &binary, &[])?, stage.floor(&program, FLOOR)?];
     match Peer::Nginx.program(project).and_then(|nginx| stage.peer(Peer::Nginx, &nginx, BASELINE)) {
         Ok(nginx) => subjects.push(nginx),
@@ -65,6 +65,7 @@ fn load(subject: &Subject) -> Load {
         address: subject.address(CASE.protocol),
         target: CASE.target.to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections: CASE.connections,
         body_bytes: CASE.body_bytes,
         pace: Pace::Closed,

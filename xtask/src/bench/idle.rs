@@ -37,6 +37,7 @@ pub(super) fn bytes_per_connection(
         address: subject.address(case.protocol),
         target: "/files/128".to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections,
         body_bytes: 128,
         pace: Pace::Closed,

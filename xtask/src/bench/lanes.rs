@@ -51,7 +51,7 @@ impl Track<'_> {
         mut lanes: Vec<Lane<'_>>,
     ) -> anyhow::Result<(Vec<Series>, Failed)> {
         Self::each(&mut lanes, |lane| {
-            load::check(&lane.load)?;
+            load::check(&self.generator.place, &lane.load)?;
             if self.warm_up_s > 0 { self.generator.warm_up(&lane.load, self.warm_up_s) } else { Ok(()) }
         })?;
         for round in 1..=rounds {

@@ -35,6 +35,8 @@ use xtask::lab::{place::Place, process::Process, scratch::Scratch};
 const SCRIPT: &str = include_str!("../../../benches/wrk.lua");
 /// What it has besides where each request goes elsewhere.
 const SPREAD: &str = include_str!("../../../benches/wrk-spread.lua");
+/// And where each shows another credential.
+const SHOWN: &str = include_str!("../../../benches/wrk-shown.lua");
 /// How long a tool may take beyond the burst itself.
 const OVERTIME_MAX: Duration = Duration::from_secs(10);
 /// For the one request of [`check`].
@@ -66,6 +68,8 @@ pub(super) struct Load {
     pub(super) target: String,
     /// Header fields, `name: value`.
     pub(super) headers: Vec<String>,
+    /// A file of more of them, of which each request carries the next. In a closed loop only.
+    pub(super) shown: Option<PathBuf>,
     /// Clients at once.
     pub(super) connections: u32,
     /// Length of every answer's body.
@@ -135,9 +139,12 @@ impl Line {
 /// Drives load from its own CPUs.
 #[derive(Debug)]
 pub(super) struct Generator {
+    /// Where its clients stand.
+    pub(super) place: Place,
     cpus: Vec<usize>,
     script: PathBuf,
     spread: PathBuf,
+    shown: PathBuf,
     /// Our own client, where it could be built.
     client: Option<PathBuf>,
     scratch: Scratch,
@@ -152,7 +159,13 @@ impl Generator {
         let scratch = Scratch::new()?;
         let script = scratch.write("wrk.lua", SCRIPT)?;
         let spread = scratch.write("wrk-spread.lua", format!("{SCRIPT}{SPREAD}"))?;
-        Ok(Self { cpus, script, spread, client, scratch })
+        let shown = scratch.write("wrk-shown.lua", format!("{SCRIPT}{SHOWN}"))?;
+        Ok(Self { place: Place::here(), cpus, script, spread, shown, client, scratch })
+    }
+
+    /// The same with clients elsewhere.
+    pub(super) fn in_place(self, place: Place) -> Self {
+        Self { place, ..self }
     }
 
     /// One burst that nobody measures; an error when any of it failed.
@@ -167,11 +180,11 @@ impl Generator {
         match load.pace {
             Pace::Closed | Pace::Spread(_) => self.line(self.wrk(load, burst_s), burst_s)?.answers(load),
             Pace::Fresh | Pace::Constant(_) => {
-                self.line(own::command(self.client()?, load, burst_s), burst_s)?.answers(load)
+                self.line(own::command(&self.place, self.client()?, load, burst_s), burst_s)?.answers(load)
             }
             Pace::Streams(streams) => {
                 let log = self.scratch.path().join("h2load.log");
-                let output = self.run(h2load::command(load, streams, burst_s, &log), burst_s)?;
+                let output = self.run(h2load::command(&self.place, load, streams, burst_s, &log), burst_s)?;
                 h2load::parse(&output, &log).with_context(|| output)
             }
         }
@@ -179,7 +192,9 @@ impl Generator {
 
     /// Opens idle connections that stay until the guard is dropped.
     pub(super) fn hold(&self, load: &Load) -> anyhow::Result<Held> {
-        cpu::on(&self.cpus, || own::hold(self.client()?, load, self.scratch.path().join("hold.output")))
+        cpu::on(&self.cpus, || {
+            own::hold(&self.place, self.client()?, load, self.scratch.path().join("hold.output"))
+        })
     }
 
     fn client(&self) -> anyhow::Result<&Path> {
@@ -209,24 +224,30 @@ impl Generator {
     }
 
     fn wrk(&self, load: &Load, burst_s: u32) -> Command {
-        let mut command = Place::here().command("wrk");
+        let mut command = self.place.command("wrk");
         command.args(["--threads", "1", "--connections", &load.connections.to_string()]);
-        let script = if matches!(load.pace, Pace::Spread(_)) { &self.spread } else { &self.script };
+        let script = match (&load.shown, load.pace) {
+            (Some(_), _) => &self.shown,
+            (None, Pace::Spread(_)) => &self.spread,
+            (None, _) => &self.script,
+        };
         command.args(["--duration", &format!("{burst_s}s"), "--script"]).arg(script);
         for header in &load.headers {
             command.args(["--header", header]);
         }
         command.arg(load.url());
-        if let Pace::Spread(targets) = load.pace {
-            command.args(["--", &targets.to_string()]);
-        }
+        match (&load.shown, load.pace) {
+            (Some(file), _) => command.arg("--").arg(file),
+            (None, Pace::Spread(targets)) => command.args(["--", &targets.to_string()]),
+            (None, _) => &mut command,
+        };
         command
     }
 }
 
 /// One request: an error unless it is answered with 200, a body of the right length and in the right protocol.
-pub(super) fn check(load: &Load) -> anyhow::Result<()> {
-    let mut command = Command::new("curl");
+pub(super) fn check(place: &Place, load: &Load) -> anyhow::Result<()> {
+    let mut command = place.command("curl");
     command.args(["--silent", "--show-error", "--insecure", "--noproxy", "*"]);
     let version = match load.protocol {
         Protocol::Http1 | Protocol::Http1Tls => "--http1.1",
@@ -237,6 +258,10 @@ pub(super) fn check(load: &Load) -> anyhow::Result<()> {
     command.args(["--write-out", "%{http_code} %{size_download} %{http_version}"]);
     for header in &load.headers {
         command.args(["--header", header]);
+    }
+    if let Some(file) = &load.shown {
+        let lines = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        command.args(["--header", lines.lines().next().unwrap_or_default()]);
     }
     // By name where it goes into SNI, as the load asks later.
     let Load { protocol, address, target, .. } = load;
@@ -322,6 +347,7 @@ mod tests {
             address: (Ipv4Addr::LOCALHOST, 1).into(),
             target: "/".to_owned(),
             headers: Vec::new(),
+            shown: None,
             connections: 2,
             body_bytes: 0,
             pace: Pace::Closed,
@@ -355,9 +381,10 @@ mod tests {
     #[test]
     fn one_request_tells_what_is_wrong() {
         let Some((nginx, _)) = stage("one_request_tells_what_is_wrong") else { return };
-        check(&load(&nginx, "/files/16k", 16 * 1024)).unwrap();
+        let here = Place::here();
+        check(&here, &load(&nginx, "/files/16k", 16 * 1024)).unwrap();
         for (target, body_bytes) in [("/files/16k", 16 * 1024 + 1), ("/files/128", 127), ("/status/503", 5)] {
-            assert!(check(&load(&nginx, target, body_bytes)).is_err(), "{target} {body_bytes}");
+            assert!(check(&here, &load(&nginx, target, body_bytes)).is_err(), "{target} {body_bytes}");
         }
     }
 

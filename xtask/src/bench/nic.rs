@@ -7,8 +7,7 @@
 //! against the shortest times, which other load does not touch.
 
 mod filter;
-mod kernel;
-mod rival;
+pub(super) mod rival;
 
 use std::{
     fmt::Write,
@@ -21,17 +20,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use xtask::lab::{
     frames::{Endpoints, Frame, Link, Segment},
-    netns::{EDGE_MAC, EDGE_V4, EDGE_V6, WORLD_MAC},
+    netns::{EDGE_MAC, EDGE_V4, EDGE_V6, Lab, WORLD_MAC},
 };
 
 use self::{
     filter::{Blocked, Filter, PORT},
-    kernel::{Draw, Drawing, test_run},
     rival::Rival,
 };
 use super::{
     Options,
     chart::{self, Look},
+    kernel::{self, Draw, Drawing, XDP_DROP, XDP_PASS, test_run},
     proxy::OWN,
     report::{self, BEST, Report, TIME, print_json},
 };
@@ -40,9 +39,6 @@ use crate::{build, interrupt, project::Project, setup};
 const BENCH: &str = "nic";
 /// The program that does nothing.
 const EMPTY: &str = "empty";
-
-const XDP_DROP: u32 = 1;
-const XDP_PASS: u32 = 2;
 
 /// Packets of one measurement.
 const REPEAT: u32 = 500_000;
@@ -122,15 +118,16 @@ pub(super) fn run(project: &Project, options: &Options) -> Result<ExitCode> {
     interrupt::catch()?;
     let bench = Bench {
         object,
-        empty: kernel::pass().context("loading a program")?,
+        empty: kernel::constant(XDP_PASS).context("loading a program")?,
         rounds: options.rounds(),
         repeat: if options.quick { REPEAT_QUICK } else { REPEAT },
     };
     let mut report = Report { bench: BENCH, ..Report::default() };
-    let rival = Rival::new();
+    // Taken off before its namespaces go.
+    let rival = Lab::new().and_then(|lab| Ok((Rival::on(&lab)?, lab)));
     for case in CASES.iter().filter(|case| options.wants(case.name)) {
         let written = report.rows.len();
-        match bench.measure(case, rival.as_ref().ok()) {
+        match bench.measure(case, rival.as_ref().ok().map(|(rival, _)| rival)) {
             Ok(rows) => report.rows.extend(rows),
             Err(why) => {
                 interrupt::check()?;
@@ -315,7 +312,8 @@ fn packet(case: &Case) -> Result<Vec<u8>> {
 const LOOK: Look = Look {
     head: "Time per packet, relative to an empty XDP program",
     note: "the kernel's test run, best of alternating rounds; shorter is better",
-    metric: BEST,
+    metrics: &[BEST],
+    better: "shorter",
     subjects: &[OWN, rival::NAME],
     baseline: EMPTY,
     ratio_shown_max: 8.0,

@@ -17,6 +17,11 @@ pub(super) fn floor(project: &Project) -> anyhow::Result<PathBuf> {
     build(project, "floor")
 }
 
+/// Signs tokens.
+pub(super) fn tokens(project: &Project) -> anyhow::Result<PathBuf> {
+    build(project, "tokens")
+}
+
 /// Builds one package of that workspace, optimised, and returns its program.
 pub(crate) fn build(project: &Project, package: &str) -> anyhow::Result<PathBuf> {
     let target = benches_target(project);

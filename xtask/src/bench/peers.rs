@@ -69,12 +69,13 @@ impl Peer {
     /// template takes instead.
     pub(super) fn command(
         self,
+        place: &Place,
         program: &Path,
         config: &Path,
         directory: &Path,
         words: &[&OsStr],
     ) -> Command {
-        let mut command = Place::here().command(program);
+        let mut command = place.command(program);
         command.current_dir(directory);
         match self {
             Self::Nginx => command.arg("-p").arg(directory).arg("-c").arg(config),

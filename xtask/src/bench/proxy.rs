@@ -27,7 +27,7 @@ use super::{
     peers::Peer,
     report::{self, ALL, CPU, Figure, Goal, Report, print_json},
     routes,
-    subject::{Stage, Subject},
+    subject::{Ground, Stage, Subject},
 };
 use crate::{interrupt, project::Project};
 
@@ -41,7 +41,8 @@ const CALIBRATION: &str = "nginx-again";
 pub(super) const LOOK: Look = Look {
     head: "CPU time per request, relative to nginx",
     note: "one core each, same upstream, medians of alternating rounds; shorter is better",
-    metric: CPU,
+    metrics: &[CPU],
+    better: "shorter",
     subjects: &["portcullis", "nginx", "haproxy", "envoy", "pingora"],
     baseline: BASELINE,
     ratio_shown_max: 3.0,
@@ -59,7 +60,7 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     interrupt::catch()?;
     let cores = Cores::divide()?;
     let generator = Generator::new(cores.load.clone(), client.ok())?;
-    let stage = Stage::new(cores.clone())?;
+    let stage = Stage::new(cores.clone(), Ground::loopback())?;
 
     let mut bench = Bench {
         options,
@@ -276,6 +277,7 @@ fn load_for(case: &Case, subject: &Subject, pace: Pace) -> Load {
         address: subject.address(case.protocol),
         target: case.target.to_owned(),
         headers: subject.headers.clone(),
+        shown: None,
         connections: case.connections,
         body_bytes: case.body_bytes,
         pace,

@@ -73,10 +73,12 @@ const METRICS: [Metric; 7] = [
 
 /// What a goal bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Target {
-    /// The ratio to another subject.
+    /// The ratio to another subject, from above.
     Ratio,
+    /// The same, from below.
+    LeastRatio,
     /// Our own figure, which must also be below each peer's.
     Value,
 }
@@ -113,7 +115,7 @@ pub(super) struct Row {
     unit: &'static str,
     pub(super) median: f64,
     min: f64,
-    max: f64,
+    pub(super) max: f64,
     /// With whom it was compared; null on that subject's own rows.
     ratio_to: Option<&'static str>,
     /// Median of the rounds' ratios.
@@ -126,7 +128,7 @@ pub(super) struct Row {
     main: bool,
 }
 
-/// `goal` bounds `ratio`, or `median` where `goal_of` is `value`; all three are null where nothing was promised.
+/// `goal` bounds `ratio` (from below where `goal_of` is `least_ratio`), or `median` where it is `value`; all three are null where nothing was promised.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct GoalFields {
     goal: Option<f64>,
@@ -355,6 +357,25 @@ pub(super) fn seen(
     })
 }
 
+/// The same, compared with what another, or the same otherwise, did in the same rounds. `least` is what its ratio to
+/// that must reach. The first comparison of a metric is the main one.
+pub(super) fn compared(
+    place: (&'static str, &'static str, &'static str),
+    metric: (&'static str, &'static str),
+    values: &[f64],
+    (to, others): (&'static str, &[f64]),
+    least: Option<f64>,
+) -> Option<Row> {
+    let ratio = ratio(values, others);
+    let goal = least.map_or(GoalFields::NONE, |least| GoalFields {
+        goal: Some(least),
+        goal_of: Some(Target::LeastRatio),
+        met: Some(ratio.is_some_and(|ratio| ratio >= least)),
+    });
+    let row = seen(place, metric, values, None)?;
+    Some(Row { ratio_to: Some(to), ratio, goal: Some(goal), ..row })
+}
+
 /// Times per packet of a subject (`place`: bench, case, subject), and those of another in the same rounds: one row with
 /// the medians, and one with the shortest time of each, which `most` bounds the ratio of.
 pub(super) fn times(
@@ -542,6 +563,21 @@ mod tests {
         let row = best_against(place, &[44.0], ("xdp-filter", &[50.0]), 0.75).unwrap();
         assert_eq!((row.goal.unwrap().met, row.main), (Some(false), false));
         assert!(times(place, false, &empty, None, None).iter().all(|row| row.goal.is_none()));
+    }
+
+    #[track_caller]
+    fn check_least(ours: &[f64], met: bool) {
+        let place = ("flood", "drops", "portcullis");
+        let row = compared(place, ("rate", "1/s"), ours, ("nftables", &[2.0, 4.0]), Some(1.5)).unwrap();
+        assert_eq!((row.ratio_to, row.goal.unwrap().met), (Some("nftables"), Some(met)), "{ours:?}");
+    }
+
+    #[test]
+    fn a_goal_from_below_is_met_on_the_line() {
+        check_least(&[3.0, 6.0], true);
+        check_least(&[2.0, 4.0], false);
+        // One round without a partner.
+        check_least(&[9.0], false);
     }
 
     #[track_caller]

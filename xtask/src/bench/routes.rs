@@ -30,6 +30,7 @@ pub(super) fn subjects(stage: &Stage, binary: &Path) -> anyhow::Result<Vec<(Subj
             address: subject.address(Protocol::Http1),
             target: "/many/0/x".to_owned(),
             headers: subject.headers.clone(),
+            shown: None,
             connections: 64,
             body_bytes: 128,
             pace: Pace::Spread(routes),

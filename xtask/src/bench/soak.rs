@@ -24,7 +24,7 @@ use super::{
     gateway_binary, idle, own,
     proxy::OWN,
     report::{self, FAILURES, REQUESTS, Report, print_json},
-    subject::{Stage, Subject},
+    subject::{Ground, Stage, Subject},
 };
 use crate::{interrupt, project::Project};
 use mix::{Kind, Tally};
@@ -63,7 +63,7 @@ pub(super) fn run(project: &Project, options: &Options) -> anyhow::Result<ExitCo
     let client = own::client(project)?;
     interrupt::catch()?;
     let cores = Cores::divide()?;
-    let stage = Stage::new(cores.clone())?;
+    let stage = Stage::new(cores.clone(), Ground::loopback())?;
     let subject = stage.gateway(OWN, &binary, &[ROUTES.to_owned()])?;
     let (kinds, left_out): (Vec<&Kind>, Vec<&Kind>) =
         mix::KINDS.iter().partition(|kind| kind.lacks(&subject).is_none());

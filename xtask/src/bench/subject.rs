@@ -25,6 +25,7 @@ use xtask::lab::{
     client::Connection,
     gateway::{Gateway, Start, create_key, names},
     metrics::Metrics,
+    netns::{EDGE_V4, Lab},
     place::Place,
     process::Process,
     scratch::Scratch,
@@ -77,8 +78,8 @@ struct Listeners {
 }
 
 impl Listeners {
-    fn free() -> anyhow::Result<Self> {
-        let [plain, tls, h2c] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
+    fn free(ground: &Ground) -> anyhow::Result<Self> {
+        let [plain, tls, h2c] = ground.place.free_addresses(ground.host.into())?;
         Ok(Self { plain, tls, h2c })
     }
 
@@ -117,9 +118,14 @@ impl Subject {
 
     /// What it counts, where it is the gateway.
     pub(super) fn metrics(&self) -> anyhow::Result<Metrics> {
+        self.gateway()?.metrics()
+    }
+
+    /// It, where it is ours.
+    pub(super) fn gateway(&self) -> anyhow::Result<&Gateway> {
         match &self.running {
-            Running::Gateway(gateway) => gateway.metrics(),
-            Running::Peer(_) => bail!("{} has no metrics that we know", self.name),
+            Running::Gateway(gateway) => Ok(gateway),
+            Running::Peer(_) => bail!("{} is not ours", self.name),
         }
     }
 
@@ -162,10 +168,30 @@ impl Protocol {
     }
 }
 
+/// Where subjects run and which address they listen on.
+#[derive(Debug, Clone)]
+pub(super) struct Ground {
+    place: Place,
+    host: Ipv4Addr,
+}
+
+impl Ground {
+    /// This machine's own loopback.
+    pub(super) fn loopback() -> Self {
+        Self { place: Place::here(), host: Ipv4Addr::LOCALHOST }
+    }
+
+    /// The edge host of a lab, where the world sees it.
+    pub(super) fn edge(lab: &Lab) -> Self {
+        Self { place: lab.edge.place(), host: EDGE_V4 }
+    }
+}
+
 /// What all subjects stand before and share.
 #[derive(Debug)]
 pub(super) struct Stage {
     cores: Cores,
+    ground: Ground,
     upstream: Nginx,
     // The directory of the certificate.
     _scratch: Scratch,
@@ -177,13 +203,13 @@ pub(super) struct Stage {
 
 impl Stage {
     /// Starts the upstream on the load's CPUs and makes a certificate.
-    pub(super) fn new(cores: Cores) -> anyhow::Result<Self> {
+    pub(super) fn new(cores: Cores, ground: Ground) -> anyhow::Result<Self> {
         let scratch = Scratch::new()?;
-        let [address] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
+        let [address] = ground.place.free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let block = replace(UPSTREAM, "address", &address.to_string());
         let block = replace(&block, "body128", &"x".repeat(128));
         let upstream = cpu::on(&cores.load, || {
-            Nginx::start_with(&Place::here(), address, |directory| {
+            Nginx::start_with(&ground.place, address, |directory| {
                 replace(&block, "directory", &directory.display().to_string())
             })
         })
@@ -191,16 +217,34 @@ impl Stage {
         let (chain, key) = make_certificate(scratch.path())?;
         let both = fs::read_to_string(&chain)? + &fs::read_to_string(&key)?;
         let pem = scratch.write("both.pem", both)?;
-        Ok(Self { cores, upstream, _scratch: scratch, chain, key, pem })
+        Ok(Self { cores, ground, upstream, _scratch: scratch, chain, key, pem })
+    }
+
+    /// Where the upstream is.
+    pub(super) fn upstream(&self) -> SocketAddr {
+        self.upstream.address()
     }
 
     /// Starts a peer as its documentation recommends.
     pub(super) fn peer(&self, peer: Peer, program: &Path, name: &'static str) -> anyhow::Result<Subject> {
+        self.peer_as(peer, program, name, peer.template(), &[])
+    }
+
+    /// The same with another template (its file's name, its text), and with what that has of its own.
+    pub(super) fn peer_as(
+        &self,
+        peer: Peer,
+        program: &Path,
+        name: &'static str,
+        template: Option<(&str, &str)>,
+        own: &[(&str, String)],
+    ) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let listeners = Listeners::free()?;
+        let listeners = Listeners::free(&self.ground)?;
         let mut config = PathBuf::new();
-        if let Some((file, template)) = peer.template() {
-            let own = [("directory", scratch.path().display().to_string())];
+        if let Some((file, template)) = template {
+            let mut own = own.to_vec();
+            own.push(("directory", scratch.path().display().to_string()));
             config = scratch.write(file, self.fill(template, listeners, &own)?)?;
         }
         let words = [
@@ -212,8 +256,8 @@ impl Stage {
         let words: Vec<&OsStr> =
             words.iter().map(OsStr::new).chain([self.chain.as_os_str(), self.key.as_os_str()]).collect();
         let process = cpu::on(&[self.cores.proxy], || {
-            let command = peer.command(program, &config, scratch.path(), &words);
-            start_peer(command, scratch.path().join("output"), &listeners.all())
+            let command = peer.command(&self.ground.place, program, &config, scratch.path(), &words);
+            start_peer(&self.ground.place, command, scratch.path().join("output"), &listeners.all())
         })
         .context(name)?;
         Ok(Subject {
@@ -235,8 +279,8 @@ impl Stage {
         more: &[String],
     ) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let listeners = Listeners::free()?;
-        let [admin] = Place::here().free_addresses(Ipv4Addr::LOCALHOST.into())?;
+        let listeners = Listeners::free(&self.ground)?;
+        let [admin] = self.ground.place.free_addresses(Ipv4Addr::LOCALHOST.into())?;
         let store = scratch.path().join("keys.db");
         let api_key = create_key(binary, &store, "bench", "reader")?;
         for (i, text) in more.iter().enumerate() {
@@ -260,7 +304,7 @@ impl Stage {
         let gateway = cpu::on(&[self.cores.proxy], || {
             Gateway::start(&Start {
                 binary,
-                place: Place::here(),
+                place: self.ground.place.clone(),
                 directory: scratch.path(),
                 config: &config,
                 listener: listeners.plain,
@@ -283,11 +327,11 @@ impl Stage {
     /// Starts the hand-written proxy, which has a plain listener only.
     pub(super) fn floor(&self, program: &Path, name: &'static str) -> anyhow::Result<Subject> {
         let scratch = Scratch::new()?;
-        let listeners = Listeners::free()?;
+        let listeners = Listeners::free(&self.ground)?;
         let process = cpu::on(&[self.cores.proxy], || {
-            let mut command = Place::here().command(program);
+            let mut command = self.ground.place.command(program);
             command.args([listeners.plain.to_string(), self.upstream.address().to_string()]);
-            start_peer(command, scratch.path().join("output"), &[listeners.plain])
+            start_peer(&self.ground.place, command, scratch.path().join("output"), &[listeners.plain])
         })
         .context(name)?;
         Ok(Subject {
@@ -338,13 +382,19 @@ fn host() -> Vec<String> {
     vec![format!("Host: {HOST}")]
 }
 
-fn start_peer(command: Command, output: PathBuf, listeners: &[SocketAddr]) -> anyhow::Result<Process> {
+fn start_peer(
+    place: &Place,
+    command: Command,
+    output: PathBuf,
+    listeners: &[SocketAddr],
+) -> anyhow::Result<Process> {
     let mut process = Process::start(command, output)?;
     let answer = wait::until(START_TIME_MAX, || {
         if let Ok(Some(status)) = process.wait(Duration::ZERO) {
             return Some(Err(status));
         }
-        let accepts = |listener: &SocketAddr| Connection::open(*listener, None, CONNECT_TIME_MAX).is_ok();
+        let accepts =
+            |listener: &SocketAddr| Connection::open_in(place, *listener, None, CONNECT_TIME_MAX).is_ok();
         listeners.iter().all(accepts).then_some(Ok(()))
     });
     match answer {
@@ -374,7 +424,7 @@ fn make_certificate(directory: &Path) -> anyhow::Result<(PathBuf, PathBuf)> {
 }
 
 /// Replaces each `@name@` by its value; an error names one that is left.
-fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
+pub(super) fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
     let text = values.iter().fold(template.to_owned(), |text, (name, value)| replace(&text, name, value));
     match placeholder(&text) {
         Some(name) => bail!("@{name}@ was not filled in"),
@@ -382,7 +432,7 @@ fn fill(template: &str, values: &[(String, String)]) -> anyhow::Result<String> {
     }
 }
 
-fn replace(text: &str, name: &str, value: &str) -> String {
+pub(super) fn replace(text: &str, name: &str, value: &str) -> String {
     text.replace(&format!("@{name}@"), value)
 }
 
@@ -442,7 +492,7 @@ mod tests {
             .and_then(|()| load::tool(lab::upstream::NGINX, "-v", "nginx"))
             .and_then(|()| load::tool("openssl", "version", "openssl"));
         match missing.and_then(|()| Cores::divide()) {
-            Ok(cores) => Some(Stage::new(cores).unwrap()),
+            Ok(cores) => Some(Stage::new(cores, Ground::loopback()).unwrap()),
             Err(why) => {
                 lab::skip(test, &why.to_string());
                 None
@@ -466,11 +516,12 @@ mod tests {
                 address: subject.address(protocol),
                 target: target.to_owned(),
                 headers: subject.headers.clone(),
+                shown: None,
                 connections: 1,
                 body_bytes,
                 pace: Pace::Closed,
             };
-            load::check(&load).unwrap();
+            load::check(&Place::here(), &load).unwrap();
         }
         assert!(Usage::of(subject.pid()).is_ok());
     }

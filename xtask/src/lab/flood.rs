@@ -22,6 +22,7 @@ use super::{
     frames::{Endpoints, Frame, Link, Segment},
     netns::{EDGE_MAC, SPOOFED_V4, SPOOFED_V6, WORLD_MAC},
     place::Place,
+    xdp,
 };
 
 /// Frames per system call.
@@ -179,12 +180,7 @@ fn due_frames(rate_per_s: u64, elapsed: Duration) -> u64 {
 
 /// A raw socket that only sends, past the queueing discipline.
 fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
-    let name = std::ffi::CString::new(interface)?;
-    // SAFETY: the name is NUL-terminated and outlives the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index == 0 {
-        bail!(io::Error::last_os_error());
-    }
+    let index = xdp::ifindex(interface)?;
     // Protocol 0: it receives nothing.
     // SAFETY: socket(2) takes no pointer.
     let descriptor = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };

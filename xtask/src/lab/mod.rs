@@ -11,7 +11,7 @@
 
 pub mod place;
 pub mod netns;
-mod xdp;
+pub mod xdp;
 pub mod frames;
 pub mod flood;
 pub mod client;
@@ -74,7 +74,7 @@ fn try_privileges() -> Result<(), String> {
     if !veth.status.success() {
         return Err(format!("no veth pairs: {}", String::from_utf8_lossy(&veth.stderr).trim()));
     }
-    xdp::load().map(drop).map_err(|error| format!("no XDP programs: {error}"))
+    xdp::pass().map(drop).map_err(|error| format!("no XDP programs: {error}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     process::{Command, Stdio},
 };
@@ -22,7 +22,7 @@ use anyhow::{Context, bail};
 
 use super::{
     place::Place,
-    scratch::{self, unique},
+    scratch::{self, Scratch, unique},
     xdp,
 };
 
@@ -105,7 +105,7 @@ impl Lab {
     /// Lets the world take what an XDP program at the edge sends back, while the guard lives: a veth without a program
     /// of its own never looks at it.
     pub fn take_what_xdp_sends(&self) -> anyhow::Result<OwnedFd> {
-        let link = self.world.enter(|| xdp::attach(WORLD_INTERFACE))?;
+        let link = self.world.enter(|| xdp::attach(WORLD_INTERFACE, xdp::pass()?.as_fd()))?;
         link.with_context(|| format!("XDP on {WORLD_INTERFACE}"))
     }
 
@@ -195,6 +195,18 @@ impl Namespace {
         // /proc/sys/net shows the namespace of the thread that opens it.
         self.enter(|| fs::write(Path::new("/proc/sys").join(key), value))?
             .with_context(|| format!("{key} = {value}"))
+    }
+
+    /// Writes an attribute of an interface, such as `threaded`: a file below `/sys/class/net`.
+    pub fn set_interface(&self, interface: &str, attribute: &str, value: &str) -> anyhow::Result<()> {
+        let directory = Scratch::new()?;
+        let file = directory.path().join("class/net").join(interface).join(attribute);
+        // /sys shows the namespace of whoever mounted it.
+        self.enter(|| {
+            scratch::mount_sys(directory.path())?;
+            fs::write(&file, value)
+        })?
+        .with_context(|| format!("{interface}/{attribute} = {value}"))
     }
 }
 

@@ -108,6 +108,20 @@ impl Drop for PinDir {
     }
 }
 
+/// Mounts sysfs there, for the calling thread alone: it has mounts of its own from then on, which end with it.
+pub(super) fn mount_sys(directory: &Path) -> io::Result<()> {
+    let target = c_path(directory)?;
+    let (none, root, flags) = (c"none".as_ptr(), c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
+    // SAFETY: unshare(2) takes no pointer, every pointer is a NUL-terminated string that outlives the call, and mount(2)
+    // may be given no options and, to change how mounts spread, no type.
+    let done = unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, root, std::ptr::null(), flags, std::ptr::null()) == 0
+            && libc::mount(none, target.as_ptr(), c"sysfs".as_ptr(), 0, std::ptr::null()) == 0
+    };
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Removes what processes that are gone have left: mounts first, then directories.
 pub(super) fn remove_leftovers() {
     let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };

@@ -1,13 +1,13 @@
-//! The least XDP program there is: it passes every frame.
+//! Programs on interfaces, and the least XDP program there is: it passes every frame.
 //!
-//! Comes in: an interface of the caller's namespace. Goes out: the program attached to it for as long as the guard
-//! lives. Loading it shows whether this process may load any; attached to one end of a veth pair it lets that end take
-//! the frames that a program on the other end sends back (`drivers/net/veth.c`). bpf(2).
+//! Comes in: an interface of the caller's namespace. Goes out: a program attached to it for as long as the guard
+//! lives. Loading the least shows whether this process may load any; attached to one end of a veth pair it lets that
+//! end take the frames that a program on the other end sends back (`drivers/net/veth.c`). bpf(2).
 
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
 
 const BPF_PROG_LOAD: libc::c_long = 5;
@@ -16,7 +16,7 @@ const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 
 /// Loads it.
-pub(super) fn load() -> io::Result<OwnedFd> {
+pub(super) fn pass() -> io::Result<OwnedFd> {
     /// The start of `union bpf_attr` for `BPF_PROG_LOAD`; the kernel takes what is left out as zero.
     #[repr(C)]
     #[derive(Default)]
@@ -46,8 +46,8 @@ pub(super) fn load() -> io::Result<OwnedFd> {
     )
 }
 
-/// Loads it and attaches it; it is detached when the link is dropped.
-pub(super) fn attach(interface: &str) -> io::Result<OwnedFd> {
+/// Attaches a program to an interface of the caller's namespace; it is detached when the link is dropped.
+pub fn attach(interface: &str, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct LinkCreate {
         program: i32,
@@ -55,14 +55,18 @@ pub(super) fn attach(interface: &str) -> io::Result<OwnedFd> {
         kind: u32,
         flags: u32,
     }
+    let ifindex = ifindex(interface)?;
+    bpf(BPF_LINK_CREATE, &LinkCreate { program: program.as_raw_fd(), ifindex, kind: BPF_XDP, flags: 0 })
+}
+
+/// The number of an interface of the caller's namespace.
+pub fn ifindex(interface: &str) -> io::Result<u32> {
     let name = CString::new(interface)?;
     // SAFETY: the kernel only reads the string, which lives until the call returns.
-    let ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if ifindex == 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        ifindex => Ok(ifindex),
     }
-    let program = load()?;
-    bpf(BPF_LINK_CREATE, &LinkCreate { program: program.as_raw_fd(), ifindex, kind: BPF_XDP, flags: 0 })
 }
 
 /// A command that gives back a descriptor.

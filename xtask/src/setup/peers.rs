@@ -26,6 +26,7 @@ impl Steps {
         self.optional("xdp-filter", |apt, check| {
             from_package("xdp-filter", "xdp-tools", "--version", apt, check)
         });
+        self.optional("nft", |apt, check| from_package("nft", "nftables", "--version", apt, check));
         self.optional("envoy", |apt, check| install_envoy(project, apt, check));
         self.optional("pingora", |apt, check| pingora(project, apt, check));
         for package in ["load", "floor"] {

@@ -15,6 +15,7 @@ const EDIT: RequestEdit<'static> = RequestEdit {
     forwarded_host: "a.example",
     request_id: "id-1",
     trace: Trace::Own { trace_id: "0af7651916cd43dd8448eb211c80319c", parent_id: 0x0067_aa0b_a902_b700 },
+    query: None,
     remove: &["x-api-key", "authorization"],
     set: &[("X-User", "ann")],
     rewrite: Rewrite { path: None, host: None, lines: b"" },
@@ -30,7 +31,7 @@ fn sent(request: &str, edit: &RequestEdit<'_>) -> String {
     let mut slots = HeaderSlots::new();
     let head = request_head(request.as_bytes(), &mut slots, &LIMITS).unwrap().unwrap();
     let mut out = Vec::new();
-    upstream_request(&mut out, &head, edit);
+    upstream_request(&mut out, &head, &RequestEdit { query: head.query, ..*edit });
     String::from_utf8(out).unwrap()
 }
 

@@ -1,4 +1,4 @@
-//! `[runtime]`, `[prefilter]` and `[log]`: sections that stand once.
+//! `[runtime]` and `[prefilter]`: sections that stand once.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,16 +10,13 @@ use toml::Spanned;
 
 use super::feeds;
 use crate::config::{
-    raw::{
-        Field, RawAccessFile, RawBucket, RawByteBucket, RawLog, RawPorts, RawPrefilter, RawRuntime,
-        RawWorkers,
-    },
+    raw::{Field, RawBucket, RawByteBucket, RawPorts, RawPrefilter, RawRuntime, RawWorkers},
     report::{
         Choice::{self, Works},
         Report, Scope,
     },
-    types::{AccessLog, FilterPorts, Log, Prefilter, Rate, Runtime, SynCookies, Workers, XdpMode},
-    values::{OrOff, PerSecond, Size, TextOr},
+    types::{FilterPorts, Prefilter, Rate, Runtime, SynCookies, Workers, XdpMode},
+    values::{OrOff, PerSecond, Size},
 };
 
 /// More workers or a higher CPU id than this is a typing error.
@@ -340,54 +337,6 @@ pub(super) fn bucket_of(
     let one_second = (per_s.ceil() as u64).max(1);
     let burst = report.number(at, "burst", burst, one_second, 1..=BURST_MAX);
     Some(Rate { per_s, burst })
-}
-
-pub(super) fn log(report: &mut Report, section: Option<(Scope, RawLog)>) -> Log {
-    use log::LevelFilter;
-    let (at, raw) = section.unwrap_or_else(|| absent("log"));
-    report.later(&at, &[("audit", &raw.audit)]);
-    let levels = [
-        ("off", Works(LevelFilter::Off)),
-        ("error", Works(LevelFilter::Error)),
-        ("warn", Works(LevelFilter::Warn)),
-        ("info", Works(LevelFilter::Info)),
-        ("debug", Works(LevelFilter::Debug)),
-        ("trace", Works(LevelFilter::Trace)),
-    ];
-    Log {
-        level: choose_or(report, &at, "level", raw.level, &levels, LevelFilter::Info),
-        access: access_log(report, &at, raw.access),
-    }
-}
-
-fn access_log(report: &mut Report, at: &Scope, value: Field<TextOr<RawAccessFile>>) -> AccessLog {
-    let Some(value) = value else { return AccessLog::Off };
-    let inner = at.inner("access", &value);
-    let span = value.span();
-    match value.into_inner() {
-        TextOr::Text(word) => {
-            let stdout = [("off", Works(AccessTo::Nothing)), ("stdout", Works(AccessTo::Stdout))];
-            match report.choose(at, "access", &Spanned::new(span, word), &stdout) {
-                Some(AccessTo::Stdout) => AccessLog::Stdout,
-                Some(AccessTo::Nothing) | None => AccessLog::Off,
-            }
-        }
-        TextOr::More(raw) => {
-            report.later(&inner, &[("fields", &raw.fields), ("sample", &raw.sample)]);
-            let Some(file) = raw.file else {
-                report.missing(&inner, "file", "\"access.jsonl\"");
-                return AccessLog::Off;
-            };
-            AccessLog::File(report.resolve_path(at.source, file.get_ref()))
-        }
-    }
-}
-
-/// The words that `log.access` may be.
-#[derive(Debug, Clone, Copy)]
-enum AccessTo {
-    Nothing,
-    Stdout,
 }
 
 /// The value of a choice, or its default.

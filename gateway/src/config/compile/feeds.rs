@@ -4,13 +4,14 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
-use super::{check_name, servers::server_address, upstream_tls::Authorities};
+use super::{check_name, upstream_tls::Authorities};
 use crate::config::{
+    endpoint::{Endpoint, Url},
     feeds::{CrowdSec, FEEDS_MAX, Feed, FeedSource},
     files::{self, Holds},
     raw::{Field, Named, RawFeed},
     report::{Report, Scope},
-    types::{Secret, ServerAddress, UpstreamTls},
+    types::{Secret, UpstreamTls},
 };
 
 const FILE_REFRESH: Duration = Duration::from_hours(1);
@@ -76,14 +77,14 @@ fn feed(report: &mut Report, at: &Scope, name: Arc<str>, raw: RawFeed) -> Option
 fn crowdsec(
     report: &mut Report,
     at: &Scope,
-    url: &Spanned<String>,
+    text: &Spanned<String>,
     key_file: Option<&Spanned<String>>,
 ) -> Option<CrowdSec> {
-    let address = match address_of(url.get_ref()) {
+    let address = match address_of(text.get_ref()) {
         Ok(address) => Some(address),
         Err(problem) => {
-            let message = format!("`{}.crowdsec` is {:?}: {problem}", at.path, url.get_ref());
-            report.error(at.at(url), message);
+            let message = format!("`{}.crowdsec` is {:?}: {problem}", at.path, text.get_ref());
+            report.error(at.at(text), message);
             None
         }
     };
@@ -94,58 +95,30 @@ fn crowdsec(
     let path = report.resolve_path(at.source, key_file.get_ref());
     let key = read_key(&path)
         .map_err(|problem| report.error(at.at(key_file), format!("{} {problem}", path.display())));
-    let Address { is_secure, server, path } = address?;
-    let tls = if is_secure { Some(system_tls(report, at, url)?) } else { None };
-    if !is_secure && !matches!(server, ServerAddress::Fixed(address) if address.ip().is_loopback()) {
+    let url = address?;
+    if !url.is_private() {
         let message = format!("`{}.crowdsec` is asked in clear: whoever listens in learns the key", at.path);
-        report.warn(at.at(url), message, Some("use https, or an engine on this host".to_owned()));
+        report.warn(at.at(text), message, Some("use https, or an engine on this host".to_owned()));
     }
-    Some(CrowdSec { server, path, tls, key: key.ok()? })
+    let tls = if url.is_secure { Some(system_tls(report, at, text)?) } else { None };
+    Some(CrowdSec { at: Endpoint { url, tls }, key: key.ok()? })
 }
 
 fn system_tls(report: &mut Report, at: &Scope, url: &Spanned<String>) -> Option<UpstreamTls> {
-    match Authorities::default().of_the_system() {
-        Ok(authorities) => Some(UpstreamTls {
-            authorities,
-            authorities_are_the_systems: true,
-            server_name: None,
-            client: None,
-        }),
-        Err(problem) => {
-            report.error(at.at(url), problem);
-            None
-        }
-    }
-}
-
-struct Address {
-    is_secure: bool,
-    server: ServerAddress,
-    path: Arc<str>,
+    let tls = Authorities::default().vouch_for_servers();
+    tls.map_err(|problem| report.error(at.at(url), problem)).ok()
 }
 
 /// `http://127.0.0.1:8080`, `https://lapi.example.com/behind/a/path`.
-fn address_of(url: &str) -> Result<Address, &'static str> {
-    let (is_secure, rest) = url
-        .strip_prefix("http://")
-        .map(|rest| (false, rest))
-        .or_else(|| url.strip_prefix("https://").map(|rest| (true, rest)))
-        .ok_or("write a URL such as \"http://127.0.0.1:8080\"")?;
-    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+fn address_of(text: &str) -> Result<Url, &'static str> {
+    let url = Url::parse(text)?;
     let is_plain =
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'_' | b'.' | b'~');
-    if !path.bytes().all(is_plain) {
+    if !url.target.bytes().all(is_plain) {
         return Err("behind its address it may have a path of letters, digits, `-`, `_`, `.` and `~`");
     }
-    let host_end = authority.rfind(']').map_or(0, |bracket| bracket + 1);
-    let has_port = authority.get(host_end..).is_some_and(|rest| rest.contains(':'));
-    let port = match (has_port, is_secure) {
-        (true, _) => "",
-        (false, true) => ":443",
-        (false, false) => ":80",
-    };
-    let server = server_address(&format!("{authority}{port}"))?;
-    Ok(Address { is_secure, server, path: path.trim_end_matches('/').into() })
+    let path = format!("{}/", url.target.trim_end_matches('/'));
+    Ok(url.to(&path))
 }
 
 /// What goes into a header field as it stands.

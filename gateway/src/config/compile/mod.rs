@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{
+    auth::{CONSUMER_BYTES_MAX, is_consumer},
     env::Env,
     files,
     raw::{Field, Named, RawFile},
@@ -20,6 +21,7 @@ use super::{
 };
 
 mod edge;
+mod logs;
 mod escalation;
 mod feeds;
 mod under_attack;
@@ -36,6 +38,8 @@ mod pattern;
 mod reshape;
 mod cors;
 mod websocket;
+
+pub(super) use servers::server_address;
 
 /// The only version of the contract so far.
 const VERSION: u64 = 1;
@@ -100,7 +104,9 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
 
     let (listeners, admin) = listener::listeners(report, listeners);
     let roles = access::roles(report, &names, roles);
-    let auths = auth::auths(report, &names, auths);
+    let auths = auth::auths(report, auths);
+    let mut routes = route::routes(report, &names, &roles, routes);
+    routes.extend(auth::own_routes(&auths, &routes));
     Some(Config {
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
@@ -113,9 +119,10 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
         consumers: access::consumers(report, &names, consumers),
         limits: access::limits(report, limits),
         filters: access::filters(report, filters),
-        routes: route::routes(report, &names, &roles, routes),
+        routes,
         roles,
-        log: edge::log(report, log),
+        log: logs::log(report, log),
+        files: report.fingerprints(),
     })
 }
 
@@ -220,6 +227,16 @@ fn gather<T>(
 
 fn check_name(report: &mut Report, section: &Scope, name: &Spanned<String>) {
     let text = name.get_ref();
+    // A consumer is called as its credential calls it.
+    if section.path == "consumers" {
+        if !is_consumer(text) {
+            let message = format!(
+                "{text:?} is not a name for `consumers`: at most {CONSUMER_BYTES_MAX} bytes, no control characters"
+            );
+            report.error(section.at(name), message);
+        }
+        return;
+    }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if text.is_empty() || text.len() > NAME_BYTES_MAX || !plain {
         let message = format!(

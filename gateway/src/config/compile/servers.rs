@@ -57,7 +57,7 @@ pub(super) fn servers(
     servers
 }
 
-pub(super) fn server_address(text: &str) -> Result<ServerAddress, &'static str> {
+pub(in crate::config) fn server_address(text: &str) -> Result<ServerAddress, &'static str> {
     if let Ok(address) = text.parse::<SocketAddr>() {
         let usable = address.port() != 0 && !address.ip().is_unspecified();
         return usable.then_some(ServerAddress::Fixed(address)).ok_or("nothing can be reached there");

@@ -9,7 +9,7 @@ use crate::config::{
     raw::{Field, RawSigns, RawUnderAttack},
     report::{Report, Scope},
     under_attack::{Signs, UnderAttack},
-    values::{OrOff, PerSecond},
+    values::{OrOff, PerSecond, Span},
 };
 
 const ELEVATED: Signs = Signs { drops_per_s: Some(1_000.0), syns_per_s: Some(500.0), packets_per_s: None };
@@ -34,6 +34,17 @@ pub(super) fn under_attack(report: &mut Report, section: Option<(Scope, RawUnder
         attack,
         calm_after: report.duration(&at, "calm_after", raw.calm_after.as_ref(), Duration::from_secs(30)),
         strangers_percent,
+        long_lived: long_lived(report, &at, raw.long_lived),
+    }
+}
+
+fn long_lived(report: &mut Report, at: &Scope, value: Field<OrOff<Span>>) -> Option<Duration> {
+    const DEFAULT: Duration = Duration::from_mins(5);
+    let Some(value) = value else { return Some(DEFAULT) };
+    let span = value.span();
+    match value.into_inner() {
+        OrOff::Off => None,
+        OrOff::On(age) => Some(report.duration(at, "long_lived", Some(&Spanned::new(span, age)), DEFAULT)),
     }
 }
 

@@ -22,6 +22,12 @@ impl Authorities {
     pub(super) fn of_the_system(&self) -> Result<Arc<[CertificateDer<'static>]>, String> {
         self.0.get_or_init(read_system).clone()
     }
+
+    /// What a server has to show that they vouch for under its own name.
+    pub(super) fn vouch_for_servers(&self) -> Result<UpstreamTls, String> {
+        let authorities = self.of_the_system()?;
+        Ok(UpstreamTls { authorities, authorities_are_the_systems: true, server_name: None, client: None })
+    }
 }
 
 fn read_system() -> Result<Arc<[CertificateDer<'static>]>, String> {

@@ -2,101 +2,84 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat, store_with_one_key};
-use crate::config::{AuthKind, JwtKeys, KeyStore, LimitPer, Loaded, ROUTES_MAX, Rate};
+use super::{Dir, HASH, accept, parse_in, refuse, refuse_in, repeat};
+use crate::config::{
+    AuthKind, Carrier, CertificateName, JwtKeys, KeySource, LimitPer, Loaded, ROUTES_MAX, Rate,
+};
 
 #[test]
 fn api_keys() {
-    let dir = Dir::new();
-    dir.write_keys("keys.db").write("open.db", store_with_one_key(), 0o644);
-    let hash = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc";
-    let head = format!("version = 1\nhash_key = \"{hash}\"\n");
-    dir.write("odd.db", format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"AAAA\"\nsecret = 1\n"), 0o600);
-    dir.write(
-        "time.db",
-        format!("{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = 2027-01-01\n"),
-        0o600,
-    );
-    dir.write(
-        "text.db",
-        format!(
-            "{head}[keys.a]\nconsumer = \"c\"\nhash = \"{hash}\"\nexpires = \"2027-01-01T02:00:00+02:00\"\n"
-        ),
-        0o600,
-    );
-    dir.write("bare.db", "version = 3\n", 0o600);
     let with = |lines: &str| format!("[auth.a]\nkind = \"api_key\"\n{lines}\n");
+    let parsed = |lines: &str| match &accept(&with(lines)).auths[0].kind {
+        AuthKind::ApiKey(api_key) => api_key.carrier.clone(),
+        other => panic!("not an API key: {other:?}"),
+    };
+    assert_eq!(parsed("store = \"keys.db\""), Carrier::Header("x-api-key".into()));
+    assert_eq!(parsed("store = \"keys.db\"\nheader = \"X-Key\""), Carrier::Header("x-key".into()));
+    assert_eq!(parsed("store = \"keys.db\"\nquery = \"Api_Key\""), Carrier::Query("Api_Key".into()));
     refuse("[auth.a]\n", &["1:7: `auth.a` needs `kind`"]);
-    refuse(
-        "[auth.a]\nkind = \"oidc\"\nissuer = \"x\"\n",
-        &["2:8: `auth.a.kind = \"oidc\"` is not supported yet"],
-    );
     refuse("[auth.a]\nkind = \"apikey\"\n", &["2:8: `auth.a.kind` cannot be \"apikey\""]);
     refuse(&with(""), &["1:7: `auth.a` needs `store`"]);
-    refuse_in(dir.path(), &with("store = \"none\""), &["3:9: none cannot be read"]);
-    refuse_in(
-        dir.path(),
-        &with("store = \"open.db\""),
-        &["3:9: open.db holds a secret that everybody may read"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nquery = \"k\""),
-        &["4:9: `auth.a.query` is not supported yet"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nleeway = \"1s\""),
-        &["4:10: `auth.a.leeway` has no meaning for kind \"api_key\""],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nheader = \"a b\""),
-        &["4:10: `auth.a` names \"a b\", which is not a header"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"keys.db\"\nheader = \"Host\""),
-        &["4:10: `auth.a` names `host`, which only the proxy"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"odd.db\""),
-        &[
-            "odd.db:5:8: `keys.a.hash` is not 32 bytes in base64",
-            "odd.db:6:1: unknown key `secret` in `keys.a`",
-        ],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"time.db\""),
-        &["time.db:6:11: `keys.a.expires` is not a date and time with its zone"],
-    );
-    refuse_in(
-        dir.path(),
-        &with("store = \"bare.db\""),
-        &["bare.db:1:1: `key store` needs `hash_key`", "bare.db:1:11: version 3"],
-    );
-    let config = parse_in(dir.path(), &with("store = \"text.db\"")).unwrap().config;
-    let AuthKind::ApiKey { store, .. } = &config.auths[0].kind else { panic!("not an API key") };
-    assert_eq!(store.keys[0].expires_at_s, Some(1_798_761_600));
-    assert_eq!(store.keys[0].hash, [7; 32]);
-    let warnings = parse_in(dir.path(), &with("store = \"keys.db\"\n[roles.raeder]")).unwrap().warnings;
-    assert_eq!(warnings[0].hint.as_deref(), Some("did you mean `raeder`?"));
+    let in_store = |lines: &str, expected: &[&str]| {
+        refuse(&with(&format!("store = \"keys.db\"\n{lines}")), expected);
+    };
+    in_store("leeway = \"1s\"", &["4:10: `auth.a.leeway` has no meaning for kind \"api_key\""]);
+    in_store("header = \"a b\"", &["4:10: `auth.a` names \"a b\", which is not a header"]);
+    in_store("header = \"Host\"", &["4:10: `auth.a` names `host`, which only the proxy"]);
+    in_store("query = \"a&b\"", &["4:9: `auth.a.query` is \"a&b\", not the name of a parameter"]);
+    in_store("query = \"\"", &["4:9: `auth.a.query` is \"\", not the name of a parameter"]);
+    in_store("query = \"k\"\nheader = \"k\"", &["4:9: `auth.a` has both `header` and `query`"]);
 }
 
+/// Where keys are fetched is asked under TLS, or on this host.
 #[test]
-fn a_key_store_reads_what_it_wrote() {
+fn keys_that_are_fetched() {
     let dir = Dir::new();
-    dir.write_keys("keys.db");
-    let store = KeyStore::read(&dir.path().join("keys.db")).unwrap();
-    assert_eq!(*store.hash_key.0, [9; 32]);
-    let key = &store.keys[0];
-    assert_eq!((key.id.as_ref(), key.consumer.as_ref(), key.hash), ("k7Qm2xZp", "acme", [7; 32]));
-    assert_eq!((&key.roles[..], key.expires_at_s), (&[Arc::from("reader")][..], Some(1_798_761_600)));
-    assert!(store_with_one_key().contains("expires = 2027-01-01T00:00:00Z"));
-    let errors = KeyStore::read(&dir.path().join("none")).unwrap_err();
-    assert!(errors[0].message.contains("cannot be read"), "{errors:?}");
+    dir.write_certificate("ca.pem", "ca.key").write("jwks.json", r#"{"keys":[{"kty":"OKP"}]}"#, 0o644);
+    let with = |lines: &str| format!("[auth.a]\nkind = \"jwt\"\n{lines}\n");
+    let source = |lines: &str| {
+        let Loaded { config, .. } = parse_in(dir.path(), &with(lines)).unwrap();
+        let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
+        let JwtKeys::Fetched(source) = &jwt.keys else { panic!("{:?}", jwt.keys) };
+        (jwt.issuer.clone(), (**source).clone())
+    };
+    let issuer = source("issuer = \"https://id.example.com/realms/a\"\nca_file = \"ca.pem\"");
+    let (Some(issuer), KeySource::Issuer { name, at }) = issuer else { panic!("{issuer:?}") };
+    assert_eq!((&*issuer, &*name), ("https://id.example.com/realms/a", "https://id.example.com/realms/a"));
+    assert_eq!(at.url.to_string(), "https://id.example.com/realms/a");
+    assert!(at.tls.is_some_and(|tls| !tls.authorities_are_the_systems && tls.authorities.len() == 1));
+    let jwks = source("issuer = \"anything\"\njwks_url = \"http://127.0.0.1:8080/jwks?a=b\"");
+    let (Some(issuer), KeySource::Jwks(at)) = jwks else { panic!("{jwks:?}") };
+    assert_eq!((&*issuer, at.url.to_string().as_str()), ("anything", "http://127.0.0.1:8080/jwks?a=b"));
+    assert!(at.tls.is_none());
+
+    let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
+    in_dir("issuer = \"anything\"", &["3:10: `auth.a.issuer` is \"anything\": write a URL"]);
+    in_dir(
+        "issuer = \"http://id.example.com\"",
+        &["3:10: `auth.a.issuer` is \"http://id.example.com\": whoever"],
+    );
+    in_dir("issuer = \"http://127.0.0.1/?a\"", &["3:10: `auth.a.issuer` has a query"]);
+    in_dir(
+        "jwks_url = \"http://192.0.2.1/\"",
+        &["3:12: `auth.a.jwks_url` is \"http://192.0.2.1/\": whoever"],
+    );
+    in_dir(
+        "jwks_url = \"http://127.0.0.1/\"\nca_file = \"ca.pem\"",
+        &["4:11: `auth.a.ca_file` has no meaning for what is asked in clear"],
+    );
+    in_dir(
+        "jwks_file = \"jwks.json\"\nca_file = \"ca.pem\"",
+        &["4:11: `auth.a.ca_file` has no meaning with `jwks_file`"],
+    );
+    in_dir(
+        "jwks_file = \"jwks.json\"\njwks_url = \"http://127.0.0.1/\"",
+        &["4:12: `auth.a` has both `jwks_file` and `jwks_url`"],
+    );
+    in_dir(
+        "jwks_url = \"http://127.0.0.1/\"\nalgorithms = [\"HS256\"]",
+        &["3:12: `auth.a.jwks_url` is where keys are fetched, but HMACs need a secret"],
+    );
 }
 
 #[test]
@@ -112,11 +95,13 @@ fn jwts() {
         .write("short", [1; 31], 0o600)
         .write("secret", "0123456789abcdef0123456789abcdef\n", 0o600);
     let with = |lines: &str| format!("[auth.a]\nkind = \"jwt\"\n{lines}\n");
-    let Loaded { config, .. } = parse_in(dir.path(), &with("jwks_file = \"jwks.json\"\nroles = \"realm.roles\"\nforward = { X-User = \"sub\" }\nleeway = \"0s\"")).unwrap();
+    let Loaded { config, .. } = parse_in(dir.path(), &with("jwks_file = \"jwks.json\"\nroles = \"realm.roles\"\nscopes = \"scope\"\nforward = { X-User = \"sub\" }\nleeway = \"0s\"")).unwrap();
     let AuthKind::Jwt(jwt) = &config.auths[0].kind else { panic!("not a JWT") };
     assert_eq!(jwt.algorithms, ["RS256", "ES256", "EdDSA"].map(Arc::from));
-    assert_eq!((jwt.consumer.as_ref(), jwt.roles.as_deref()), ("sub", Some("realm.roles")));
-    assert_eq!((&jwt.forward[..], jwt.leeway), (&[("x-user".into(), "sub".into())][..], Duration::ZERO));
+    let claims = &jwt.claims;
+    assert_eq!((claims.consumer.as_ref(), claims.roles.as_deref()), ("sub", Some("realm.roles")));
+    assert_eq!((&claims.forward[..], jwt.leeway), (&[("x-user".into(), "sub".into())][..], Duration::ZERO));
+    assert_eq!((claims.scopes.as_deref(), claims.audiences.len()), (Some("scope"), 0));
     assert!(matches!(&jwt.keys, JwtKeys::Jwks(text) if text.contains("OKP")));
     let hmac = with("key_file = \"secret\"\nalgorithms = [\"HS256\"]");
     let Loaded { config, .. } = parse_in(dir.path(), &hmac).unwrap();
@@ -127,8 +112,7 @@ fn jwts() {
     );
 
     let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
-    in_dir("issuer = \"https://id.example.com\"", &["1:7: `auth.a` needs `jwks_file` or `key_file`"]);
-    in_dir("jwks_url = \"https://x\"", &["3:12: `auth.a.jwks_url` is not supported yet"]);
+    in_dir("", &["1:7: `auth.a` needs `issuer`, from where keys are fetched, or"]);
     in_dir(
         "jwks_file = \"jwks.json\"\nkey_file = \"public.pem\"",
         &["4:12: `auth.a` has both `jwks_file` and `key_file`"],
@@ -162,7 +146,63 @@ fn jwts() {
         "jwks_file = \"jwks.json\"\nendpoint = \"x\"",
         &["4:12: `auth.a.endpoint` has no meaning for kind \"jwt\""],
     );
-    in_dir("jwks_file = \"jwks.json\"\nscopes = \"scope\"", &["4:10: `auth.a.scopes` is not supported yet"]);
+    in_dir("jwks_file = \"jwks.json\"\nscopes = \"\"", &["4:10: `auth.a.scopes` is \"\", not a claim"]);
+}
+
+#[test]
+fn introspection() {
+    let dir = Dir::new();
+    dir.write("secret", "s3cr:et%\n", 0o600)
+        .write("open", "s3cret", 0o644)
+        .write("lines", "a\nb\n", 0o600)
+        .write("empty", "\n", 0o600);
+    let with = |lines: &str| {
+        format!(
+            "[auth.a]\nkind = \"introspection\"\nendpoint = \"http://127.0.0.1:1/i\"\nclient_id = \"g\"\n{lines}\n"
+        )
+    };
+    let rules = |lines: &str| {
+        let text = with(&format!("client_secret_file = \"secret\"\n{lines}"));
+        let Loaded { config, .. } = parse_in(dir.path(), &text).unwrap();
+        let AuthKind::Introspection(rules) = config.auths[0].kind.clone() else { panic!("another kind") };
+        *rules
+    };
+    let plain = rules("");
+    assert_eq!((plain.cache, plain.timeout), (Duration::from_secs(30), Duration::from_secs(2)));
+    assert_eq!(
+        (&plain.client_secret.0[..], plain.claims.scopes.as_deref()),
+        (&b"s3cr:et%"[..], Some("scope"))
+    );
+    assert!(!format!("{plain:?}").contains("s3cr"), "a secret is never shown");
+    let all = rules(
+        "cache = \"0s\"\ntimeout = \"8s\"\non_failure = \"deny\"\nscopes = \"s\"\nroles = \"r\"\naudiences = [\"x\"]\nforward = { x-user = \"sub\" }",
+    );
+    assert_eq!((all.cache, all.claims.scopes.as_deref()), (Duration::ZERO, Some("s")));
+    assert_eq!((all.claims.roles.as_deref(), all.claims.audiences.len()), (Some("r"), 1));
+
+    let in_dir = |lines: &str, expected: &[&str]| refuse_in(dir.path(), &with(lines), expected);
+    in_dir("", &["1:7: `auth.a` needs `client_secret_file`"]);
+    in_dir("client_secret_file = \"open\"", &["5:22: open holds a secret that everybody may read"]);
+    for file in ["lines", "empty"] {
+        let expected = format!("5:22: {file} does not hold one secret");
+        in_dir(&format!("client_secret_file = \"{file}\""), &[&expected]);
+    }
+    let secret = |lines: &str, expected: &str| {
+        in_dir(&format!("client_secret_file = \"secret\"\n{lines}"), &[expected]);
+    };
+    secret("on_failure = \"allow\"", "6:14: `auth.a.on_failure` cannot be \"allow\"");
+    secret("cache = \"2h\"", "6:9: `auth.a.cache` is longer than an hour");
+    secret("timeout = \"9s\"", "6:11: `auth.a.timeout` is longer than the 8 seconds");
+    secret("timeout = \"0s\"", "6:11: `auth.a.timeout` must be longer");
+    secret("issuer = \"x\"", "6:10: `auth.a.issuer` has no meaning for kind \"introspection\"");
+    refuse(
+        "[auth.a]\nkind = \"introspection\"\nendpoint = \"http://192.0.2.1/\"\n",
+        &[
+            "1:7: `auth.a` needs `client_id`",
+            "1:7: `auth.a` needs `client_secret_file`",
+            "3:12: `auth.a.endpoint` is \"http://192.0.2.1/\": whoever is on the way",
+        ],
+    );
 }
 
 #[test]
@@ -326,22 +366,19 @@ fn routes() {
 
 #[test]
 fn permissions() {
-    let dir = Dir::new();
-    dir.write_keys("keys.db");
     let with = |permission: &str| {
         format!(
             "[routes.a]\npath = \"/a\"\nmethods = [\"GET\", \"PUT\"]\nauth = [\"keys\"]\nrespond.status = 200\npermission = {permission}\n\
              [auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\n[roles.reader]\npermissions = [\"orders:*\"]\n"
         )
     };
-    let warned = |permission: &str| parse_in(dir.path(), &with(permission)).unwrap().warnings;
+    let warned = |permission: &str| parse_in(Path::new("."), &with(permission)).unwrap().warnings;
     assert_eq!(warned("\"orders:read\""), []);
     assert!(warned("\"order:read\"")[0].message.starts_with("no role holds the permission `order:read`"));
     assert!(warned("{ GET = \"orders:read\" }")[0].message.ends_with("so PUT is always refused"));
-    refuse_in(dir.path(), &with("{}"), &["6:14: `routes.a.permission` is empty"]);
-    refuse_in(dir.path(), &with("\"*\""), &["6:14: `routes.a.permission` is \"*\", not a permission"]);
-    refuse_in(
-        dir.path(),
+    refuse(&with("{}"), &["6:14: `routes.a.permission` is empty"]);
+    refuse(&with("\"*\""), &["6:14: `routes.a.permission` is \"*\", not a permission"]);
+    refuse(
         &with("{ POST = \"a\" }"),
         &["6:16: `routes.a.permission` holds POST, which the route does not match"],
     );
@@ -377,4 +414,15 @@ fn passwords_are_hashes_that_are_slow_to_guess_and_not_too_slow_to_check() {
     let loaded = parse_in(dir.path(), &with("file = \"passwords\"")).unwrap().config;
     let AuthKind::Basic(basic) = &loaded.auths[0].kind else { panic!("{loaded:?}") };
     assert_eq!(basic.users.iter().map(|(user, _)| &**user).collect::<Vec<_>>(), ["ada", "bob"]);
+}
+
+#[test]
+fn a_certificate_is_read_for_one_kind_of_name() {
+    let with = |lines: &str| format!("[auth.a]\nkind = \"mtls\"\n{lines}\n");
+    let name = |lines: &str| accept(&with(lines)).auths[0].kind.clone();
+    assert_eq!(name(""), AuthKind::Mtls(CertificateName::SanDns));
+    assert_eq!(name("consumer = \"cn\""), AuthKind::Mtls(CertificateName::Cn));
+    refuse(&with("consumer = \"dns\""), &["3:12: `auth.a.consumer` cannot be \"dns\""]);
+    refuse(&with("leeway = \"1s\""), &["3:10: `auth.a.leeway` has no meaning for kind \"mtls\""]);
+    assert!(accept(&with("forward_credential = true")).auths[0].forward_credential);
 }

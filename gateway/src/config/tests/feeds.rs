@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Dir, accept, env, refuse};
-use crate::config::{Feed, FeedSource, ServerAddress, load};
+use crate::config::{Feed, FeedSource, load};
 
 /// The feeds of a file that may name `key`, a secret.
 #[track_caller]
@@ -35,8 +35,8 @@ fn files_and_engines_in_order_of_their_names() {
     let refresh = [3600, 10, 300].map(Duration::from_secs);
     assert_eq!([feeds[0].refresh, feeds[1].refresh, feeds[2].refresh], refresh);
     let FeedSource::CrowdSec(crowdsec) = &feeds[1].source else { panic!("{:?}", feeds[1]) };
-    assert_eq!(crowdsec.server, ServerAddress::Fixed("127.0.0.1:8080".parse().unwrap()));
-    assert_eq!((&*crowdsec.path, crowdsec.tls.is_some(), &crowdsec.key.0[..]), ("", false, &b"aB3/x+="[..]));
+    assert_eq!(crowdsec.at.url.to_string(), "http://127.0.0.1:8080/");
+    assert_eq!((crowdsec.at.tls.is_some(), &crowdsec.key.0[..]), (false, &b"aB3/x+="[..]));
     assert!(!format!("{crowdsec:?}").contains("aB3"), "a key is never shown");
 }
 
@@ -47,15 +47,16 @@ fn where_an_engine_is() {
         let text = format!("[prefilter.feeds]\na = {{ crowdsec = \"{url}\", api_key_file = \"key\" }}\n");
         let (_, feeds, warned) = feeds(&text);
         let FeedSource::CrowdSec(crowdsec) = &feeds[0].source else { panic!("{feeds:?}") };
-        assert_eq!((crowdsec.server.to_string().as_str(), &*crowdsec.path), (server, path));
-        assert_eq!(crowdsec.tls.is_some(), url.starts_with("https"));
+        let at = &crowdsec.at;
+        assert_eq!((at.url.server.to_string().as_str(), &*at.url.target), (server, path));
+        assert_eq!(at.tls.is_some(), url.starts_with("https"));
         assert_eq!(warned, warnings, "asked in clear");
     }
-    check("http://127.0.0.1", "127.0.0.1:80", "", 0);
-    check("http://[::1]:8080/", "[::1]:8080", "", 0);
-    check("http://192.0.2.1:8080", "192.0.2.1:8080", "", 1);
-    check("https://lapi.example.com/crowd/sec/", "lapi.example.com:443", "/crowd/sec", 0);
-    check("https://[2001:db8::1]", "[2001:db8::1]:443", "", 0);
+    check("http://127.0.0.1", "127.0.0.1:80", "/", 0);
+    check("http://[::1]:8080/", "[::1]:8080", "/", 0);
+    check("http://192.0.2.1:8080", "192.0.2.1:8080", "/", 1);
+    check("https://lapi.example.com/crowd/sec/", "lapi.example.com:443", "/crowd/sec/", 0);
+    check("https://[2001:db8::1]", "[2001:db8::1]:443", "/", 0);
 }
 
 #[test]

@@ -17,12 +17,13 @@ use proptest::prelude::*;
 mod sections;
 mod feeds;
 mod access;
+mod oidc;
 mod reshape;
 mod cors;
 
 use super::{
-    AccessLog, Action, AdminAddress, AuthKind, Balance, Config, FilterPorts, KeyStore, LimitPer, Loaded,
-    Permission, Rate, Threshold, Workers, XdpMode, keys::NewKey, load, parse,
+    AccessLog, Action, AdminAddress, ApiKey, AuthKind, Balance, Carrier, Config, FilterPorts, LimitPer,
+    Loaded, Permission, Rate, Threshold, Workers, XdpMode, load, parse,
 };
 
 /// A directory of files, removed when dropped.
@@ -54,28 +55,12 @@ impl Dir {
         let made = rcgen::generate_simple_self_signed(["api.example.com".to_owned()]).unwrap();
         self.write(chain, made.cert.pem(), 0o644).write(key, made.signing_key.serialize_pem(), 0o600)
     }
-
-    pub(super) fn write_keys(&self, name: &str) -> &Self {
-        self.write(name, store_with_one_key().as_bytes(), 0o600)
-    }
 }
 
 impl Drop for Dir {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).unwrap();
     }
-}
-
-fn store_with_one_key() -> String {
-    let key = NewKey {
-        id: "k7Qm2xZp",
-        consumer: "acme",
-        roles: &["reader"],
-        hash: [7; 32],
-        expires_at_s: Some(1_798_761_600),
-        note: Some("for the \"tests\"\n"),
-    };
-    KeyStore::append(&KeyStore::create(&[9; 32]), &key).to_string()
 }
 
 pub(super) fn env(name: &str) -> Option<String> {
@@ -221,7 +206,7 @@ access = { file = "access.jsonl" }
 
 fn everything() -> (Dir, Config) {
     let dir = Dir::new();
-    dir.write_certificate("api.crt", "api.key").write_keys("keys.db");
+    dir.write_certificate("api.crt", "api.key");
     let Loaded { config, warnings } = parse_in(dir.path(), EVERYTHING).unwrap();
     assert_eq!(warnings, []);
     (dir, config)
@@ -256,10 +241,9 @@ fn the_edge_in_one_file() {
 
 #[test]
 fn access_in_one_file() {
-    let (_dir, config) = everything();
-    let AuthKind::ApiKey { header, store } = &config.auths[0].kind else { panic!("not an API key") };
-    assert_eq!(header.as_ref(), "x-api-key");
-    assert_eq!(store.keys[0].expires_at_s, Some(1_798_761_600));
+    let (dir, config) = everything();
+    let api_key = ApiKey { carrier: Carrier::Header("x-api-key".into()), store: dir.path().join("keys.db") };
+    assert_eq!(config.auths[0].kind, AuthKind::ApiKey(api_key));
     let names: Vec<_> = config.roles.iter().map(|r| r.name.as_ref()).collect();
     assert_eq!(names, ["clerk", "reader"]);
     assert_eq!(config.roles[0].permissions, [Arc::from("orders:write"), Arc::from("orders:read")]);

@@ -4,7 +4,7 @@ use std::{fs, num::NonZeroU64, time::Duration};
 
 use super::{Dir, accept, parse_in, refuse, refuse_in, warn};
 use crate::config::{
-    AccessLog, AdminPorts, Balance, Protocols, ProxyProtocol, ServerAddress, SynCookies, Threshold,
+    AccessLog, AdminPorts, Audit, Balance, Protocols, ProxyProtocol, ServerAddress, SynCookies, Threshold,
     UpstreamProtocol, Workers,
 };
 
@@ -109,6 +109,8 @@ fn under_attack() {
     let signs = section("elevated = { syns = \"off\", packets = \"5/s\" }").elevated;
     assert_eq!((signs.drops_per_s, signs.syns_per_s, signs.packets_per_s), (Some(1000.0), None, Some(5.0)));
     assert_eq!(section("strangers = \"10%\"").strangers_percent, 10);
+    let long_lived = |value: &str| section(&format!("long_lived = \"{value}\"")).long_lived;
+    assert_eq!((long_lived("90s"), long_lived("off")), (Some(Duration::from_secs(90)), None));
     let refused = |line: &str, expected: &str| refuse(&format!("[under_attack]\n{line}\n"), &[expected]);
     refused("attack = { drops = \"10/s\" }", "2:10: `under_attack.attack` begins below");
     refused("elevated = { drops = 5 }", "2:22: `under_attack.elevated.drops`: 5 needs a unit");
@@ -350,7 +352,30 @@ fn later_sections_and_logs() {
         "[log]\naccess = { sample = \"1%\" }\n",
         &["2:10: `log.access` needs `file`", "2:21: `log.access.sample` is not supported"],
     );
-    refuse("[log]\naudit = { file = \"x\" }\n", &["2:9: `log.audit` is not supported yet"]);
+}
+
+#[test]
+fn the_audit_log() {
+    let audit =
+        |keys: &str| accept(&format!("[log]\naudit = {{ file = \"a/audit.jsonl\"{keys} }}\n")).log.audit;
+    let Audit::File(file) = audit("") else { panic!("it is on") };
+    assert!(file.path.ends_with("a/audit.jsonl") && file.sign_key_file.ends_with("a/audit.key"));
+    assert_eq!((file.checkpoint.as_secs(), file.rotate_bytes, file.refuse), (60, Some(64 << 20), true));
+    let keys = ", sign_key_file = \"k\", checkpoint = \"5s\", rotate = \"off\", on_failure = \"continue\"";
+    let Audit::File(file) = audit(keys) else { panic!("it is on") };
+    assert!(file.sign_key_file.ends_with("k"));
+    assert_eq!((file.checkpoint.as_secs(), file.rotate_bytes, file.refuse), (5, None, false));
+    assert!(matches!(audit(", rotate = \"1MiB\""), Audit::File(file) if file.rotate_bytes == Some(1 << 20)));
+    let refuse = |value: &str, expected: &str| refuse(&format!("[log]\naudit = {value}\n"), &[expected]);
+    refuse("\"on\"", "2:9: `log.audit` cannot be \"on\": it is one of [\"off\"]");
+    refuse("{ rotate = \"1MiB\" }", "2:9: `log.audit` needs `file`");
+    refuse("{ file = \"x\", rotate = \"1023KiB\" }", "2:32: `log.audit.rotate` is below 1 MiB");
+    refuse(
+        "{ file = \"x\", checkpoint = \"0s\" }",
+        "2:36: `log.audit.checkpoint` must be longer than nothing",
+    );
+    refuse("{ file = \"x\", on_failure = \"stop\" }", "2:36: `log.audit.on_failure` cannot be \"stop\"");
+    refuse("{ file = \"x\", sign_key_file = \"x\" }", "2:18: `log.audit.file` and its key are one file");
 }
 
 #[test]

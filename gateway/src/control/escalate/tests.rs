@@ -47,7 +47,7 @@ fn slowed_down() -> Action {
 /// A consumer of the guesser's address has proved who it is at `seen_ns`.
 fn shared(settings: config::Escalation, seen_ns: u64) -> Escalation {
     let known = strangers();
-    known.note(known::Source::of(GUESSER.parse().unwrap(), (32, 64)).unwrap(), seen_ns);
+    known.note_proven(known::Source::of(GUESSER.parse().unwrap(), (32, 64)).unwrap(), seen_ns);
     Escalation::new(settings, Protected::new([], 32, 64), known)
 }
 

@@ -5,45 +5,30 @@
 //! into one header field and nowhere else.
 
 use std::{
-    convert::Infallible,
-    future::pending,
     io,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
-use hyper::{
-    Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    client::conn::http1,
-    header::{HOST, HeaderValue, USER_AGENT},
-};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
+use hyper::{Request, StatusCode, body::Bytes, header::HeaderValue};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
-use tokio_rustls::TlsConnector;
 
 use super::{Answer, Order, Tally};
 use crate::{
-    config::{CrowdSec, Feed, ServerAddress},
-    tls,
+    config::{CrowdSec, Feed},
+    control::client::{Bounds, Client},
 };
 
-/// An answer takes no longer, from the connection to its last byte.
-const ANSWER_TIME_MAX: Duration = Duration::from_mins(1);
-/// The largest answer: some million decisions.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// What an answer may take, some million decisions at the most.
+const ANSWER: Bounds = Bounds { time_max: Duration::from_mins(1), bytes_max: 256 << 20 };
 /// Everything is asked for again so often, in case that we have lost each other's track.
 const WHOLE_EVERY: Duration = Duration::from_hours(1);
 /// After failures in a row the pause doubles, up to this.
 const PAUSE_MAX: Duration = Duration::from_mins(5);
-/// What the engine lists us as, next to our address.
-const AGENT: &str = concat!("portcullis/", env!("CARGO_PKG_VERSION"));
 
 /// Asks until it is aborted.
 pub(super) async fn follow(feed: Feed, crowdsec: CrowdSec, orders: mpsc::Sender<Order>, tally: Arc<Tally>) {
@@ -83,9 +68,7 @@ async fn ask_and_hand_over(
     is_whole: bool,
     orders: &mpsc::Sender<Order>,
 ) -> Result<(), String> {
-    let body = timeout(ANSWER_TIME_MAX, ask(crowdsec, is_whole)).await;
-    let body = body.map_err(|_| format!("no answer within {ANSWER_TIME_MAX:?}"))?;
-    let body = body.map_err(|error| error.to_string())?;
+    let body = ask(crowdsec, is_whole).await.map_err(|error| error.to_string())?;
     let (taken, hear) = oneshot::channel();
     let answer = Answer { feed: Arc::clone(&feed.name), body, is_whole, taken };
     let gone = |_| "the thread that keeps the feeds has ended".to_owned();
@@ -93,71 +76,20 @@ async fn ask_and_hand_over(
     hear.await.map_err(|error| gone(error.to_string()))?
 }
 
-async fn ask(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Vec<u8>> {
-    let stream = match &crowdsec.server {
-        ServerAddress::Fixed(address) => TcpStream::connect(address).await?,
-        ServerAddress::Named(name, port) => TcpStream::connect((&**name, *port)).await?,
-    };
-    let Some(settings) = &crowdsec.tls else { return ask_on(stream, crowdsec, is_whole).await };
-    let tls = tls::Client::compile(settings, &[tls::ALPN_HTTP1]).map_err(io::Error::other)?;
-    let name = tls.name_of(&crowdsec.server).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(tls.config()).connect(name, stream).await?;
-    ask_on(stream, crowdsec, is_whole).await
-}
-
-async fn ask_on<S>(stream: S, crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Vec<u8>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut send, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let exchange = async {
-        let response = send.send_request(question(crowdsec, is_whole)?).await.map_err(io::Error::other)?;
-        read(response).await
-    };
-    // Where the connection ends too early, the exchange has an error of its own to tell.
-    let driving = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = driving => match never {},
-    }
-}
-
-fn question(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Request<Empty<Bytes>>> {
+async fn ask(crowdsec: &CrowdSec, is_whole: bool) -> io::Result<Bytes> {
     let mut key = HeaderValue::from_bytes(&crowdsec.key.0).map_err(io::Error::other)?;
     key.set_sensitive(true);
-    Request::get(format!("{}/v1/decisions/stream?startup={is_whole}", crowdsec.path))
-        .header(HOST, crowdsec.server.to_string())
-        .header(USER_AGENT, AGENT)
-        .header("x-api-key", key)
-        .body(Empty::new())
-        .map_err(io::Error::other)
-}
-
-async fn read(response: Response<Incoming>) -> io::Result<Vec<u8>> {
+    let request =
+        Request::get("/").header("x-api-key", key).body(Full::default()).map_err(io::Error::other)?;
+    let target = format!("{}v1/decisions/stream?startup={is_whole}", crowdsec.at.url.target);
+    let response = Client::new(&crowdsec.at)?.ask(&target, request, ANSWER).await?;
     match response.status() {
-        StatusCode::OK => {}
+        StatusCode::OK => Ok(response.into_body()),
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => {
-            return Err(io::Error::other("the engine does not know the key in `api_key_file`"));
+            Err(io::Error::other("the engine does not know the key in `api_key_file`"))
         }
-        status => return Err(io::Error::other(format!("the engine answers {status}"))),
+        status => Err(io::Error::other(format!("the engine answers {status}"))),
     }
-    let mut body = response.into_body();
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
-            if bytes.len() + data.len() > ANSWER_BYTES_MAX {
-                return Err(io::Error::other(format!(
-                    "its answer is larger than {} MiB",
-                    ANSWER_BYTES_MAX >> 20
-                )));
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]

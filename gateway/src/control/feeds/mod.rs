@@ -20,6 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use metrics::{counter, gauge};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -61,7 +62,7 @@ enum Order {
 /// What an engine has said.
 struct Answer {
     feed: Arc<str>,
-    body: Vec<u8>,
+    body: Bytes,
     /// It is all that there is, not what has changed.
     is_whole: bool,
     /// Told whether it was taken.
@@ -131,7 +132,7 @@ impl Feeds {
             let FeedSource::CrowdSec(crowdsec) = &feed.source else { continue };
             if self.engines.iter().all(|engine| engine.feed != feed) {
                 let asking = crowdsec::follow(feed.clone(), (**crowdsec).clone(), self.orders.clone(), tally);
-                let task = tokio::spawn(asking).abort_handle();
+                let task = tokio::task::spawn_local(asking).abort_handle();
                 self.engines.push(Engine { feed, task });
             }
         }

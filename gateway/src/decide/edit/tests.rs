@@ -14,8 +14,13 @@ fn policy(route: &str) -> Result<Policy, Vec<PolicyError>> {
     let loaded = config::parse(&text, Path::new("/nonexistent"), &|_| None);
     let mut config = loaded.unwrap_or_else(|errors| panic!("{errors:#?}")).config;
     let forward = vec![("X-User".into(), "sub".into())];
-    let rules = config::Jwt { forward, ..token_rules() };
-    config.auths.push(config::Auth { name: "t".into(), kind: AuthKind::Jwt(Box::new(rules)) });
+    let mut rules = token_rules();
+    rules.claims.forward = forward;
+    config.auths.push(config::Auth {
+        name: "t".into(),
+        forward_credential: false,
+        kind: AuthKind::Jwt(Box::new(rules)),
+    });
     Policy::compile(&config)
 }
 

@@ -10,46 +10,78 @@ use aws_lc_rs::{
 };
 use jsonwebtoken::{
     Algorithm, AlgorithmFamily, DecodingKey, DecodingKeyKind,
-    jwk::{Jwk, JwkSet, KeyOperations, PublicKeyUse},
+    jwk::{Jwk, KeyOperations, PublicKeyUse},
 };
-
-use crate::config;
+use serde::Deserialize;
 
 const RSA_BITS_MIN: usize = 2048;
 const RSA_BITS_MAX: usize = 8192;
+/// Keys of a set that an issuer publishes.
+const FETCHED_MAX: usize = 256;
+/// Algorithms whose keys may be published.
+const PUBLIC: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
 
 /// One key and what it may be used for.
-pub(super) struct Key {
+pub(in crate::decide) struct Key {
     /// What tokens may call it.
-    pub(super) kid: Option<Box<str>>,
+    pub(in crate::decide) kid: Option<Box<str>>,
     /// Every algorithm that this key may be used with.
     pub(super) verifiers: Box<[(Algorithm, Verifier)]>,
 }
 
 /// A key made ready for one algorithm.
-pub(super) enum Verifier {
+pub(in crate::decide) enum Verifier {
     /// Of an asymmetric algorithm.
     Public(ParsedPublicKey),
     /// Of HMAC.
     Secret(Box<hmac::Key>),
 }
 
-/// All keys of a configured source that fit one of `algorithms`: at least one.
+/// The keys of a JWK set that fit one of `algorithms`: at least one.
 ///
 /// # Errors
 /// A key is weak or unreadable, or none fits.
-pub(super) fn compile(keys: &config::JwtKeys, algorithms: &[Algorithm]) -> Result<Box<[Key]>, &'static str> {
-    let keys = match keys {
-        config::JwtKeys::Jwks(text) => keys_of_set(text, algorithms)?,
-        config::JwtKeys::Key(file) => vec![Key { kid: None, verifiers: key_of_file(&file.0, algorithms)? }],
-    };
+pub(super) fn of_set(text: &str, algorithms: &[Algorithm]) -> Result<Box<[Key]>, &'static str> {
+    let set = read_set(text.as_bytes())?;
+    usable(set.iter().filter_map(|jwk| key_of_jwk(jwk, algorithms).transpose()).collect::<Result<_, _>>()?)
+}
+
+/// The same of a key file.
+pub(super) fn of_file(file: &[u8], algorithms: &[Algorithm]) -> Result<Box<[Key]>, &'static str> {
+    usable(vec![Key { kid: None, verifiers: key_of_file(file, algorithms)? }])
+}
+
+/// The keys of a set that an issuer publishes: at least one. Weak and broken ones are passed over, since one of them must
+/// not keep the others out, and so are secrets, which nobody publishes.
+///
+/// # Errors
+/// It is no set, has too many keys, or none of use.
+pub(in crate::decide) fn of_issuer(jwks: &[u8]) -> Result<Box<[Key]>, &'static str> {
+    let set = read_set(jwks)?;
+    if set.len() > FETCHED_MAX {
+        return Err("the key set has too many keys");
+    }
+    usable(set.iter().filter_map(|jwk| key_of_jwk(jwk, &PUBLIC).ok().flatten()).collect())
+}
+
+fn usable(keys: Vec<Key>) -> Result<Box<[Key]>, &'static str> {
     let keys: Box<[Key]> = keys.into_iter().filter(|key| !key.verifiers.is_empty()).collect();
     if keys.is_empty() { Err("no key fits any of the algorithms") } else { Ok(keys) }
 }
 
 impl Verifier {
     /// Whether `signature` is this key's for `message`.
-    pub(super) fn accepts(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(in crate::decide) fn accepts(&self, message: &[u8], signature: &[u8]) -> bool {
         match self {
             Verifier::Public(key) => key.verify_sig(message, signature).is_ok(),
             Verifier::Secret(key) => hmac::verify(key, message, signature).is_ok(),
@@ -57,26 +89,36 @@ impl Verifier {
     }
 }
 
-/// The usable keys of a JWK set (RFC 7517 §5: unknown kinds of keys are passed over).
-fn keys_of_set(text: &str, algorithms: &[Algorithm]) -> Result<Vec<Key>, &'static str> {
-    let set: JwkSet = serde_json::from_str(text).map_err(|_| "the key set is no JSON Web Key Set")?;
-    let signs = |jwk: &&Jwk| {
-        let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
-        let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
-        for_signatures && jwk.common.key_operations.as_ref().is_none_or(verifies)
-    };
-    let mut keys = Vec::new();
-    for jwk in set.keys.iter().filter(signs) {
-        let named: Option<Result<Algorithm, _>> = jwk.common.key_algorithm.map(TryInto::try_into);
-        let allowed =
-            |a: &&Algorithm| named.as_ref().is_none_or(|named| named.as_ref().is_ok_and(|n| n == *a));
-        let allowed: Vec<Algorithm> = algorithms.iter().filter(allowed).copied().collect();
-        let kid = jwk.common.key_id.as_deref().map(Into::into);
-        if let Ok(key) = DecodingKey::from_jwk(jwk) {
-            keys.push(Key { kid, verifiers: verifiers_of(&key, &allowed)? });
-        }
+/// The keys of a JWK set (RFC 7517 §5: unknown kinds of keys, and what is not understood of them, are passed over).
+fn read_set(jwks: &[u8]) -> Result<Vec<Jwk>, &'static str> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
     }
-    Ok(keys)
+    let set: Set = serde_json::from_slice(jwks).map_err(|_| "the key set is no JSON Web Key Set")?;
+    Ok(set.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect())
+}
+
+/// None: it is not for signatures, or of a kind that is not known here.
+fn key_of_jwk(jwk: &Jwk, algorithms: &[Algorithm]) -> Result<Option<Key>, &'static str> {
+    let for_signatures = matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature));
+    let verifies = |operations: &Vec<KeyOperations>| operations.contains(&KeyOperations::Verify);
+    if !for_signatures || !jwk.common.key_operations.as_ref().is_none_or(verifies) {
+        return Ok(None);
+    }
+    let named: Option<Result<Algorithm, _>> = jwk.common.key_algorithm.map(TryInto::try_into);
+    let allowed = |a: &&Algorithm| named.as_ref().is_none_or(|named| named.as_ref().is_ok_and(|n| n == *a));
+    let allowed: Vec<Algorithm> = algorithms.iter().filter(allowed).copied().collect();
+    let kid = jwk.common.key_id.as_deref().map(Into::into);
+    let Ok(key) = DecodingKey::from_jwk(jwk) else { return Ok(None) };
+    Ok(Some(Key { kid, verifiers: verifiers_of(&key, &allowed)? }))
+}
+
+/// A public key made ready for `algorithm`; none: it is not for that, or weak, or unreadable.
+pub(in crate::decide) fn verifier_of(jwk: &Jwk, algorithm: Algorithm) -> Option<Verifier> {
+    let key = DecodingKey::from_jwk(jwk).ok()?;
+    let ready = verifiers_of(&key, &[algorithm]).ok()?;
+    ready.into_iter().map(|(_, verifier)| verifier).next()
 }
 
 /// A PEM public key, else the octets of an HMAC secret.

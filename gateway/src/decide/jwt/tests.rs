@@ -211,6 +211,55 @@ fn row_71_a_kid_is_only_compared() {
     }
 }
 
+/// Rules whose keys are fetched, and the issuer that has none so far.
+fn fetched() -> (Tokens, Arc<Issuer>) {
+    let url = config::Url::parse("http://127.0.0.1:1/jwks").unwrap();
+    let source = config::KeySource::Jwks(config::Endpoint { url, tls: None });
+    let mut rules = rules(&["ES256", "EdDSA"], config::JwtKeys::Fetched(Box::new(source)));
+    rules.issuer = Some("https://id.example".into());
+    let tokens = Tokens::compile(&rules).ok().unwrap();
+    let issuer = Arc::clone(tokens.issuer().unwrap());
+    (tokens, issuer)
+}
+
+#[test]
+fn row_72_an_unknown_key_is_asked_about_unless_that_was_done_a_moment_ago() {
+    let (tokens, issuer) = fetched();
+    let claims = |iss: &str, exp: u64| json!({"sub": "bob", "iss": iss, "exp": exp}).to_string();
+    let ours = claims("https://id.example", NOW_S + 60);
+    let signed_by =
+        |kid: &str, claims: &str| signed(&json!({"alg": "ES256", "kid": kid}).to_string(), claims, es256);
+    let judge = |token: &str, unix_s: u64| {
+        tokens.judge(token.as_bytes(), unix_s, &role).map(|answer| answer.map(|_| ()))
+    };
+    let unknown = Some(Err(AuthFailure::Token(TokenFault::UnknownKey)));
+    let good = signed_by("ec", &ours);
+    assert_eq!(judge(&good, NOW_S), None, "nothing is known yet");
+    issuer.failed(NOW_S);
+    assert_eq!(judge(&good, NOW_S), Some(Err(AuthFailure::Unavailable)), "it may well be good");
+    let set = json!({"keys": [ec_jwk(), ed_jwk(), rsa_jwk(&RSA, &json!({"kid": "rsa"}))]}).to_string();
+    issuer.take(Claims::new(), set.as_bytes(), NOW_S).unwrap();
+    assert_eq!(judge(&good, NOW_S), Some(Ok(())));
+    assert_eq!(judge(&signed_by("new", &ours), NOW_S), unknown);
+    assert_eq!(judge(&signed_by("new", &ours), NOW_S + 30), None);
+    assert_eq!(judge(&signed_by("ec", &claims("https://id.example", NOW_S + 90)), NOW_S + 60), Some(Ok(())));
+    issuer.failed(NOW_S + 30);
+    assert_eq!(judge(&good, NOW_S + 30), Some(Ok(())), "fault row 26: the last good keys stay");
+    assert_eq!(judge(&signed_by("new", &ours), NOW_S + 30), Some(Err(AuthFailure::Unavailable)));
+
+    // What would be good with no key is not worth a question.
+    let fault =
+        |token: &str, fault| assert_eq!(judge(token, NOW_S + 40), Some(Err(AuthFailure::Token(fault))));
+    fault(&signed_by("new", &claims("https://id.example", NOW_S)), TokenFault::Expired);
+    fault(&signed_by("new", &claims("https://other.example", NOW_S + 60)), TokenFault::Issuer);
+    fault(&signed_by("new", "{}"), TokenFault::Time);
+    fault("e30.e30.e30", TokenFault::Malformed);
+    // The set has an RSA key, but the configuration has no algorithm for it.
+    let header = json!({"alg": "RS256", "kid": "rsa"}).to_string();
+    fault(&signed(&header, &ours, rs256), TokenFault::Algorithm);
+    fault(&signed(&header, &ours, hs256), TokenFault::Algorithm);
+}
+
 #[test]
 fn row_74_times_are_whole_numbers_and_exp_is_required() {
     let with_exp = |exp: &str| format!(r#"{{"sub":"bob","exp":{exp}}}"#);
@@ -257,11 +306,8 @@ fn row_74_not_before_is_honoured_and_leeway_forgives_both_ways() {
 
 #[test]
 fn row_75_issuer_and_audience_are_exact() {
-    let rules = config::Jwt {
-        issuer: Some("https://id.example".into()),
-        audiences: vec!["orders".into(), "stock".into()],
-        ..token_rules()
-    };
+    let mut rules = config::Jwt { issuer: Some("https://id.example".into()), ..token_rules() };
+    rules.claims.audiences = vec!["orders".into(), "stock".into()];
     let check = |iss: serde_json::Value, aud: serde_json::Value, expected| {
         let claims = json!({"sub": "bob", "exp": NOW_S + 60, "iss": iss, "aud": aud});
         check_claims(&rules, &claims.to_string(), expected);
@@ -437,10 +483,10 @@ fn a_consumer_is_a_bounded_name() {
         check_claims(&token_rules(), &json!({"sub": sub, "exp": NOW_S + 60}).to_string(), expected);
     };
     check(json!("a"), Ok(()));
-    check(json!("x".repeat(CONSUMER_BYTES_MAX)), Ok(()));
+    check(json!("x".repeat(config::CONSUMER_BYTES_MAX)), Ok(()));
     check(json!("Zoë"), Ok(()));
     for bad in [
-        json!("x".repeat(CONSUMER_BYTES_MAX + 1)),
+        json!("x".repeat(config::CONSUMER_BYTES_MAX + 1)),
         json!(""),
         json!(7),
         json!(null),
@@ -455,7 +501,8 @@ fn a_consumer_is_a_bounded_name() {
 
 #[test]
 fn roles_are_found_by_path_and_unknown_ones_are_ignored() {
-    let rules = config::Jwt { roles: Some("realm_access.roles".into()), ..token_rules() };
+    let mut rules = token_rules();
+    rules.claims.roles = Some("realm_access.roles".into());
     let check = |roles: serde_json::Value, expected: &[RoleId]| {
         let claims = json!({"sub": "bob", "exp": NOW_S + 60, "realm_access": {"roles": roles}}).to_string();
         let token = signed(r#"{"alg":"HS256"}"#, &claims, hs256);
@@ -471,9 +518,36 @@ fn roles_are_found_by_path_and_unknown_ones_are_ignored() {
 }
 
 #[test]
+fn scopes_are_names_between_spaces_or_a_list() {
+    let check = |scope: serde_json::Value, expected: &[&str]| {
+        let claims = json!({"sub": "bob", "exp": NOW_S + 60, "scope": scope}).to_string();
+        let identity = verify(&token_rules(), signed(r#"{"alg":"HS256"}"#, &claims, hs256)).unwrap();
+        assert_eq!(identity.scopes.iter().map(|scope| &**scope).collect::<Vec<_>>(), expected);
+    };
+    check(json!("orders:read  orders:write "), &["orders:read", "orders:write"]);
+    check(json!(["orders:read", 7, "a b"]), &["orders:read", "a b"]);
+    check(json!(""), &[]);
+    check(json!(null), &[]);
+    check(json!({"orders:read": true}), &[]);
+}
+
+#[test]
+fn a_token_is_told_by_its_jti_where_that_may_be_told() {
+    let check = |jti: serde_json::Value, expected: Option<&str>| {
+        let claims = json!({"sub": "bob", "exp": NOW_S + 60, "jti": jti}).to_string();
+        let identity = verify(&token_rules(), signed(r#"{"alg":"HS256"}"#, &claims, hs256)).unwrap();
+        assert_eq!(identity.credential.as_deref(), expected);
+    };
+    check(json!("a1-b2"), Some("a1-b2"));
+    for odd in [json!(7), json!(""), json!("a\nb"), json!("x".repeat(129))] {
+        check(odd, None);
+    }
+}
+
+#[test]
 fn claims_become_headers_only_if_a_header_can_carry_them() {
-    let forward = vec![("x-user".into(), "sub".into()), ("x-mail".into(), "mail".into())];
-    let rules = config::Jwt { forward, ..token_rules() };
+    let mut rules = token_rules();
+    rules.claims.forward = vec![("x-user".into(), "sub".into()), ("x-mail".into(), "mail".into())];
     let check = |mail: serde_json::Value, expected: Result<&[(&str, &str)], TokenFault>| {
         let claims = json!({"sub": "bob", "exp": NOW_S + 60, "mail": mail}).to_string();
         let said = verify(&rules, signed(r#"{"alg":"HS256"}"#, &claims, hs256));

@@ -37,13 +37,19 @@ pub enum Errand {
 
 impl std::fmt::Debug for Visit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let what = match &self.errand {
-            Errand::Login(_) => "login",
-            Errand::Callback(_) => "callback",
-            Errand::Logout => "logout",
-            Errand::BackChannel(_) => "back-channel logout",
-        };
-        f.debug_struct("Visit").field("auth", &self.auth).field("errand", &what).finish_non_exhaustive()
+        let Self { auth, errand, .. } = self;
+        f.debug_struct("Visit").field("auth", auth).field("errand", errand).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Errand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Login(_) => "Login",
+            Self::Callback(_) => "Callback",
+            Self::Logout => "Logout",
+            Self::BackChannel(_) => "BackChannel",
+        })
     }
 }
 
@@ -130,6 +136,6 @@ mod tests {
             origin: String::new(),
         };
         let printed = format!("{visit:?}");
-        assert!(printed.contains("callback") && !printed.contains("s3cret") && !printed.contains("115"));
+        assert!(printed.contains("Callback") && !printed.contains("s3cret") && !printed.contains("115"));
     }
 }

@@ -13,8 +13,8 @@ use xtask::lab::place::Place;
 /// More clients than one line of its log would name are refused by nobody; this only bounds our own memory.
 const LOG_LINES_MAX: usize = 4_000_000;
 
-pub(super) fn command(load: &Load, streams: u32, burst_s: u32, log: &Path) -> Command {
-    let mut command = Place::here().command("h2load");
+pub(super) fn command(place: &Place, load: &Load, streams: u32, burst_s: u32, log: &Path) -> Command {
+    let mut command = place.command("h2load");
     // It adds to a log that is there; where there is none, nothing is to be removed.
     let _ = std::fs::remove_file(log);
     command.args(["--threads", "1", "--clients", &load.connections.to_string()]);

@@ -18,8 +18,8 @@ const HOLD_TIME_MAX: Duration = Duration::from_secs(30);
 const HELD: &str = "holding";
 
 /// One burst.
-pub(super) fn command(client: &Path, load: &Load, burst_s: u32) -> Command {
-    let mut command = base(client, load);
+pub(super) fn command(place: &Place, client: &Path, load: &Load, burst_s: u32) -> Command {
+    let mut command = base(place, client, load);
     match load.pace {
         Pace::Constant(rate_per_s) => command.args(["paced", "--rate", &format!("{rate_per_s:.1}")]),
         _ => command.arg("fresh"),
@@ -28,8 +28,8 @@ pub(super) fn command(client: &Path, load: &Load, burst_s: u32) -> Command {
     command
 }
 
-fn base(client: &Path, load: &Load) -> Command {
-    let mut command = Place::here().command(client);
+fn base(place: &Place, client: &Path, load: &Load) -> Command {
+    let mut command = place.command(client);
     command.args(["--address", &load.address.to_string(), "--host", HOST, "--target", &load.target]);
     command.args(["--connections", &load.connections.to_string()]);
     if load.protocol.is_tls() {
@@ -48,11 +48,11 @@ pub(in crate::bench) struct Held {
 }
 
 /// Opens them, with one request on each.
-pub(super) fn hold(client: &Path, load: &Load, output: PathBuf) -> anyhow::Result<Held> {
+pub(super) fn hold(place: &Place, client: &Path, load: &Load, output: PathBuf) -> anyhow::Result<Held> {
     if output.exists() {
         std::fs::remove_file(&output)?;
     }
-    let mut command = base(client, load);
+    let mut command = base(place, client, load);
     command.arg("hold");
     let mut process = Process::start(command, output)?;
     let end = interrupt::await_event(HOLD_TIME_MAX, || {

@@ -13,15 +13,18 @@ use aya::{
 };
 use gateway_ebpf::{
     Ban,
+    bucket::LINE_CELLS,
     class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
     feeds::{
         LINES4, LINES6, Line,
         fill::{fill4, fill6},
     },
-    layout::{DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, MODE_ON, PORT_WORDS, Pace, Settings, port_bit},
+    layout::{
+        DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, LISTED4, LISTED6, MODE_ON, Orders, Pace, Settings, port_bit,
+    },
 };
 
-use super::kernel;
+use crate::bench::kernel;
 
 /// Port with limits.
 pub(super) const PORT: u16 = 443;
@@ -41,7 +44,7 @@ struct Plain<T>(T);
 // SAFETY: `repr(C)`, integers only, without padding, as its declaration checks.
 unsafe impl Pod for Plain<Ban> {}
 // SAFETY: as above.
-unsafe impl Pod for Plain<Settings> {}
+unsafe impl Pod for Plain<Orders> {}
 
 /// What is blocked. Sources are blocked for a time, prefixes for good, as lists of them are.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +71,7 @@ impl Filter {
         let room = |entries: usize| u32::try_from(entries.max(1)).unwrap_or(u32::MAX);
         let mut object = EbpfLoader::new()
             .override_global("AYA_LOG_LEVEL", &0_u8, false)
-            .map_max_entries("CELLS", CELLS)
+            .map_max_entries("CELLS", CELLS / LINE_CELLS)
             .map_max_entries("BANS4", room(blocked.sources4.len()))
             .map_max_entries("BANS6", room(blocked.sources6.len()))
             .map_max_entries("BLOCK4", room(blocked.prefixes4.len()))
@@ -79,7 +82,7 @@ impl Filter {
         program.load()?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut filter = Self { object, program };
-        filter.set()?;
+        filter.set(blocked.by_feed)?;
         filter.allow()?;
         if blocked.by_feed {
             filter.classify(&Blocked::default())?;
@@ -92,7 +95,7 @@ impl Filter {
     }
 
     /// Limits as by default, but so wide that whoever runs the test does not reach them.
-    fn set(&mut self) -> Result<()> {
+    fn set(&mut self, by_feed: bool) -> Result<()> {
         let never = Pace { interval_ns: 1, tolerance_ns: 1 << 40 };
         let settings = Settings {
             mode: MODE_ON,
@@ -106,14 +109,17 @@ impl Filter {
             samples: Pace { interval_ns: 10_000_000, tolerance_ns: 10_000_000 },
             ..Settings::default()
         };
-        let mut banks: Array<&mut MapData, Plain<Settings>> = self.map("SETTINGS")?;
-        banks.set(0, Plain(settings), 0)?;
-        let mut heartbeat: Array<&mut MapData, u64> = self.map("HEARTBEAT")?;
-        heartbeat.set(0, u64::MAX, 0)?;
-        let mut ports: Array<&mut MapData, u64> = self.map("PORTS")?;
-        let (word, bit) = port_bit(PORT);
-        debug_assert!((word as usize) < PORT_WORDS);
-        Ok(ports.set(word, 1 << bit, 0)?)
+        let (limited, bit) = port_bit(PORT);
+        let orders = Orders {
+            heartbeat_ns: END_NS,
+            active: 0,
+            listed: if by_feed { LISTED4 | LISTED6 } else { 0 },
+            reserved: 0,
+            settings: [settings; 2],
+            ports: std::array::from_fn(|word| u64::from(word == limited as usize) << bit),
+        };
+        let mut map: Array<&mut MapData, Plain<Orders>> = self.map("ORDERS")?;
+        Ok(map.set(0, Plain(orders), 0)?)
     }
 
     /// Nobody enforces without an allow prefix, so there is one of each family.

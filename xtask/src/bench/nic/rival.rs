@@ -1,4 +1,4 @@
-//! xdp-filter of xdp-tools, loaded by itself onto a veth in a namespace: the program behind it is what is tested.
+//! xdp-filter of xdp-tools, loaded by itself onto a veth in a namespace.
 //!
 //! It is loaded for addresses alone (`--features ipv4,ipv6`), the least that does what a block of ours does, and runs
 //! behind libxdp's dispatcher, as it always does.
@@ -13,32 +13,36 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 
 use crate::process;
-use xtask::lab::netns::{EDGE_INTERFACE, Lab};
+use xtask::lab::{
+    netns::{EDGE_INTERFACE, Lab},
+    place::Place,
+};
 
 /// What it is called.
-pub(super) const NAME: &str = "xdp-filter";
+pub(in crate::bench) const NAME: &str = "xdp-filter";
 
 /// The running filter; taken off its interface when dropped.
-pub(super) struct Rival {
-    lab: Lab,
-    pub(super) program: OwnedFd,
+pub(in crate::bench) struct Rival {
+    edge: Place,
+    /// What the interface carries.
+    pub(in crate::bench) program: OwnedFd,
 }
 
 impl Rival {
-    /// Loads it; it drops nobody yet.
-    pub(super) fn new() -> Result<Self> {
+    /// Loads it onto the edge's interface; it drops nobody yet.
+    pub(in crate::bench) fn on(lab: &Lab) -> Result<Self> {
         ensure!(process::find(NAME).is_some(), "it is not here; run: cargo xtask setup --bench");
-        let lab = Lab::new()?;
-        run(lab.edge.command(NAME).args(["load", "--features", "ipv4,ipv6", EDGE_INTERFACE]))?;
-        let program = program_on(&lab).inspect_err(|_| unload(&lab))?;
-        Ok(Self { lab, program })
+        let edge = lab.edge.place();
+        run(edge.command(NAME).args(["load", "--features", "ipv4,ipv6", EDGE_INTERFACE]))?;
+        let program = program_on(&edge).inspect_err(|_| unload(&edge))?;
+        Ok(Self { edge, program })
     }
 
     /// Has it drop a source, or no longer.
-    pub(super) fn block(&self, source: Ipv4Addr, block: bool) -> Result<()> {
+    pub(in crate::bench) fn block(&self, source: Ipv4Addr, block: bool) -> Result<()> {
         let source = source.to_string();
         let command = |more: &[&str]| {
-            run(self.lab.edge.command(NAME).args(["ip", "--mode", "src"]).args(more).arg(&source))
+            run(self.edge.command(NAME).args(["ip", "--mode", "src"]).args(more).arg(&source))
         };
         if block {
             return command(&[]);
@@ -51,18 +55,18 @@ impl Rival {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        unload(&self.lab);
+        unload(&self.edge);
     }
 }
 
-fn unload(lab: &Lab) {
+fn unload(edge: &Place) {
     // With the namespace the interface goes, and with that the program.
-    let _ = run(lab.edge.command(NAME).args(["unload", EDGE_INTERFACE]));
+    let _ = run(edge.command(NAME).args(["unload", EDGE_INTERFACE]));
 }
 
 /// The program that the interface carries.
-fn program_on(lab: &Lab) -> Result<OwnedFd> {
-    let shown = process::output(lab.edge.command("ip").args(["link", "show", "dev", EDGE_INTERFACE]))?;
+fn program_on(edge: &Place) -> Result<OwnedFd> {
+    let shown = process::output(edge.command("ip").args(["link", "show", "dev", EDGE_INTERFACE]))?;
     let id = shown.split("prog/xdp id ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
     let id: u32 = id.context("it has left no program on its interface")?;
     let mut programs = loaded_programs().flatten();

@@ -60,11 +60,14 @@ fn write_goals(text: &mut String, rows: &[Row]) {
     for row in rows {
         let Some(goal) = row.goal.as_ref().filter(|goal| goal.goal.is_some()) else { continue };
         if is_first {
-            let _ = writeln!(text, "\n{:<18} {:<36} {:>9} {:>9}  ", "case", "goal", "at most", "measured");
+            let _ = writeln!(text, "\n{:<18} {:<36} {:>9} {:>9}  ", "case", "goal", "bound", "measured");
             is_first = false;
         }
+        let sign = if goal.goal_of == Some(Target::LeastRatio) { "≥" } else { "≤" };
         let (what, measured) = match goal.goal_of {
-            Some(Target::Ratio) => (format!("{} to {}", row.metric, row.ratio_to.unwrap_or("–")), row.ratio),
+            Some(Target::Ratio | Target::LeastRatio) => {
+                (format!("{} to {}", row.metric, row.ratio_to.unwrap_or("–")), row.ratio)
+            }
             _ => (format!("{}, {}", row.metric, row.unit), Some(row.median)),
         };
         let _ = writeln!(
@@ -72,7 +75,7 @@ fn write_goals(text: &mut String, rows: &[Row]) {
             "{:<18} {:<36} {:>9} {:>9}  {}",
             row.case,
             what,
-            goal.goal.map_or_else(String::new, number),
+            goal.goal.map_or_else(String::new, |bound| format!("{sign} {}", number(bound))),
             measured.map_or_else(|| "–".into(), number),
             if goal.met == Some(true) { "reached" } else { "NOT REACHED" },
         );
@@ -199,7 +202,7 @@ mod tests {
         assert_eq!(lines[2], ["h1-128B-64c", "nginx", "62500", "16.0", "1.50", "2.50", "97%"]);
         assert_eq!(
             lines[5],
-            ["h1-128B-64c", "cpu_per_request", "to", "nginx", "0.75", "0.75", "reached"],
+            ["h1-128B-64c", "cpu_per_request", "to", "nginx", "≤", "0.75", "0.75", "reached"],
             "{table}"
         );
         assert!(

@@ -122,6 +122,7 @@ impl Kind {
                     address: subject.address(protocol),
                     target: target.to_owned(),
                     headers: subject.headers.clone(),
+                    shown: None,
                     connections,
                     body_bytes,
                     pace,
@@ -135,7 +136,7 @@ impl Kind {
     }
 
     fn bursts(&self, generator: &Generator, load: &Load, stop: &AtomicBool) -> anyhow::Result<Tally> {
-        load::check(load)?;
+        load::check(&generator.place, load)?;
         let mut tally = Tally::new(self.name);
         while !stop.load(Ordering::Relaxed) {
             match generator.burst(load, BURST_S) {

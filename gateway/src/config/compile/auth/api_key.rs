@@ -2,23 +2,46 @@
 
 use std::sync::Arc;
 
+use toml::Spanned;
+
 use super::{header_name, refuse_all_but};
 use crate::config::{
-    auth::{AuthKind, KeyStore},
-    compile::Names,
+    auth::{ApiKey, AuthKind, Carrier},
     raw::RawAuth,
     report::{Report, Scope},
 };
 
-pub(super) fn compile(report: &mut Report, names: &Names, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
-    report.later(at, &[("query", &raw.query)]);
+/// What the store holds is nobody's business here: it changes while the configuration stays.
+pub(super) fn compile(report: &mut Report, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
     refuse_all_but(report, at, "api_key", &["store", "header", "query"], &raw);
-    let header = raw.header.map_or_else(|| Some("x-api-key".into()), |name| header_name(report, at, &name));
+    let carrier = match (raw.header, raw.query) {
+        (None, None) => Some(Carrier::Header("x-api-key".into())),
+        (Some(header), None) => header_name(report, at, &header).map(Carrier::Header),
+        (None, Some(query)) => parameter(report, at, &query).map(Carrier::Query),
+        (Some(_), Some(query)) => {
+            report.error(at.at(&query), format!("`{}` has both `header` and `query`: choose one", at.path));
+            None
+        }
+    };
     let Some(store) = raw.store else {
         report.missing(at, "store", "\"keys.db\", a file that `portcullis keys` writes");
         return None;
     };
-    let path = report.resolve_path(at.source, store.get_ref());
-    let store = KeyStore::read_into(report, &path, &at.at(&store), &names.roles)?;
-    Some(AuthKind::ApiKey { header: header?, store: Arc::new(store) })
+    let store = report.resolve_path(at.source, store.get_ref());
+    Some(AuthKind::ApiKey(ApiKey { carrier: carrier?, store }))
+}
+
+/// The name of a parameter, which needs no escape (RFC 3986 §2.3).
+fn parameter(report: &mut Report, at: &Scope, name: &Spanned<String>) -> Option<Arc<str>> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if name.get_ref().is_empty() || !name.get_ref().bytes().all(is_plain) {
+        let message = format!(
+            "`{}.query` is {:?}, not the name of a parameter such as \"api_key\"",
+            at.path,
+            name.get_ref()
+        );
+        report.error(at.at(name), message);
+        return None;
+    }
+    Some(name.get_ref().as_str().into())
 }

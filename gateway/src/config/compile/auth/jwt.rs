@@ -3,13 +3,14 @@
 //! A key and its algorithms are bound here, not by what a token says: a public key never serves as an HMAC secret,
 //! and one file never holds both kinds (RFC 8725 section 3.1).
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use toml::Spanned;
 
-use super::{header_name, refuse_all_but};
+use super::{claims, endpoint, refuse_all_but};
 use crate::config::{
-    auth::{AuthKind, Jwt, JwtKeys},
+    auth::{AuthKind, Jwt, JwtKeys, KeySource},
+    compile::upstream_tls::Authorities,
     files::{self, Holds},
     raw::{Field, RawAuth},
     report::{Report, Scope, did_you_mean},
@@ -26,8 +27,12 @@ const SECRET_ALGORITHMS: [(&str, usize); 3] = [("HS256", 32), ("HS384", 48), ("H
 /// What is accepted when nobody says otherwise.
 const ALGORITHMS: [&str; 3] = ["RS256", "ES256", "EdDSA"];
 
-pub(super) fn compile(report: &mut Report, at: &Scope, raw: RawAuth) -> Option<AuthKind> {
-    report.later(at, &[("jwks_url", &raw.jwks_url), ("scopes", &raw.scopes)]);
+pub(super) fn compile(
+    report: &mut Report,
+    at: &Scope,
+    mut raw: RawAuth,
+    authorities: &Authorities,
+) -> Option<AuthKind> {
     let own = [
         "issuer",
         "audiences",
@@ -40,37 +45,33 @@ pub(super) fn compile(report: &mut Report, at: &Scope, raw: RawAuth) -> Option<A
         "jwks_file",
         "jwks_url",
         "key_file",
+        "ca_file",
     ];
     refuse_all_but(report, at, "jwt", &own, &raw);
+    let claims = claims::rules(report, at, &mut raw, "sub");
     let algorithms = algorithms(report, at, raw.algorithms);
-    let keys = jwt_keys(report, at, raw.jwks_file, raw.key_file, raw.jwks_url.is_some(), &algorithms);
-    let forward = raw.forward.map(Spanned::into_inner).unwrap_or_default();
-    let forward = forward.into_iter().filter_map(|(header, claim)| {
-        let header = header_name(report, at, &header)?;
-        Some((header, claim_path(report, at, "forward", claim)?))
-    });
-    let forward = forward.collect();
-    let consumer = raw.consumer.map_or_else(|| Some("sub".into()), |c| claim_path(report, at, "consumer", c));
+    let sources = Sources {
+        issuer: raw.issuer.as_ref(),
+        jwks_file: raw.jwks_file.as_ref(),
+        key_file: raw.key_file.as_ref(),
+        jwks_url: raw.jwks_url.as_ref(),
+    };
+    let keys = sources.keys(report, at, &algorithms, (raw.ca_file, authorities));
     Some(AuthKind::Jwt(Box::new(Jwt {
         issuer: raw.issuer.map(|issuer| issuer.into_inner().into()),
-        audiences: raw
-            .audiences
-            .map(Spanned::into_inner)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|audience| audience.into_inner().into())
-            .collect(),
         algorithms,
         // Unlike other durations it may be nothing at all.
         leeway: raw.leeway.map_or(Duration::from_secs(30), |leeway| leeway.get_ref().0),
-        consumer: consumer?,
-        roles: raw.roles.and_then(|roles| claim_path(report, at, "roles", roles)),
-        forward,
+        claims: claims?,
         keys: keys?,
     })))
 }
 
-fn algorithms(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<Arc<str>> {
+pub(super) fn algorithms(
+    report: &mut Report,
+    at: &Scope,
+    list: Field<Vec<Spanned<String>>>,
+) -> Vec<Arc<str>> {
     let Some(list) = list else { return ALGORITHMS.map(Arc::from).to_vec() };
     let place = at.at(&list);
     let mut algorithms: Vec<Arc<str>> = Vec::new();
@@ -107,57 +108,95 @@ fn secret_bytes_min(algorithm: &str) -> Option<usize> {
     SECRET_ALGORITHMS.iter().find(|(name, _)| *name == algorithm).map(|(_, bytes)| *bytes)
 }
 
-fn jwt_keys(
-    report: &mut Report,
-    at: &Scope,
-    jwks_file: Field<String>,
-    key_file: Field<String>,
-    has_url: bool,
-    algorithms: &[Arc<str>],
-) -> Option<JwtKeys> {
-    match (jwks_file, key_file) {
-        (Some(jwks), None) => {
-            let path = report.resolve_path(at.source, jwks.get_ref());
-            match read_jwks(&path) {
-                Ok(text) => Some(JwtKeys::Jwks(text)),
-                Err(problem) => {
-                    report.error(at.at(&jwks), format!("{} {problem}", path.display()));
-                    None
-                }
-            }
-        }
-        (None, Some(key)) => {
-            let path = report.resolve_path(at.source, key.get_ref());
-            match read_key(&path, algorithms) {
-                Ok(key) => Some(JwtKeys::Key(key)),
-                Err(problem) => {
-                    report.error(at.at(&key), format!("{} {problem}", path.display()));
-                    None
-                }
-            }
-        }
-        (Some(_), Some(key)) => {
+/// Where keys may come from: one of these, or the issuer itself.
+struct Sources<'r> {
+    issuer: Option<&'r Spanned<String>>,
+    jwks_file: Option<&'r Spanned<String>>,
+    key_file: Option<&'r Spanned<String>>,
+    jwks_url: Option<&'r Spanned<String>>,
+}
+
+impl Sources<'_> {
+    fn keys(
+        &self,
+        report: &mut Report,
+        at: &Scope,
+        algorithms: &[Arc<str>],
+        (ca_file, authorities): (Field<String>, &Authorities),
+    ) -> Option<JwtKeys> {
+        let named = [("jwks_file", self.jwks_file), ("key_file", self.key_file), ("jwks_url", self.jwks_url)];
+        let mut given = named.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let (first, second) = (given.next(), given.next());
+        if let (Some((first, _)), Some((second, value))) = (first, second) {
             report
-                .error(at.at(&key), format!("`{}` has both `jwks_file` and `key_file`: choose one", at.path));
-            None
+                .error(at.at(value), format!("`{}` has both `{first}` and `{second}`: choose one", at.path));
+            return None;
         }
-        (None, None) => {
-            let dropped =
-                ["jwks_file", "key_file"].iter().any(|k| report.was_dropped(&format!("{}.{k}", at.path)));
-            if !has_url && !dropped {
+        let from = |report: &mut Report, key: &str, url: &Spanned<String>| {
+            if algorithms.iter().any(|algorithm| secret_bytes_min(algorithm).is_some()) {
                 let message = format!(
-                    "`{}` needs `jwks_file` or `key_file`: keys from the issuer's discovery document are not supported yet",
+                    "`{}.{key}` is where keys are fetched, but HMACs need a secret that nobody publishes",
                     at.path
                 );
-                report.error(at.here(), message);
+                report.error(at.at(url), message);
+                return None;
             }
-            None
+            endpoint(report, at, key, url, ca_file.as_ref(), authorities)
+        };
+        if let (Some((key, _)), Some(ca_file)) = (first, &ca_file)
+            && key != "jwks_url"
+        {
+            report.error(at.at(ca_file), format!("`{}.ca_file` has no meaning with `{key}`", at.path));
+        }
+        match (first, self.issuer) {
+            (Some(("jwks_url", url)), _) => {
+                let source = KeySource::Jwks(from(report, "jwks_url", url)?);
+                Some(JwtKeys::Fetched(Box::new(source)))
+            }
+            (Some(("jwks_file", file)), _) => read_with(report, at, file, read_jwks).map(JwtKeys::Jwks),
+            (Some((_, file)), _) => {
+                read_with(report, at, file, |path| read_key(path, algorithms)).map(JwtKeys::Key)
+            }
+            (None, Some(issuer)) => {
+                let endpoint = from(report, "issuer", issuer)?;
+                if endpoint.url.target.contains('?') {
+                    report.error(
+                        at.at(issuer),
+                        format!("`{}.issuer` has a query, which no issuer has", at.path),
+                    );
+                    return None;
+                }
+                let source = KeySource::Issuer { name: issuer.get_ref().as_str().into(), at: endpoint };
+                Some(JwtKeys::Fetched(Box::new(source)))
+            }
+            (None, None) => {
+                let keys = ["issuer", "jwks_file", "key_file", "jwks_url"];
+                if !keys.iter().any(|key| report.was_dropped(&format!("{}.{key}", at.path))) {
+                    let message = format!(
+                        "`{}` needs `issuer`, from where keys are fetched, or `jwks_url`, `jwks_file` or `key_file`",
+                        at.path
+                    );
+                    report.error(at.here(), message);
+                }
+                None
+            }
         }
     }
 }
 
+fn read_with<T>(
+    report: &mut Report,
+    at: &Scope,
+    file: &Spanned<String>,
+    read: impl FnOnce(&Path) -> Result<T, String>,
+) -> Option<T> {
+    let path = report.resolve_path(at.source, file.get_ref());
+    let read = read(&path);
+    read.map_err(|problem| report.error(at.at(file), format!("{} {problem}", path.display()))).ok()
+}
+
 /// A JWK set (RFC 7517 section 5). One with symmetric keys is a secret.
-fn read_jwks(path: &std::path::Path) -> Result<Arc<str>, String> {
+fn read_jwks(path: &Path) -> Result<Arc<str>, String> {
     let bytes = files::read(path, Holds::Public)?;
     let set: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| format!("is not JSON: {e}"))?;
     let keys =
@@ -174,7 +213,7 @@ fn read_jwks(path: &std::path::Path) -> Result<Arc<str>, String> {
 }
 
 /// A public key in PEM, or the octets of an HMAC secret.
-fn read_key(path: &std::path::Path, algorithms: &[Arc<str>]) -> Result<Secret, String> {
+fn read_key(path: &Path, algorithms: &[Arc<str>]) -> Result<Secret, String> {
     let bytes_min = algorithms.iter().filter_map(|a| secret_bytes_min(a)).max();
     let mut key = files::read(path, if bytes_min.is_some() { Holds::Secret } else { Holds::Public })?;
     let is_pem = key.windows(11).any(|window| window == b"-----BEGIN ");
@@ -198,16 +237,4 @@ fn read_key(path: &std::path::Path, algorithms: &[Arc<str>]) -> Result<Secret, S
         None if !is_pem => Err("does not hold a public key in PEM".to_owned()),
         None => Ok(Secret(key)),
     }
-}
-
-/// A path of claims, with dots between.
-fn claim_path(report: &mut Report, at: &Scope, key: &str, path: Spanned<String>) -> Option<Arc<str>> {
-    if path.get_ref().split('.').all(|part| !part.is_empty()) {
-        return Some(path.into_inner().into());
-    }
-    report.error(
-        at.at(&path),
-        format!("`{}.{key}` is {:?}, not a claim such as `sub`", at.path, path.get_ref()),
-    );
-    None
 }

@@ -2,7 +2,11 @@
 
 mod api_key;
 mod basic;
+mod claims;
+mod introspection;
 mod jwt;
+mod mtls;
+mod oidc;
 
 use std::{ops::Range, sync::Arc};
 
@@ -10,14 +14,16 @@ use toml::Spanned;
 
 use crate::config::{
     auth::{Auth, AuthKind},
+    endpoint::{Endpoint, Url},
+    files,
     raw::RawAuth,
-    report::{
-        Choice::{Later, Works},
-        Report, Scope,
-    },
+    report::{Choice::Works, Report, Scope},
+    types::UpstreamTls,
 };
 
-use super::{Names, access::is_header_name};
+pub(super) use oidc::own_routes;
+
+use super::{access::is_header_name, pem, upstream_tls::Authorities};
 
 /// Fields that frame or route a request: a claim never sets them.
 const HEADERS_OF_THE_PROXY: [&str; 17] = [
@@ -45,35 +51,101 @@ enum Kind {
     ApiKey,
     Jwt,
     Basic,
+    Mtls,
+    Introspection,
+    Oidc,
 }
 
-pub(super) fn auths(report: &mut Report, names: &Names, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
+pub(super) fn auths(report: &mut Report, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
+    let authorities = Authorities::default();
     raw.into_iter()
         .filter_map(|(at, raw)| {
-            let kind = auth_kind(report, names, &at, raw)?;
-            Some(Auth { name: at.name().into(), kind })
+            let forward_credential = raw.forward_credential.as_ref().is_some_and(|yes| *yes.get_ref());
+            let kind = auth_kind(report, &at, raw, &authorities)?;
+            Some(Auth { name: at.name().into(), forward_credential, kind })
         })
         .collect()
 }
 
-fn auth_kind(report: &mut Report, names: &Names, at: &Scope, mut raw: RawAuth) -> Option<AuthKind> {
+fn auth_kind(
+    report: &mut Report,
+    at: &Scope,
+    mut raw: RawAuth,
+    authorities: &Authorities,
+) -> Option<AuthKind> {
     let Some(kind) = raw.kind.take() else {
-        report.missing(at, "kind", "\"api_key\", \"jwt\" or \"basic\"");
+        report.missing(
+            at,
+            "kind",
+            "\"api_key\", \"jwt\", \"introspection\", \"oidc\", \"basic\" or \"mtls\"",
+        );
         return None;
     };
     let kinds = [
         ("api_key", Works(Kind::ApiKey)),
         ("jwt", Works(Kind::Jwt)),
         ("basic", Works(Kind::Basic)),
-        ("introspection", Later),
-        ("oidc", Later),
-        ("mtls", Later),
+        ("mtls", Works(Kind::Mtls)),
+        ("introspection", Works(Kind::Introspection)),
+        ("oidc", Works(Kind::Oidc)),
     ];
     match report.choose(at, "kind", &kind, &kinds)? {
-        Kind::ApiKey => api_key::compile(report, names, at, raw),
-        Kind::Jwt => jwt::compile(report, at, raw),
+        Kind::ApiKey => api_key::compile(report, at, raw),
+        Kind::Jwt => jwt::compile(report, at, raw, authorities),
+        Kind::Introspection => introspection::compile(report, at, raw, authorities),
+        Kind::Oidc => oidc::compile(report, at, raw, authorities),
         Kind::Basic => basic::compile(report, at, raw),
+        Kind::Mtls => Some(mtls::compile(report, at, raw)),
     }
+}
+
+/// What is asked at `url`, the value of `key`: under TLS, or on this host.
+fn endpoint(
+    report: &mut Report,
+    at: &Scope,
+    key: &str,
+    url: &Spanned<String>,
+    ca_file: Option<&Spanned<String>>,
+    authorities: &Authorities,
+) -> Option<Endpoint> {
+    let parsed = match Url::parse(url.get_ref()) {
+        Ok(parsed) if parsed.is_private() => parsed,
+        Ok(_) => {
+            let message = format!(
+                "`{}.{key}` is {:?}: whoever is on the way could answer; use https",
+                at.path,
+                url.get_ref()
+            );
+            report.error(at.at(url), message);
+            return None;
+        }
+        Err(problem) => {
+            report.error(at.at(url), format!("`{}.{key}` is {:?}: {problem}", at.path, url.get_ref()));
+            return None;
+        }
+    };
+    let tls = match ca_file {
+        Some(file) if !parsed.is_secure => {
+            let message = format!("`{}.ca_file` has no meaning for what is asked in clear", at.path);
+            report.error(at.at(file), message);
+            return None;
+        }
+        Some(file) => {
+            let pem = pem::read(report, at, Some(file.clone()), &pem::AUTHORITIES)?;
+            Some(UpstreamTls {
+                authorities: files::certificates(&pem)?.into(),
+                authorities_are_the_systems: false,
+                server_name: None,
+                client: None,
+            })
+        }
+        None if parsed.is_secure => {
+            let tls = authorities.vouch_for_servers();
+            Some(tls.map_err(|problem| report.error(at.at(url), problem)).ok()?)
+        }
+        None => None,
+    };
+    Some(Endpoint { url: parsed, tls })
 }
 
 /// A header that we read or set, in lower case.
@@ -103,8 +175,8 @@ fn refuse_all_but(report: &mut Report, at: &Scope, kind: &str, own: &[&str], raw
     }
 }
 
-/// Every key but `kind`, and where it stands.
-fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 22] {
+/// Every key but those of all kinds, and where it stands.
+fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 28] {
     macro_rules! spans {
         ($($key:ident),*) => { [$((stringify!($key), raw.$key.as_ref().map(Spanned::span))),*] };
     }
@@ -122,14 +194,20 @@ fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 22] {
         forward,
         jwks_file,
         jwks_url,
+        ca_file,
         key_file,
         endpoint,
         client_id,
         client_secret_file,
         cache,
+        timeout,
+        on_failure,
         callback,
         logout,
+        after_logout,
         cookie_key_file,
+        request_scopes,
+        session,
         file
     ]
 }

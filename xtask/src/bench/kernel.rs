@@ -1,9 +1,10 @@
-//! The kernel's test run, and the two small programs that a measurement needs besides the one measured.
+//! The kernel's test run, and the small programs that a measurement needs besides the one measured.
 //!
 //! Comes in: a program's descriptor and a packet. Goes out: what it returned and how long a run took, by the kernel's
-//! own clock. [`pass`] does nothing; [`draw`] writes another source into the packet for each run and then goes on to
-//! the program measured, since a repeated packet would be answered from the cache. Both are assembled by hand: no
-//! compiler has a say in what they cost. Source: `include/uapi/linux/bpf.h`, RFC 9669.
+//! own clock; or, of a live run, frames on an interface. [`constant`] does nothing; [`draw`] writes another source into
+//! the packet for each run and then goes on to the program measured, since a repeated packet would be answered from the
+//! cache; [`send`] is a flood. All are assembled by hand: no compiler has a say in what they cost. Source:
+//! `include/uapi/linux/bpf.h`, RFC 9669.
 
 use std::{
     io,
@@ -22,7 +23,13 @@ const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_PROG_TYPE_XDP: u32 = 6;
 const BPF_XDP: u32 = 37;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
-const XDP_PASS: i32 = 2;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+/// `enum xdp_action`
+pub(super) const XDP_DROP: u32 = 1;
+/// `enum xdp_action`
+pub(super) const XDP_PASS: u32 = 2;
+/// Frames of [`live_run`] that are handed over together: what one poll of a driver takes.
+const LIVE_BATCH: u32 = 64;
 
 /// What came of a test run.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +42,16 @@ pub(super) struct Tested {
 
 /// Runs a program on a packet again and again.
 pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<Tested> {
+    run(program, packet, repeat, 0, 0)
+}
+
+/// Has a program decide so often what becomes of a frame, and does that: [`send`] sends it. Each run has a page of its
+/// own for the frame, which later runs find as it was left.
+pub(super) fn live_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> io::Result<()> {
+    run(program, frame, repeat, BPF_F_TEST_XDP_LIVE_FRAMES, LIVE_BATCH).map(drop)
+}
+
+fn run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32, flags: u32, batch: u32) -> io::Result<Tested> {
     #[repr(C)]
     #[derive(Default)]
     struct Attributes {
@@ -49,12 +66,16 @@ pub(super) fn test_run(program: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> i
         context: [u64; 3],
         flags: u32,
         cpu: u32,
+        batch: u32,
+        padding: u32,
     }
     let mut attributes = Attributes {
         program: number(program),
         data_in_bytes: u32::try_from(packet.len()).unwrap_or(u32::MAX),
         data_in: packet.as_ptr() as u64,
         repeat,
+        flags,
+        batch,
         ..Attributes::default()
     };
     bpf(BPF_PROG_TEST_RUN, &mut attributes)?;
@@ -85,9 +106,93 @@ impl Draw {
     }
 }
 
-/// A program that lets everything pass.
-pub(super) fn pass() -> io::Result<OwnedFd> {
-    load(&[instruction(MOVE_NUMBER, 0, 0, 0, XDP_PASS), instruction(EXIT, 0, 0, 0, 0)])
+/// A program that does nothing but say this.
+pub(super) fn constant(action: u32) -> io::Result<OwnedFd> {
+    load(&[instruction(MOVE_NUMBER, 0, 0, 0, action.cast_signed()), instruction(EXIT, 0, 0, 0, 0)])
+}
+
+/// How [`send`] sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sending {
+    /// The interface, by its number.
+    pub(super) ifindex: u32,
+    /// Whether each frame comes from the next port: then 16 bits are counted up at the first offset, and what is missing
+    /// to all ones is written to the second, so that a checksum over both stays right.
+    pub(super) ports: Option<(i16, i16)>,
+    /// Time for each frame: a burst of [`LIVE_BATCH`] goes when it is due, as cards hold back interrupts. 0: at once.
+    pub(super) interval_ns: u32,
+}
+
+/// A program that sends a frame out of an interface, or lets it be.
+pub(super) fn send(sending: Sending) -> io::Result<OwnedFd> {
+    let Sending { ifindex, ports, interval_ns } = sending;
+    let state = create(BPF_MAP_TYPE_ARRAY, size_of::<[u64; 2]>(), 1, 0)?;
+    let mut code = vec![instruction(MOVE_64, 6, 1, 0, 0)];
+    if interval_ns != 0 {
+        let burst = i32::try_from(LIVE_BATCH).map_err(io::Error::other)?;
+        code.extend([
+            // The time of the next burst, and what is left of this one.
+            instruction(LOAD_MAP, 7, MAP_VALUE, 0, state.as_raw_fd()),
+            0,
+            instruction(LOAD_64, 8, 7, 8, 0),
+            // A burst under way goes on: past the next six.
+            instruction(JUMP_UNLESS_ZERO, 8, 0, 6, 0),
+            instruction(CALL, 0, 0, 0, KTIME_GET_NS),
+            instruction(LOAD_64, 2, 7, 0, 0),
+            instruction(JUMP_IF_GREATER, 2, 0, TO_EXIT, 0),
+            instruction(ADD_64_NUMBER, 0, 0, 0, interval_ns.saturating_mul(LIVE_BATCH).cast_signed()),
+            instruction(STORE_64, 7, 0, 0, 0),
+            instruction(MOVE_NUMBER, 8, 0, 0, burst),
+            instruction(ADD_64_NUMBER, 8, 0, 0, -1),
+            instruction(STORE_64, 7, 8, 8, 0),
+        ]);
+    }
+    if let Some((port_at, balance_at)) = ports {
+        code.extend([
+            instruction(LOAD_32, 2, 6, 0, 0),
+            instruction(LOAD_32, 3, 6, 4, 0),
+            instruction(MOVE_64, 4, 2, 0, 0),
+            instruction(ADD_64_NUMBER, 4, 0, 0, i32::from(port_at.max(balance_at)) + 2),
+            instruction(JUMP_IF_GREATER, 4, 3, TO_EXIT, 0),
+            instruction(LOAD_16, 5, 2, port_at, 0),
+            instruction(ADD_64_NUMBER, 5, 0, 0, 1),
+            instruction(STORE_16, 2, 5, port_at, 0),
+            instruction(XOR_64_NUMBER, 5, 0, 0, 0xffff),
+            instruction(STORE_16, 2, 5, balance_at, 0),
+        ]);
+    }
+    code.extend([
+        instruction(MOVE_NUMBER, 1, 0, 0, ifindex.cast_signed()),
+        instruction(MOVE_NUMBER, 2, 0, 0, 0),
+        instruction(CALL, 0, 0, 0, REDIRECT),
+        instruction(EXIT, 0, 0, 0, 0),
+        // What is not sent.
+        instruction(MOVE_NUMBER, 0, 0, 0, XDP_DROP.cast_signed()),
+        instruction(EXIT, 0, 0, 0, 0),
+    ]);
+    link(&mut code)?;
+    // The program holds the map from now on.
+    load(&code)
+}
+
+/// Marks a jump to the last two instructions.
+const TO_EXIT: i16 = i16::MAX;
+
+/// Fills in how far [`TO_EXIT`] is.
+fn link(code: &mut [u64]) -> io::Result<()> {
+    let exit = code.len().saturating_sub(2);
+    for (at, slot) in code.iter_mut().enumerate() {
+        let [operation, registers, ..] = slot.to_le_bytes();
+        if operation == JUMP_IF_GREATER && *slot == with_offset(operation, registers, TO_EXIT) {
+            let distance = i16::try_from(exit - at - 1).map_err(io::Error::other)?;
+            *slot = with_offset(operation, registers, distance);
+        }
+    }
+    Ok(())
+}
+
+const fn with_offset(code: u8, registers: u8, offset: i16) -> u64 {
+    instruction(code, registers & 0xf, registers >> 4, offset, 0)
 }
 
 /// A program that draws a source and goes on to `next`; the random state lies in the frame's source MAC. The array
@@ -100,11 +205,9 @@ pub(super) fn draw(next: BorrowedFd<'_>, draw: Draw) -> io::Result<Drawing> {
         instruction(LOAD_32, 3, 1, 4, 0),
         instruction(MOVE_64, 4, 2, 0, 0),
         instruction(ADD_64_NUMBER, 4, 0, 0, i32::from(draw.at) + 4),
-        // Behind everything, to the exit; the distance is filled in below.
-        instruction(JUMP_IF_GREATER, 4, 3, 0, 0),
+        instruction(JUMP_IF_GREATER, 4, 3, TO_EXIT, 0),
         instruction(LOAD_32, 5, 2, 6, 0),
     ];
-    let jump = code.len() - 2;
     // Marsaglia's xorshift, 32 bits.
     for (shift, by) in [(SHIFT_LEFT, 13), (SHIFT_RIGHT, 17), (SHIFT_LEFT, 5)] {
         code.extend([
@@ -130,13 +233,10 @@ pub(super) fn draw(next: BorrowedFd<'_>, draw: Draw) -> io::Result<Drawing> {
         0,
         instruction(MOVE_NUMBER, 3, 0, 0, 0),
         instruction(CALL, 0, 0, 0, TAIL_CALL),
-        instruction(MOVE_NUMBER, 0, 0, 0, XDP_PASS),
+        instruction(MOVE_NUMBER, 0, 0, 0, XDP_PASS.cast_signed()),
         instruction(EXIT, 0, 0, 0, 0),
     ]);
-    let to_exit = i16::try_from(code.len() - jump - 3).map_err(io::Error::other)?;
-    if let Some(placeholder) = code.get_mut(jump) {
-        *placeholder = instruction(JUMP_IF_GREATER, 4, 3, to_exit, 0);
-    }
+    link(&mut code)?;
     Ok(Drawing { program: load(&code)?, _array: array })
 }
 
@@ -152,18 +252,28 @@ const MOVE_32: u8 = 0xbc;
 const ADD_64_NUMBER: u8 = 0x07;
 const LOAD_32: u8 = 0x61;
 const STORE_32: u8 = 0x63;
+const LOAD_16: u8 = 0x69;
+const STORE_16: u8 = 0x6b;
+const LOAD_64: u8 = 0x79;
+const STORE_64: u8 = 0x7b;
 const LOAD_MAP: u8 = 0x18;
+/// Of [`LOAD_MAP`]: the address of an array's first value.
+const MAP_VALUE: u8 = 2;
 const SHIFT_LEFT: u8 = 0x64;
 const SHIFT_RIGHT: u8 = 0x74;
 const XOR_32: u8 = 0xac;
+const XOR_64_NUMBER: u8 = 0xa7;
 const OR_32: u8 = 0x44;
 const MODULO_32: u8 = 0x94;
 const MULTIPLY_32: u8 = 0x24;
 const TO_BIG_ENDIAN: u8 = 0xdc;
 const JUMP_IF_GREATER: u8 = 0x2d;
+const JUMP_UNLESS_ZERO: u8 = 0x55;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 const TAIL_CALL: i32 = 12;
+const REDIRECT: i32 = 23;
+const KTIME_GET_NS: i32 = 5;
 
 const fn instruction(code: u8, to: u8, from: u8, offset: i16, number: i32) -> u64 {
     code as u64
