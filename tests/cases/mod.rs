@@ -33,6 +33,7 @@ mod tls;
 mod certificates;
 mod client_certificates;
 mod openid;
+mod oidc;
 mod tls_conformance;
 mod tls_attacks;
 mod upstream_tls;

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::{
-    auth::Auth,
+    auth::{Auth, OwnPage},
     compress::Coding,
     cors::Cors,
     edits::{Redirect, Respond, Rewrite},
@@ -573,6 +573,8 @@ pub enum Action {
     Respond(Arc<Respond>),
     /// Somewhere else.
     Redirect(Arc<Redirect>),
+    /// A page of the gateway itself: index into [`Config::auths`], and which of its pages.
+    Own(usize, OwnPage),
 }
 
 /// `routes.NAME.permission`
