@@ -263,6 +263,7 @@ fn honest_rows(case: &'static str, has_goal: bool, series: &Series<Pair>) -> Vec
         report::compared(place, (P99, "us"), &p99, (CALM, &p99_calm), None),
         report::seen(place, (FAILED, "requests"), &failed, None),
         report::seen(place, (FLOOD_TAKEN, "Mpps"), &series.of(|pair| pair.flood_mpps), None),
+        report::seen(place, (OFFERED, "Mpps"), &series.of(|pair| pair.offered_mpps), None),
     ]
     .into_iter()
     .flatten()
@@ -340,14 +341,22 @@ fn table(report: &Report) -> String {
         if !answered.is_empty() {
             let _ = writeln!(
                 text,
-                "\n{case:<16} {:<12} {:>12} {:>8} {:>8} {:>12} {:>8} {:>11} {:>7}",
-                "", "requests/s", "flooded", "× calm", "p99 ms calm", "flooded", "Mpps taken", "failed"
+                "\n{case:<16} {:<12} {:>12} {:>8} {:>8} {:>12} {:>8} {:>11} {:>8} {:>7}",
+                "",
+                "requests/s",
+                "flooded",
+                "× calm",
+                "p99 ms calm",
+                "flooded",
+                "Mpps taken",
+                "offered",
+                "failed"
             );
         }
         for subject in answered {
             let _ = writeln!(
                 text,
-                "{:<16} {subject:<12} {:>12} {:>8} {:>8} {:>12} {:>8} {:>11} {:>7}",
+                "{:<16} {subject:<12} {:>12} {:>8} {:>8} {:>12} {:>8} {:>11} {:>8} {:>7}",
                 "",
                 median(case, subject, ANSWERED_CALM, 0, 1.0),
                 median(case, subject, ANSWERED, 0, 1.0),
@@ -355,6 +364,7 @@ fn table(report: &Report) -> String {
                 median(case, subject, P99_CALM, 2, 1e-3),
                 median(case, subject, P99, 2, 1e-3),
                 median(case, subject, FLOOD_TAKEN, 2, 1.0),
+                median(case, subject, OFFERED, 2, 1.0),
                 median(case, subject, FAILED, 0, 1.0),
             );
         }
@@ -390,7 +400,12 @@ mod tests {
             p99_us: 2000.0,
             failures,
         };
-        let pair = Pair { calm: answers(calm, 0), flooded: answers(flooded, failures), flood_mpps: 3.0 };
+        let pair = Pair {
+            calm: answers(calm, 0),
+            flooded: answers(flooded, failures),
+            flood_mpps: 3.0,
+            offered_mpps: 3.0,
+        };
         Series { host, rounds: Ok(vec![pair]) }
     }
 
