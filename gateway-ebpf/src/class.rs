@@ -1,4 +1,4 @@
-//! What is known of many addresses at once, in front of the exact tables: two bits per IPv4 /24, one per IPv6 /48.
+//! What is known of many addresses at once, in front of the exact tables: two bits per IPv4 /24, and per IPv6 /48.
 //!
 //! Comes in: allow prefixes and blocks as [`Rule4`]s, IPv6 prefixes as they are. Goes out: where their bits lie and
 //! what they must be. Most packets come from a /24 that no rule touches, and then nothing else is looked up. Pure: the
@@ -7,19 +7,23 @@
 //! The exact tables are the truth. [`Class::Any`] is always right, since it claims nothing; every other class claims
 //! something about the tables that has to hold for as long as it can be read. So who changes the tables first takes
 //! back what would no longer hold, and only who has seen all of the tables claims anything. The guard of IPv6 claims
-//! by a clear bit that no rule touches the /48; a bit that is set claims nothing.
+//! by clear bits that no rule, or no allow prefix, touches the /48; a bit that is set claims nothing.
 
 use crate::bucket::mix;
 
 /// Words of `CLASS24`, each with the classes of 32 neighbouring /24s.
 pub const CLASS_WORDS: usize = (1 << 24) / 32;
 
-/// Bits of `GUARD6`; a power of two.
-pub const GUARD_BITS: u32 = 1 << 25;
-/// Index of the last word of `GUARD6`: not zero while there is a rule that is too wide for bits.
-pub const GUARD_WIDE: u32 = GUARD_BITS / 64;
+/// Entries of `GUARD6`, of two bits each; a power of two.
+pub const GUARD_ENTRIES: u32 = 1 << 24;
+/// Index of the last word of `GUARD6`: the entry of rules that are too wide for others.
+pub const GUARD_WIDE: u32 = GUARD_ENTRIES / 32;
 /// Words of `GUARD6`.
 pub const GUARD_WORDS: usize = GUARD_WIDE as usize + 1;
+/// A rule touches the prefix.
+pub const GUARD_RULE: u64 = 1;
+/// An allow prefix does.
+pub const GUARD_ALLOW: u64 = 2;
 
 /// What the tables hold about a /24.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,36 +125,45 @@ pub fn classify24(words: &mut [u64], rules: &[Rule4]) {
     }
 }
 
-/// Rules narrower than this set the bit of a /48; wider ones those of their /32s.
+/// Rules narrower than this have the entry of a /48; wider ones those of their /32s.
 const GUARD_NARROW: u8 = 48;
-/// Rules wider than this would set too many bits.
+/// Rules wider than this would have too many entries.
 const GUARD_WIDEST: u8 = 20;
 
-/// The two bits that guard an IPv6 address: for its /48 and its /32. `upper` is the address's upper half.
+/// The two entries that guard an IPv6 address: for its /48 and its /32. `upper` is the address's upper half.
 #[inline(always)]
-pub const fn guard_bits(upper: u64) -> [u32; 2] {
-    /// Two kinds of key share the bits.
+pub const fn guard_entries(upper: u64) -> [u32; 2] {
+    /// Two kinds of key share the entries.
     const SALT: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
     let hash = [mix(upper >> 16, SALT[0]), mix(upper >> 32, SALT[1])];
-    [hash[0] as u32 & (GUARD_BITS - 1), hash[1] as u32 & (GUARD_BITS - 1)]
+    [hash[0] as u32 & (GUARD_ENTRIES - 1), hash[1] as u32 & (GUARD_ENTRIES - 1)]
 }
 
-/// The bits that a rule on this prefix sets. `None`: it is so wide that it needs [`GUARD_WIDE`] instead.
-pub fn guard_bits_of(upper: u64, prefix_bits: u8) -> Option<impl Iterator<Item = u32> + Clone> {
+/// Where an entry lies in `GUARD6`: the word's index, and by how much it is shifted.
+#[inline(always)]
+pub const fn guard_at(entry: u32) -> (u32, u32) {
+    (entry >> 5, (entry & 31) * 2)
+}
+
+/// Calls `set` with the word and the bits of every entry of a rule on this prefix.
+pub fn guard(upper: u64, prefix_bits: u8, allows: bool, mut set: impl FnMut(usize, u64)) {
+    let bits = if allows { GUARD_RULE | GUARD_ALLOW } else { GUARD_RULE };
     if prefix_bits < GUARD_WIDEST {
-        return None;
+        set(GUARD_WIDE as usize, bits);
+        return;
     }
     let narrow = prefix_bits >= GUARD_NARROW;
     let count = 1_u64 << 32_u32.saturating_sub(u32::from(prefix_bits));
     let first = (upper >> 32) & !(count - 1);
-    Some((0..count).map(move |number| {
-        let [of_48, of_32] = guard_bits(if narrow { upper } else { (first + number) << 32 });
-        if narrow { of_48 } else { of_32 }
-    }))
+    for number in 0..count {
+        let [of_48, of_32] = guard_entries(if narrow { upper } else { (first + number) << 32 });
+        let (word, shift) = guard_at(if narrow { of_48 } else { of_32 });
+        set(word as usize, bits << shift);
+    }
 }
 
 const _: () = {
-    assert!(GUARD_BITS.is_power_of_two());
+    assert!(GUARD_ENTRIES.is_power_of_two());
     assert!(Class::Any.pattern() == u64::MAX);
     assert!(GUARD_WIDEST <= 32 && GUARD_NARROW > 32);
 };
@@ -255,13 +268,23 @@ mod tests {
             (0x2001_0db8_aabb_ccdd, 64),
             (0x2001_0db8_aabb_ccdd, 128),
         ] {
-            let set: Vec<u32> = guard_bits_of(upper, prefix_bits).unwrap().collect();
-            assert!(set.len() <= 1 << (32 - GUARD_WIDEST));
+            let (mut set, mut count) = (std::collections::HashMap::new(), 0);
+            guard(upper, prefix_bits, false, |word, bits| {
+                *set.entry(word).or_insert(0) |= bits;
+                count += 1;
+            });
+            assert!(count <= 1 << (32 - GUARD_WIDEST));
             let host_bits = u64::MAX.checked_shr(u32::from(prefix_bits)).unwrap_or(0);
             for inside in [upper & !host_bits, upper | host_bits, upper | host_bits & 0x0f0f_0f0f_0f0f_0f0f] {
-                assert!(guard_bits(inside).iter().any(|bit| set.contains(bit)), "{inside:x}/{prefix_bits}");
+                let is_set = |entry: u32| {
+                    let (word, shift) = guard_at(entry);
+                    set.get(&(word as usize)).is_some_and(|bits| bits >> shift & 3 == GUARD_RULE)
+                };
+                assert!(guard_entries(inside).into_iter().any(is_set), "{inside:x}/{prefix_bits}");
             }
         }
-        assert!(guard_bits_of(0x2000_0000_0000_0000, 3).is_none());
+        let mut wide = Vec::new();
+        guard(0x2000_0000_0000_0000, 3, true, |word, bits| wide.push((word, bits)));
+        assert_eq!(wide, [(GUARD_WIDE as usize, GUARD_RULE | GUARD_ALLOW)]);
     }
 }

@@ -221,8 +221,12 @@ pub struct Orders {
     pub active: u64,
     /// [`LISTED4`] | [`LISTED6`]: the feeds list anything; without it the look-up is spared.
     pub listed: u64,
-    /// Always zero.
-    pub reserved: u64,
+    /// What `FRONT4` and `FRONT6` claim holds until then.
+    pub claimed_until_ns: u64,
+    /// Lengths of the prefixes that `FRONT6` claims, a byte each, the longest lowest; zero behind the last.
+    pub claimed_lengths6: u64,
+    /// `FRONT4` has `LINES` shifted by so much.
+    pub claimed_shift4: u64,
     /// User space writes those that do not hold, then flips `active`.
     pub settings: [Settings; 2],
     /// One bit per destination port: the limits apply.
@@ -474,7 +478,7 @@ const _: () = {
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
     assert!(size_of::<Settings>() == 160);
-    assert!(size_of::<Orders>() == 32 + 2 * 160 + 8192);
+    assert!(size_of::<Orders>() == 48 + 2 * 160 + 8192);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
     assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 72);

@@ -19,6 +19,7 @@ pub mod packet;
 pub mod bucket;
 pub mod class;
 pub mod feeds;
+pub mod front;
 pub mod verdict;
 pub mod syn_cookie;
 mod policy;

@@ -5,7 +5,8 @@
 
 use crate::{
     bucket::{self, Bucket},
-    class::{Class, GUARD_WIDE, class_index, guard_bits},
+    class::{Class, GUARD_ALLOW, GUARD_RULE, GUARD_WIDE, class_index, guard_at, guard_entries},
+    front::{self, OF_SOURCE},
     layout::{
         Ban, DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, NETWORK_MASK_V4, NETWORK_MASK_V6,
         Pace, PrefixKey4, PrefixKey6, Settings, THROTTLE, USE_KNOWN, WHOLE_DROPS_PER_CHARGE,
@@ -68,15 +69,20 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if class == Class::Clean {
             return None;
         }
-        if let Some(ban) = self.tables.ban4((source & self.settings.source_mask_v4).to_be())
-            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
+        let masked = source & self.settings.source_mask_v4;
+        let drops = match self.claimed4(masked) {
+            Claimed::Counted(reason) => return Some(reason),
+            Claimed::Full(drops) => drops,
+        };
+        if let Some(ban) = self.tables.ban4(masked.to_be())
+            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
             return Some(reason);
         }
         let mut key = whole_key();
         for _ in 0..=PREFIXES_PASSED_MAX {
             let ban = self.tables.block4(&key)?;
-            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix) {
+            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix, 1) {
                 return Some(reason);
             }
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
@@ -87,32 +93,81 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     /// As [`Self::source4`].
     #[inline(always)]
     pub(crate) fn source6(&mut self, upper: u64, lower: u64) -> Option<Reason> {
-        let guarded = self.guarded6(upper);
+        let guard = self.guard6(upper);
         let word = |half: u64, shift: u32| ((half >> shift) as u32).to_be();
-        let address = [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
-        let mut key = PrefixKey6 { prefix_bits: 128, address };
-        if guarded && self.settings.flags & HAS_ALLOW6 != 0 && self.tables.allowed6(&key) {
+        let address = || [word(upper, 32), word(upper, 0), word(lower, 32), word(lower, 0)];
+        let whole_key = || PrefixKey6 { prefix_bits: 128, address: address() };
+        if guard & GUARD_ALLOW != 0
+            && self.settings.flags & HAS_ALLOW6 != 0
+            && self.tables.allowed6(&whole_key())
+        {
             return Some(Reason::Allowed);
         }
         if self.tables.listed6(upper, lower) {
             return Some(Reason::BlockedFeed);
         }
-        if !guarded {
+        if guard & GUARD_RULE == 0 {
             return None;
         }
+        let drops = match self.claimed6(upper) {
+            Claimed::Counted(reason) => return Some(reason),
+            Claimed::Full(drops) => drops,
+        };
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
-            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource)
+            && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
             return Some(reason);
         }
+        let mut key = whole_key();
         for _ in 0..=PREFIXES_PASSED_MAX {
             let ban = self.tables.block6(&key)?;
-            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix) {
+            if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix, drops) {
                 return Some(reason);
             }
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
         }
         None
+    }
+
+    /// Whether a block of this source is claimed.
+    #[inline(always)]
+    fn claimed4(&mut self, source: u32) -> Claimed {
+        if self.clock.now_ns() < self.tables.claimed_until_ns() {
+            let claim = front::claim4(source, self.settings.seed, self.tables.claimed_shift4());
+            if let Some(slot) = self.tables.front4(claim.line).and_then(|line| front::find4(line, claim))
+                && let Some(drops) = self.tables.front4_drops(claim.line, slot)
+            {
+                return count_in(drops, Reason::BlockedSource);
+            }
+        }
+        Claimed::Full(1)
+    }
+
+    /// Whether a block of this /64, or of a prefix around it, is claimed.
+    #[inline(always)]
+    fn claimed6(&mut self, upper: u64) -> Claimed {
+        if self.clock.now_ns() >= self.tables.claimed_until_ns() {
+            return Claimed::Full(1);
+        }
+        let mut lengths = self.tables.claimed_lengths6();
+        for _ in 0..front::LENGTHS6_MAX {
+            let prefix_bits = lengths as u8;
+            if prefix_bits == 0 {
+                break;
+            }
+            lengths >>= 8;
+            let prefix = upper & u64::MAX << (64_u32.wrapping_sub(u32::from(prefix_bits)) & 63);
+            let claim = front::claim6(prefix, prefix_bits, self.settings.seed);
+            let Some(line) = self.tables.front6(claim.line) else { break };
+            if let Some(slot) = front::find6(line, claim) {
+                let of_source = line.get((slot & 7) as usize).is_some_and(|slot| slot & OF_SOURCE != 0);
+                let reason = if of_source { Reason::BlockedSource } else { Reason::BlockedPrefix };
+                if let Some(drops) = self.tables.front6_drops(claim.line, slot) {
+                    return count_in(drops, reason);
+                }
+            }
+        }
+        Claimed::Full(1)
     }
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.
@@ -128,12 +183,14 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         }
     }
 
-    /// Whether a rule may hold this address.
+    /// Whether a rule may hold this address, and whether an allow prefix may.
     #[inline(always)]
-    fn guarded6(&self, upper: u64) -> bool {
-        let [of_48, of_32] = guard_bits(upper);
-        let is_set = |bit: u32| self.tables.guard_word(bit >> 6) >> (bit & 63) & 1 == 1;
-        is_set(of_48) || is_set(of_32) || self.tables.guard_word(GUARD_WIDE) != 0
+    fn guard6(&self, upper: u64) -> u64 {
+        let [of_48, of_32] = guard_entries(upper).map(|entry| {
+            let (word, shift) = guard_at(entry);
+            self.tables.guard_word(word) >> shift
+        });
+        of_48 | of_32 | self.tables.guard_word(GUARD_WIDE)
     }
 
     /// Who pays for a packet from this address.
@@ -313,10 +370,26 @@ struct Paces {
     syn: bool,
 }
 
-/// Whether the entry refuses this packet; if so, the drop is noted in it. An expired one does not, nor does a throttle
+/// What becomes of a packet whose block may be claimed.
+enum Claimed {
+    /// Refused, and counted in the slot.
+    Counted(Reason),
+    /// The table has to be asked; should it refuse, then so many drops are to be charged.
+    Full(u64),
+}
+
+#[inline(always)]
+fn count_in(drops: &mut u8, reason: Reason) -> Claimed {
+    let before = *drops;
+    // The byte alone is stored: what user space has taken back meanwhile stays taken back.
+    *drops = before.wrapping_add(1);
+    if before == u8::MAX { Claimed::Full(1 << u8::BITS) } else { Claimed::Counted(reason) }
+}
+
+/// Whether the entry refuses this packet; if so, `drops` are noted in it. An expired one does not, nor does a throttle
 /// that has room.
 #[inline(always)]
-fn judge(ban: &mut Ban, clock: &impl Clock, blocked: Reason) -> Option<Reason> {
+fn judge(ban: &mut Ban, clock: &impl Clock, blocked: Reason, drops: u64) -> Option<Reason> {
     let mut reason = blocked;
     if ban.expires_at_ns != 0 || ban.action == THROTTLE {
         let now_ns = clock.now_ns();
@@ -332,7 +405,7 @@ fn judge(ban: &mut Ban, clock: &impl Clock, blocked: Reason) -> Option<Reason> {
             reason = Reason::Throttled;
         }
     }
-    note_drops(ban, clock, 1);
+    note_drops(ban, clock, drops);
     Some(reason)
 }
 

@@ -26,6 +26,7 @@ use gateway_ebpf::{
     bucket::{self, LINE_CELLS},
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
+    front::{self, LINES},
     layout::{
         Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, LISTED4, LISTED6, Note, NoteKey, Orders, PrefixKey4,
         PrefixKey6, REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX,
@@ -54,6 +55,12 @@ static CLASS24: Array<u64, CLASS_WORDS, MMAPABLE> = Array::new();
 /// Whether the tables below hold anything about an IPv6 /48 or /32, in a hashed bit.
 #[btf_map]
 static GUARD6: Array<u64, GUARD_WORDS, MMAPABLE> = Array::new();
+/// Which blocks of IPv4 sources certainly hold.
+#[btf_map]
+static FRONT4: Array<front::Line, { LINES as usize }, MMAPABLE> = Array::new();
+/// Which blocks of IPv6 sources and prefixes certainly hold.
+#[btf_map]
+static FRONT6: Array<front::Line, { LINES as usize }, MMAPABLE> = Array::new();
 /// Prefixes that win over every block.
 #[btf_map]
 static ALLOW4: LpmTrie<[u32; 2], u32, 65_536> = LpmTrie::new();
@@ -383,6 +390,45 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn allowed6(&self, key: &PrefixKey6) -> bool {
         find(&ALLOW6, key).is_some()
+    }
+
+    #[inline(always)]
+    fn claimed_until_ns(&self) -> u64 {
+        self.orders.claimed_until_ns
+    }
+
+    #[inline(always)]
+    fn claimed_shift4(&self) -> u32 {
+        self.orders.claimed_shift4 as u32
+    }
+
+    #[inline(always)]
+    fn claimed_lengths6(&self) -> u64 {
+        self.orders.claimed_lengths6
+    }
+
+    #[inline(always)]
+    fn front4(&self, line: u32) -> Option<&front::Line> {
+        FRONT4.get(line)
+    }
+
+    #[inline(always)]
+    fn front6(&self, line: u32) -> Option<&front::Line> {
+        FRONT6.get(line)
+    }
+
+    #[inline(always)]
+    fn front4_drops(&mut self, line: u32, slot: u32) -> Option<&mut u8> {
+        let line = FRONT4.get_ptr_mut(line)?.cast::<u8>();
+        // SAFETY: the map's value lives as long as the program runs, and has 16 slots of four bytes, the lowest first.
+        Some(unsafe { &mut *line.add((slot & 15) as usize * 4) })
+    }
+
+    #[inline(always)]
+    fn front6_drops(&mut self, line: u32, slot: u32) -> Option<&mut u8> {
+        let line = FRONT6.get_ptr_mut(line)?.cast::<u8>();
+        // SAFETY: as above, 8 slots of eight bytes.
+        Some(unsafe { &mut *line.add((slot & 7) as usize * 8) })
     }
 
     #[inline(always)]

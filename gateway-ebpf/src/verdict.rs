@@ -6,6 +6,7 @@
 //! so that the filter cannot take its host off its link; nothing here bans, since a source address can be forged.
 
 use crate::{
+    front,
     layout::{
         Ban, Cell, DRY_RUN, MODE_OFF, PrefixKey4, PrefixKey6, REASONS_MAX, SEEN_SOURCE, SYN_COOKIES, Seen,
         Settings, VERDICTS_MAX,
@@ -196,6 +197,20 @@ pub trait Tables: Handshakes {
     fn allowed4(&self, key: &PrefixKey4) -> bool;
     /// Is the source in an allow prefix?
     fn allowed6(&self, key: &PrefixKey6) -> bool;
+    /// Until when claims of blocks hold.
+    fn claimed_until_ns(&self) -> u64;
+    /// How many lines of `FRONT4` are in use.
+    fn claimed_shift4(&self) -> u32;
+    /// Of which lengths there are claims of IPv6 blocks.
+    fn claimed_lengths6(&self) -> u64;
+    /// A line of `FRONT4`.
+    fn front4(&self, line: u32) -> Option<&front::Line>;
+    /// A line of `FRONT6`.
+    fn front6(&self, line: u32) -> Option<&front::Line>;
+    /// The drops of a slot, of 16 in a line.
+    fn front4_drops(&mut self, line: u32, slot: u32) -> Option<&mut u8>;
+    /// The drops of a slot, of 8 in a line.
+    fn front6_drops(&mut self, line: u32, slot: u32) -> Option<&mut u8>;
     /// The block of this source; `key` is its masked address in network byte order.
     fn ban4(&mut self, key: u32) -> Option<&mut Ban>;
     /// The block of this source; `key` is its masked upper half in network byte order.

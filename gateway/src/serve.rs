@@ -15,6 +15,7 @@ mod multiplexed;
 mod seats;
 mod stream;
 mod tunnel;
+mod visit;
 mod worker;
 
 use std::{
@@ -26,8 +27,12 @@ use std::{
 use crate::{
     codec::{self, BodyDecoder, BodyLength, HeadLimits, HeaderSlots, HttpDate, Telling},
     config,
-    decide::{Answered, Question, crowd::Place},
-    forward::{Client, Failed, Outcome},
+    decide::{
+        Answered, Question,
+        crowd::Place,
+        oidc::visit::{Errand, Visit},
+    },
+    forward::{Client, Failed, ForwardError, Outcome},
     http2,
     net::{self, Buffer, Deadline, Phase, Stream, coarse_ns, monotonic_ns, nanos},
     respond::{self, Answer, Failure, Offence, OffenceKind, RequestId},
@@ -308,6 +313,9 @@ impl Connection {
                     self.deadline.disarm();
                     answered.push(self.worker.ask(&current, question).await);
                 }
+                Judgement::Visit(visit, body, skipped) => {
+                    break self.visit(&current, (visit, body), skipped, &mut record).await;
+                }
                 Judgement::Forward(approved) => break self.forward(&current, approved, &mut record).await,
                 Judgement::Respond(answer, skipped) => {
                     break self.respond(answer, skipped, &mut record).await;
@@ -386,6 +394,7 @@ impl Connection {
             }
             Verdict::Forward(approved) => Judgement::Forward(approved),
             Verdict::Ask(question) => Judgement::Ask(question),
+            Verdict::Visit(visit, _) => Judgement::visit(visit, &mut self.received, body, keep_alive),
             Verdict::Respond(own) => Judgement::Respond(own, skip_body(&mut self.received, body, keep_alive)),
             Verdict::Refuse(answer, _) => {
                 Judgement::Refuse(answer, skip_body(&mut self.received, body, keep_alive))
@@ -437,9 +446,27 @@ impl Connection {
         let keep_alive = skipped == Skipped::Yes && !self.worker.draining.get();
         let mut out = self.worker.tools.heads.take();
         answer.encode(&mut out, &self.worker, keep_alive, record);
-        record.status = answer.status;
+        (record.status, record.label) = (answer.status, answer.label);
         self.worker.tools.heads.give(answer.lines);
         self.send(out, keep_alive, record).await
+    }
+
+    /// The gateway itself is visited.
+    async fn visit(
+        &mut self,
+        current: &Rc<Current>,
+        visit: (Box<Visit>, BodyLength),
+        skipped: Skipped,
+        record: &mut Record,
+    ) -> Next {
+        let client = (&mut self.stream.read, &mut self.received, &self.deadline);
+        match visit::visit(&self.worker, (current, &self.manners), visit, client).await {
+            Some((answer, offence)) => {
+                record.offence = offence;
+                self.respond(answer, skipped, record).await
+            }
+            None => self.refuse(&Failure::Forward(&ForwardError::RequestBodyTimeout), None, record).await,
+        }
     }
 
     async fn refuse(&mut self, failure: &Failure<'_>, skipped: Option<Skipped>, record: &mut Record) -> Next {
@@ -508,9 +535,23 @@ enum Judgement {
     Partial,
     /// It is judged again when this is answered.
     Ask(Question),
+    Visit(Box<Visit>, BodyLength, Skipped),
     Forward(Box<Approved>),
     Respond(OwnAnswer, Skipped),
     Refuse(Answer, Skipped),
+}
+
+impl Judgement {
+    /// What an issuer sends is read later, all of it.
+    fn visit(visit: Box<Visit>, received: &mut Buffer, body: BodyLength, keep_alive: bool) -> Self {
+        let is_read = matches!(visit.errand, Errand::BackChannel(_));
+        let skipped = match (is_read, keep_alive) {
+            (true, true) => Skipped::Yes,
+            (true, false) => Skipped::No,
+            (false, _) => skip_body(received, body, keep_alive),
+        };
+        Self::Visit(visit, body, skipped)
+    }
 }
 
 /// Whether the request's body was taken whole, so that the next request's start is known.

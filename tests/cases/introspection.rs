@@ -135,6 +135,22 @@ fn nothing_is_kept_where_nothing_may_be() {
     assert_eq!(ask(&edge, "token"), 401);
 }
 
+/// Nobody opens the breaker by showing what the server does not like.
+#[test]
+fn a_token_that_the_server_calls_bad_keeps_nobody_else_out() {
+    let (upstream, server) = (answering(HELLO), Issuer::start(&[]));
+    let edge = edge(&upstream, &server, "");
+    server.answers(PATH, Answer::Status(400, r#"{"error":"unsupported_token_type"}"#.to_owned()));
+    assert_eq!([(); 2].map(|()| ask(&edge, "e30.e30.e30")), [401, 401]);
+    assert_eq!(server.count(PATH), 1, "that is an answer");
+    server.answers(PATH, Answer::Status(400, r#"{"error":"invalid_request"}"#.to_owned()));
+    for n in 0..8 {
+        assert_eq!(ask(&edge, &format!("odd{n}")), 503);
+    }
+    server.answers(PATH, active("bob"));
+    assert_eq!(ask(&edge, "good"), 200);
+}
+
 #[test]
 fn row_82_while_nobody_can_tell_nobody_passes_and_the_server_is_left_alone() {
     let (upstream, server, elsewhere) = (answering(HELLO), Issuer::start(&[]), Issuer::start(&[]));

@@ -1,13 +1,14 @@
 //! Tokens whose keys an issuer publishes, while it changes them, and while it is slow, away or out of its mind.
 
-use std::{net::SocketAddr, sync::mpsc, thread};
+use std::{net::SocketAddr, os::unix::fs::PermissionsExt as _, sync::mpsc, thread};
 
 use serde_json::json;
-use xtask::lab::{client::Request, wait};
+use xtask::lab::{client::Request, scratch::Scratch, wait};
 
 use crate::{
     issuer::{Answer, Issuer, NEVER_S, SigningKey},
-    support::{Edge, HELLO, TIME_MAX, answering, free_address},
+    pki::Authority,
+    support::{Edge, HELLO, OPEN, TIME_MAX, answering, free_address},
 };
 
 const SECTIONS: &str = "\
@@ -85,6 +86,33 @@ fn an_authorization_server_without_openid_is_found_too() {
     let token = key.sign(&json!({"iss": name, "aud": ["orders"], "sub": "bob", "exp": NEVER_S}));
     assert_eq!(ask(&edge, &token), 200, "{}", edge.gateway.output());
     assert_eq!(issuer.count("/tenants/a/.well-known/openid-configuration"), 1);
+}
+
+/// Under TLS, an issuer has to prove its name.
+#[test]
+fn an_issuer_under_tls_is_believed_if_somebody_vouches_for_it() {
+    let (upstream, key) = (answering(HELLO), SigningKey::new("a"));
+    let issuer = Issuer::start(&[&key]);
+    let [authority, other] = ["id", "other"].map(Authority::new);
+    let issued = authority.issue(&["127.0.0.1"]);
+    let directory = Scratch::new().unwrap();
+    directory.write("id.crt", issued.certificate.pem()).unwrap();
+    let key_file = directory.write("id.key", issued.key.serialize_pem()).unwrap();
+    std::fs::set_permissions(key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let tls = "tls = { certificates = [{ chain_file = \"id.crt\", key_file = \"id.key\" }] }";
+    let front = Edge::start_with(directory, issuer.address(), tls, OPEN);
+    let name = format!("https://{}", front.address);
+    let document = json!({"issuer": name, "jwks_uri": format!("{name}/jwks")}).to_string();
+    issuer.answers("/.well-known/openid-configuration", Answer::Status(200, document));
+    let token = key.sign(&json!({"iss": name, "aud": "orders", "sub": "bob", "exp": NEVER_S}));
+    for (authority, status) in [(&authority, 200), (&other, 503)] {
+        let directory = Scratch::new().unwrap();
+        directory.write("ca.pem", authority.pem()).unwrap();
+        let sections = SECTIONS.replace("{issuer}", &format!("{name}\"\nca_file = \"ca.pem"));
+        let edge = Edge::start_with(directory, upstream.address(), "", &sections);
+        assert_eq!(ask(&edge, &token), status, "{}", edge.gateway.output());
+    }
+    assert_eq!(issuer.count("/jwks"), 1);
 }
 
 /// While the issuer does not answer, those who need it wait, and nobody else does.

@@ -14,6 +14,7 @@ mod captures;
 mod classes;
 mod feeds;
 mod full_queues;
+mod fronts;
 mod links;
 mod known;
 mod memory;

@@ -48,11 +48,13 @@ const { sessionId } = await send('Target.attachToTarget', { targetId, flatten: t
 const ask = (method, params) => send(method, params, sessionId);
 await ask('Page.enable');
 
-// The load that follows what `begin` starts.
+// The load of the page that `begin` leads to; of the empty one before it there may still be news.
 async function loaded(begin) {
   const over = new Promise((done) => {
-    const event = ({ method }) => {
-      if (method !== 'Page.loadEventFired') return;
+    let isThere = false;
+    const event = ({ method, params }) => {
+      if (method === 'Page.frameNavigated') isThere ||= !params.frame.parentId && params.frame.url !== 'about:blank';
+      if (method !== 'Page.loadEventFired' || !isThere) return;
       events.splice(events.indexOf(event), 1);
       done();
     };
@@ -79,7 +81,7 @@ async function perform(order) {
     } document.querySelector('button').click();`));
   }
   const { cookies } = await ask('Network.getAllCookies');
-  return { ...await evaluate('({ url: location.href, title: document.title, text: document.body.innerText })'), cookies };
+  return { ...await evaluate('({ url: location.href, title: document.title, text: document.body?.innerText ?? "" })'), cookies };
 }
 
 for await (const line of readline.createInterface({ input: process.stdin })) {

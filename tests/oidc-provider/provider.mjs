@@ -13,7 +13,8 @@
 // What a test wants of it, as POST /test/NAME?…:
 //   login?as=NAME      who logs in from now on without being asked; empty: whoever fills in the form
 //   rotate?keep=yes    a new key signs from now on; the old one stays published only if kept
-//   fault?of=PATH&is=  `down` resets connections, `slow` never answers, `garbage` is no JSON, `error` is 500, `` is none;
+//   fault?of=PATH&is=  `down` resets connections, `slow` never answers, `garbage` is no JSON, `error` is 500, `refused` is 400 with
+//                      invalid_grant, `` is none;
 //                      PATH is a prefix such as /token or /jwks
 //   logout?sub=&sid=   sends a logout token to the client `web` (`to=URL`, once given, is where)
 // and GET /test/counts says how often each path was asked for.
@@ -101,6 +102,8 @@ function makeProvider(issuer) {
     },
     interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
     issueRefreshToken: (_, asking) => asking.grantTypeAllowed('refresh_token'),
+    // A second use of an old one is taken for theft, and ends all that came of it.
+    rotateRefreshToken: true,
     loadExistingGrant,
     findAccount: (_, sub) => ({
       accountId: sub,
@@ -188,6 +191,7 @@ const server = http.createServer(async (request, response) => {
       case 'slow': return undefined;
       case 'garbage': return response.end('<html>{"keys":');
       case 'error': return response.writeHead(500).end('{"error":"server_error"}');
+      case 'refused': return response.writeHead(400).end('{"error":"invalid_grant"}');
       default:
     }
     if (pathname.startsWith('/interaction/')) return await interact(provider, request, response);

@@ -7,7 +7,8 @@ use std::{
 
 use gateway_ebpf::{
     Ban, Class, Packet, Tables,
-    class::{CLASS_WORDS, Effect, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of},
+    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24},
+    front,
     layout::{Cell, PrefixKey4, PrefixKey6, Settings, THROTTLE},
     syn_cookie::{self, Begin, Handshakes, Judgement},
     verdict::Clock,
@@ -105,6 +106,13 @@ pub(crate) struct Host {
     /// The last SYN that was answered.
     pub(crate) begin: Option<Begin>,
     feed: Vec<IpNet>,
+    /// Claims of blocks; none unless a test makes them.
+    pub(crate) claimed_until_ns: u64,
+    pub(crate) claimed_lengths6: u64,
+    pub(crate) front4: HashMap<u32, front::Line>,
+    pub(crate) front6: HashMap<u32, front::Line>,
+    /// All slots count in one.
+    pub(crate) front_drops: u8,
 }
 
 impl Host {
@@ -147,6 +155,11 @@ impl Host {
             feed: Vec::new(),
             sockets: Sockets::default(),
             begin: None,
+            claimed_until_ns: 0,
+            claimed_lengths6: 0,
+            front4: HashMap::new(),
+            front6: HashMap::new(),
+            front_drops: 0,
         };
         for (prefix, ban) in bans {
             host.add(prefix, ban);
@@ -194,10 +207,10 @@ impl Host {
                     rules4.push(Rule4 { address, prefix_bits: net.prefix_len(), effect });
                 }
                 IpNet::V6(net) => {
-                    match guard_bits_of((net.network().to_bits() >> 64) as u64, net.prefix_len()) {
-                        Some(bits) => bits.for_each(|bit| guard[bit as usize / 64] |= 1 << (bit % 64)),
-                        None => guard[GUARD_WIDE as usize] = 1,
-                    }
+                    let upper = (net.network().to_bits() >> 64) as u64;
+                    class::guard(upper, net.prefix_len(), effect == Effect::Allow, |word, bit| {
+                        guard[word] |= bit;
+                    });
                 }
             }
         }
@@ -267,6 +280,34 @@ impl Tables for Host {
 
     fn allowed6(&self, key: &PrefixKey6) -> bool {
         self.allow.iter().any(|prefix| prefix.contains(&net6(key)))
+    }
+
+    fn claimed_until_ns(&self) -> u64 {
+        self.claimed_until_ns
+    }
+
+    fn claimed_shift4(&self) -> u32 {
+        0
+    }
+
+    fn claimed_lengths6(&self) -> u64 {
+        self.claimed_lengths6
+    }
+
+    fn front4(&self, line: u32) -> Option<&front::Line> {
+        self.front4.get(&line)
+    }
+
+    fn front6(&self, line: u32) -> Option<&front::Line> {
+        self.front6.get(&line)
+    }
+
+    fn front4_drops(&mut self, _: u32, _: u32) -> Option<&mut u8> {
+        Some(&mut self.front_drops)
+    }
+
+    fn front6_drops(&mut self, _: u32, _: u32) -> Option<&mut u8> {
+        Some(&mut self.front_drops)
     }
 
     fn ban4(&mut self, key: u32) -> Option<&mut Ban> {

@@ -200,7 +200,7 @@ impl Can {
 impl Outcome {
     fn of(case: Case, config: &Config) -> Self {
         let (answer, why, destination) = match &case.decision {
-            Ok(plan) => (None, None, Some(explain::destination(plan, config))),
+            Ok(plan) => (None, None, Some(explain::destination(plan.as_ref(), config))),
             Err(refused) => (Some(respond::refused(&refused.refusal)), refused.refusal.why(), None),
         };
         Self { case: Some(case), answer, why, destination }

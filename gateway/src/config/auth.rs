@@ -28,6 +28,8 @@ pub enum AuthKind {
     Mtls(CertificateName),
     /// `introspection`
     Introspection(Box<Introspection>),
+    /// `oidc`
+    Oidc(Box<Oidc>),
 }
 
 /// Longest name of a consumer, in bytes.
@@ -146,4 +148,46 @@ pub struct Introspection {
     pub timeout: Duration,
     /// What is read from an answer.
     pub claims: ClaimRules,
+}
+
+/// `kind = "oidc"`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Oidc {
+    /// What the issuer knows us by.
+    pub client_id: Arc<str>,
+    /// And by this, unless we are a public client.
+    pub client_secret: Option<Secret>,
+    /// The path to which the issuer sends browsers back.
+    pub callback: Arc<str>,
+    /// The path that ends a session: for browsers, and for the issuer.
+    pub logout: Arc<str>,
+    /// The path to which browsers come back after that.
+    pub after_logout: Arc<str>,
+    /// What sessions are sealed with: the first seals, all open.
+    pub cookie_keys: Box<[Secret]>,
+    /// What the issuer is asked for, between spaces.
+    pub request_scopes: Arc<str>,
+    /// No session is older.
+    pub session: Duration,
+    /// What an ID token has to be, and what it says.
+    pub id_token: Jwt,
+}
+
+/// A page of the gateway itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnPage {
+    /// `auth.NAME.callback`
+    Callback,
+    /// `auth.NAME.logout`
+    Logout,
+}
+
+impl OwnPage {
+    /// What metrics and logs call it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Callback => "callback",
+            Self::Logout => "logout",
+        }
+    }
 }

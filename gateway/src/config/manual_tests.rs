@@ -33,6 +33,8 @@ fn load_text(text: &str) -> Config {
     dir.write("introspection.secret", "s3cret\n", 0o600);
     let passwords = format!("ada:{HASH}\n");
     dir.write("passwords", passwords, 0o600);
+    dir.write("cookie.key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", 0o600);
+    dir.write("oidc.secret", "s3cret\n", 0o600);
     dir.write("gateway.toml", text, 0o644);
     let loaded = load(&dir.path().join("gateway.toml"), &env).expect("the file loads");
     assert_eq!(loaded.warnings, []);

@@ -315,9 +315,12 @@ pub(super) struct RawAuth {
     pub(super) cache: Field<Span>,
     pub(super) timeout: Field<Span>,
     pub(super) on_failure: Field<String>,
-    pub(super) callback: Field<Later>,
-    pub(super) logout: Field<Later>,
-    pub(super) cookie_key_file: Field<Later>,
+    pub(super) callback: Field<String>,
+    pub(super) logout: Field<String>,
+    pub(super) after_logout: Field<String>,
+    pub(super) cookie_key_file: Field<String>,
+    pub(super) request_scopes: Field<Vec<Spanned<String>>>,
+    pub(super) session: Field<Span>,
     pub(super) file: Field<String>,
 }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, ServerName};
 
 use super::{
-    auth::Auth,
+    auth::{Auth, OwnPage},
     compress::Coding,
     condition::Condition,
     cors::Cors,
@@ -581,6 +581,8 @@ pub enum Action {
     Respond(Arc<Respond>),
     /// Somewhere else.
     Redirect(Arc<Redirect>),
+    /// A page of the gateway itself: index into [`Config::auths`], and which of its pages.
+    Own(usize, OwnPage),
 }
 
 /// `routes.NAME.permission`

@@ -5,7 +5,7 @@
 //! from being tried, and the first that is good decides. A field that stands twice is no credential at all: upstream
 //! might read the other one. It never says to the outside which part of a credential was wrong.
 
-use std::{rc::Rc, sync::Arc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use zeroize::Zeroizing;
 
@@ -21,6 +21,7 @@ use super::{
     issuer::Issuer,
     jwt::{TokenFault, Tokens},
     key_table::KeyTable,
+    oidc::{SessionFault, Sessions},
     query,
     question::{Answer, Question},
 };
@@ -51,6 +52,7 @@ enum Kind {
     Basic,
     Mtls(CertificateName),
     Introspection(Opaque),
+    Oidc(Box<Sessions>),
 }
 
 /// What stands in one header of a request.
@@ -92,6 +94,8 @@ pub enum AuthFailure {
     Certificate,
     /// A token that only its holder may use, and a proof of that which is not good.
     Proof(ProofFault),
+    /// A session that is not good.
+    Session(SessionFault),
     /// Whoever has to be asked about the credential could not tell.
     Unavailable,
 }
@@ -117,6 +121,9 @@ impl Auth {
             ),
             config::AuthKind::Basic(_) => ([AUTHORIZATION.into()].into(), Kind::Basic),
             config::AuthKind::Mtls(name) => ([].into(), Kind::Mtls(*name)),
+            config::AuthKind::Oidc(rules) => {
+                ([].into(), Kind::Oidc(Box::new(Sessions::compile(&auth.name, rules)?)))
+            }
             config::AuthKind::Introspection(_) => {
                 ([AUTHORIZATION, dpop::FIELD].map(Arc::from).into(), Kind::Introspection(Opaque::default()))
             }
@@ -134,6 +141,7 @@ impl Auth {
     pub fn issuer(&self) -> Option<&Arc<Issuer>> {
         match &self.kind {
             Kind::Jwt(tokens) => tokens.issuer(),
+            Kind::Oidc(sessions) => sessions.issuer(),
             _ => None,
         }
     }
@@ -142,6 +150,7 @@ impl Auth {
     pub(super) fn issuer_mut(&mut self) -> Option<&mut Arc<Issuer>> {
         match &mut self.kind {
             Kind::Jwt(tokens) => tokens.issuer_mut(),
+            Kind::Oidc(sessions) => sessions.issuer_mut(),
             _ => None,
         }
     }
@@ -162,6 +171,22 @@ impl Auth {
         }
     }
 
+    /// The sessions of browsers that log in with it.
+    pub fn sessions(&self) -> Option<&Sessions> {
+        match &self.kind {
+            Kind::Oidc(sessions) => Some(sessions),
+            _ => None,
+        }
+    }
+
+    /// The same, to go on with what was revoked.
+    pub(super) fn sessions_mut(&mut self) -> Option<&mut Sessions> {
+        match &mut self.kind {
+            Kind::Oidc(sessions) => Some(sessions),
+            _ => None,
+        }
+    }
+
     /// Lower-case names of the fields that carry its credential, where that stays at the gateway.
     pub fn kept_fields(&self) -> &[Arc<str>] {
         if self.forward_credential { &[] } else { &self.fields }
@@ -175,7 +200,7 @@ impl Auth {
     fn takes_tokens(&self) -> bool {
         match &self.kind {
             Kind::Jwt(_) | Kind::Introspection(_) => true,
-            Kind::ApiKey | Kind::Basic | Kind::Mtls(_) => false,
+            Kind::ApiKey | Kind::Basic | Kind::Mtls(_) | Kind::Oidc(_) => false,
         }
     }
 
@@ -202,6 +227,8 @@ impl Auth {
                 format!("DPoP realm=\"{realm}\", error=\"invalid_dpop_proof\", algs=\"{algorithms}\"")
             }
             (Kind::Jwt(_) | Kind::Introspection(_), _) => format!("Bearer realm=\"{realm}\""),
+            // No scheme of HTTP's: it says who is missing, and nothing that a program could do about it.
+            (Kind::Oidc(_), _) => format!("Cookie realm=\"{realm}\""),
             (Kind::Basic, _) => format!("Basic realm=\"{realm}\", charset=\"UTF-8\""),
         }
     }
@@ -216,6 +243,7 @@ impl AuthFailure {
             AuthFailure::Repeated
             | AuthFailure::Key(_)
             | AuthFailure::Password
+            | AuthFailure::Session(_)
             | AuthFailure::Certificate => 1,
             AuthFailure::Token(_) | AuthFailure::Proof(_) => 2,
             AuthFailure::Unavailable => 3,
@@ -293,9 +321,9 @@ impl Auth {
         unix_s: u64,
     ) -> Result<Rc<Identity>, Lack> {
         let (credential, scheme) = self.credential(head, peer)?;
-        let identity = self.identify(id, (credential, peer), state, role, unix_s)?;
+        let identity = self.identify(id, (&credential, peer), state, role, unix_s)?;
         if identity.binding.is_some() || scheme == Scheme::Dpop {
-            binding::check(identity.binding, (credential, scheme), (head, peer), state.replays, unix_s)?;
+            binding::check(identity.binding, (&credential, scheme), (head, peer), state.replays, unix_s)?;
         }
         Ok(identity)
     }
@@ -310,7 +338,16 @@ impl Auth {
         unix_s: u64,
     ) -> Result<Rc<Identity>, Lack> {
         if let Some(answered) = state.answered.iter().find(|answered| answered.auth == id) {
-            return answered.answer.clone().map_err(Lack::Failed);
+            return match (&self.kind, &answered.answer) {
+                // Who is logged in stays so while the issuer is away.
+                (Kind::Oidc(sessions), Err(AuthFailure::Unavailable)) => {
+                    let identity = sessions.judge_old(credential, role, unix_s)?;
+                    let identity = Rc::new(Identity { auth: id, ..identity });
+                    state.memory.keep(self.generation(None), credential, &identity);
+                    Ok(identity)
+                }
+                (_, answer) => answer.clone().map_err(Lack::Failed),
+            };
         }
         let keys = state.keys.of(id).map(|keys| &**keys);
         let generation = self.generation(keys);
@@ -335,13 +372,16 @@ impl Auth {
         &self,
         head: &'h RequestHead<'_, '_>,
         peer: &Peer<'h>,
-    ) -> Result<(&'h [u8], Scheme), AuthFailure> {
+    ) -> Result<(Cow<'h, [u8]>, Scheme), AuthFailure> {
+        if let Kind::Oidc(sessions) = &self.kind {
+            return Ok((sessions.credential(head).ok_or(AuthFailure::Absent)?, Scheme::Bearer));
+        }
         let presented = match (self.fields.first(), &self.query) {
             (Some(header), _) => Presented::of(head.headers.all(header)),
             (None, Some(name)) => Presented::of(query::values(head.query, name)),
             (None, None) => {
                 let shown = peer.certificate.ok_or(AuthFailure::Absent)?;
-                return Ok((&shown.sha256, Scheme::Bearer));
+                return Ok((Cow::Borrowed(&shown.sha256), Scheme::Bearer));
             }
         };
         let value = match presented {
@@ -349,14 +389,15 @@ impl Auth {
             Presented::Repeated => return Err(AuthFailure::Repeated),
             Presented::One(value) => value,
         };
-        match &self.kind {
-            Kind::ApiKey | Kind::Mtls(_) => Some((value, Scheme::Bearer)),
+        let (credential, scheme) = match &self.kind {
+            Kind::ApiKey | Kind::Mtls(_) | Kind::Oidc(_) => Some((value, Scheme::Bearer)),
             Kind::Jwt(_) | Kind::Introspection(_) => of_scheme("bearer", value)
                 .map(|token| (token, Scheme::Bearer))
                 .or_else(|| Some((of_scheme("dpop", value)?, Scheme::Dpop))),
             Kind::Basic => of_scheme("basic", value).map(|pair| (pair, Scheme::Bearer)),
         }
-        .ok_or(AuthFailure::Absent)
+        .ok_or(AuthFailure::Absent)?;
+        Ok((Cow::Borrowed(credential), scheme))
     }
 
     /// Which of its keys are in force: what was found good with others is looked at anew.
@@ -366,6 +407,8 @@ impl Auth {
             // All that these go by is in the snapshot.
             Kind::Basic | Kind::Mtls(_) | Kind::Introspection(_) => 0,
             Kind::Jwt(tokens) => tokens.issuer().map_or(0, |issuer| issuer.generation()),
+            // Its tokens were verified when they came; what it may show is what was not revoked since.
+            Kind::Oidc(sessions) => sessions.revoked().generation(),
         }
     }
 
@@ -383,6 +426,7 @@ impl Auth {
                 Some(keys.and_then(|keys| keys.check(credential, role, unix_s).map_err(AuthFailure::Key)))
             }
             Kind::Jwt(tokens) => tokens.judge(credential, unix_s, role),
+            Kind::Oidc(sessions) => sessions.judge(credential, role, unix_s),
             Kind::Basic if basic::parse(credential).is_none() => Some(Err(AuthFailure::Password)),
             Kind::Basic | Kind::Mtls(_) => None,
             Kind::Introspection(_) => {

@@ -33,8 +33,8 @@ pub struct Asker {
 /// What there is to say.
 #[derive(Debug)]
 pub struct Case {
-    /// What becomes of the request.
-    pub decision: Result<Plan, Refused>,
+    /// What becomes of the request; none: it is for a page of the gateway's own login.
+    pub decision: Result<Option<Plan>, Refused>,
     /// What the route asks for; none where no route takes the request.
     pub asked: Option<Asked>,
     /// Every role that they have.
@@ -109,11 +109,12 @@ pub fn explain(
         let auth = route.auths.first().copied().unwrap_or_default();
         Ok((!route.public).then(|| Rc::new(Identity { auth, ..identity.clone() })))
     });
-    let decision = decided.map_err(|halt| match halt {
-        Halt::Refused(refused) => refused,
-        // Nobody was asked for a credential.
-        Halt::Ask(..) => Refused::of_no_route(),
-    });
+    let decision = match decided {
+        Ok(plan) => Ok(Some(plan)),
+        Err(Halt::Refused(refused)) => Err(refused),
+        // Nobody was asked for a credential, so that it is no login either.
+        Err(Halt::Ask(..) | Halt::Visit(..)) => Ok(None),
+    };
     let held = held_roles(policy, &identity);
     let route = cors::preflight_route(policy, head).map_or_else(|| find_route(policy, head).ok(), Some);
     let asked = route.and_then(|id| {
@@ -181,7 +182,8 @@ fn held_roles(policy: &Policy, identity: &Identity) -> Vec<(RoleId, HeldRole)> {
 }
 
 /// Where a request that may pass goes, in words.
-pub fn destination(plan: &Plan, config: &config::Config) -> String {
+pub fn destination(plan: Option<&Plan>, config: &config::Config) -> String {
+    let Some(plan) = plan else { return "a page of the gateway's own login".to_owned() };
     match &plan.action {
         super::Act::Upstream(upstream) => {
             let name = config.upstreams.get(*upstream).map_or("", |upstream| &upstream.name);

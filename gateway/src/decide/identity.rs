@@ -21,6 +21,8 @@ pub struct Identity {
     pub(crate) claims: Claims,
     /// Headers to be set upstream.
     pub set: Box<[(Arc<str>, String)]>,
+    /// Fields that give whoever shows this credential the one that replaces it.
+    pub renewed: Option<Arc<str>>,
     /// The API key, whose uses are counted.
     pub key: Option<Arc<ApiKey>>,
     /// What whoever shows the credential has to prove each time.

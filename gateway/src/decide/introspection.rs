@@ -73,19 +73,26 @@ impl Said {
         }
     }
 
-    /// Whose token it is, at `unix_s`, by the rules of an auth.
+    /// The same of an answer that calls the question bad: none, unless it is because of what the token is. Servers that
+    /// give out signed tokens, too, say so of those (RFC 7009 §2.2.1 has the word).
+    pub(crate) fn read_error(body: &[u8]) -> Option<Self> {
+        let error = claims::parse(body)?;
+        (error.get("error")?.text()? == "unsupported_token_type").then_some(Self::Inactive)
+    }
+
+    /// Whose token it is, at `unix_s`, by the rules of an auth; what was said counts for `good_for_s` from then on.
     pub(crate) fn judge(
         &self,
-        rules: &config::Introspection,
+        (rules, good_for_s): (&config::Introspection, u64),
         role: &dyn Fn(&str) -> Option<RoleId>,
         unix_s: u64,
     ) -> Answer {
-        self.identity(rules, role, unix_s).map_err(AuthFailure::Token)
+        self.identity((rules, good_for_s), role, unix_s).map_err(AuthFailure::Token)
     }
 
     fn identity(
         &self,
-        rules: &config::Introspection,
+        (rules, good_for_s): (&config::Introspection, u64),
         role: &dyn Fn(&str) -> Option<RoleId>,
         unix_s: u64,
     ) -> Result<Identity, TokenFault> {
@@ -103,7 +110,11 @@ impl Said {
             return Err(TokenFault::NotYetValid);
         }
         holder::check_audience(&rules.claims, claims)?;
-        let good_until_s = unix_s.saturating_add(rules.cache.as_secs()).min(ends_at_s.unwrap_or(u64::MAX));
+        let good_until_s = match good_for_s {
+            // Not for a moment, whatever a clock says that is a little behind.
+            0 => 0,
+            _ => unix_s.saturating_add(good_for_s).min(ends_at_s.unwrap_or(u64::MAX)),
+        };
         Ok(Identity { good_until_s, ..holder::read(&rules.claims, claims.clone(), role)? })
     }
 }
@@ -150,6 +161,11 @@ mod tests {
         assert_eq!(Said::read(br#"{"active":false,"sub":"bob"}"#), Some(Said::Inactive));
         let active = Said::read(br#"{"active":true,"sub":"bob"}"#);
         assert!(matches!(active, Some(Said::Active(claims)) if claims.contains_key("sub")));
+        let error = Said::read_error(br#"{"error":"unsupported_token_type","error_description":"a JWT"}"#);
+        assert_eq!(error, Some(Said::Inactive));
+        for other in [r#"{"error":"invalid_request"}"#, r#"{"error":1}"#, r#"{"active":true}"#, "<html>"] {
+            assert_eq!(Said::read_error(other.as_bytes()), None, "{other}");
+        }
     }
 
     /// Expected: whose it is, and for how long from now.
@@ -157,10 +173,17 @@ mod tests {
     fn check_said(said: &serde_json::Value, expected: Result<(&str, u64), TokenFault>) {
         let mut rules = introspection_rules();
         rules.claims.audiences = vec!["orders".into()];
-        let identity = Said::read(said.to_string().as_bytes()).unwrap().judge(&rules, &|_| None, NOW_S);
+        let identity = Said::read(said.to_string().as_bytes()).unwrap().judge((&rules, 30), &|_| None, NOW_S);
         let identity = identity.map(|known| (known.consumer.to_string(), known.good_until_s - NOW_S));
         let expected = expected.map(|(consumer, for_s)| (consumer.to_owned(), for_s));
         assert_eq!(identity, expected.map_err(AuthFailure::Token), "{said}");
+    }
+
+    #[test]
+    fn what_counts_for_no_time_is_not_remembered() {
+        let said = Said::read(br#"{"active":true,"sub":"bob"}"#).unwrap();
+        let identity = said.judge((&introspection_rules(), 0), &|_| None, NOW_S).unwrap();
+        assert_eq!(identity.good_until_s, 0);
     }
 
     #[test]

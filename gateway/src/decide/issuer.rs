@@ -162,6 +162,11 @@ impl Said {
         self.keys.len()
     }
 
+    /// A member of the discovery document that is a list of strings.
+    pub fn texts_of(&self, member: &str) -> Option<Vec<&str>> {
+        self.document.get(member).and_then(Json::texts)
+    }
+
     /// A member of the discovery document that is a string, such as `token_endpoint`.
     pub fn text_of(&self, member: &str) -> Option<&str> {
         self.document.get(member).and_then(Json::text)

@@ -63,6 +63,8 @@ pub enum TokenFault {
     Audience,
     /// The consumer's claim is missing, empty, too long, no string, or has control characters.
     Consumer,
+    /// It was not made for what it is shown for: another login, another session, no logout.
+    Binding,
     /// `cnf` asks for a proof that is not known here, or the client's certificate is not the one that it names.
     Confirmation,
     /// A claim that becomes a header upstream is no scalar, or has bytes that a header may not carry.
@@ -138,6 +140,27 @@ impl Tokens {
         unix_s: u64,
         role: &dyn Fn(&str) -> Option<RoleId>,
     ) -> Result<Identity, TokenFault> {
+        let (claims, good_until_s) = self.claims(token, unix_s)?;
+        Ok(Identity { good_until_s, ..self.read(claims, role)? })
+    }
+
+    /// Whose claims they are; until when they are good is left open.
+    ///
+    /// # Errors
+    /// They make nobody known.
+    pub(super) fn read(
+        &self,
+        claims: Claims,
+        role: &dyn Fn(&str) -> Option<RoleId>,
+    ) -> Result<Identity, TokenFault> {
+        holder::read(&self.rules.claims, claims, role)
+    }
+
+    /// What a token says that is good, and until when, whoever it makes known.
+    ///
+    /// # Errors
+    /// The first fault found.
+    pub(super) fn claims(&self, token: &[u8], unix_s: u64) -> Result<(Claims, u64), TokenFault> {
         let claims = match self.verify(token) {
             // The issuer is not asked about what would not be good with any key.
             Err(TokenFault::UnknownKey) => {
@@ -147,7 +170,7 @@ impl Tokens {
             verified => verified?,
         };
         let good_until_s = self.check_claims(&claims, unix_s)?;
-        Ok(Identity { good_until_s, ..holder::read(&self.rules.claims, claims, role)? })
+        Ok((claims, good_until_s))
     }
 
     /// The claims, once their signature is known to be good.
@@ -260,9 +283,11 @@ fn split_last_dot(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Base64url without padding, and only in its canonical spelling.
-fn decode(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;

@@ -62,7 +62,7 @@ pub use self::{
     memory::Memory,
     policy::{Policy, PolicyError, RoutePolicy},
     pressure::Pressure,
-    question::{Answer, Answered, Inquiry, Question, Reply},
+    question::{Answer, Answered, Asks, Inquiry, Question, Reply, Said},
     replay::Replays,
     route::{RouteId, host_of},
     snapshot::{LiveServers, Snapshot},
@@ -73,12 +73,13 @@ use self::{
     authn::{Lack, Presented},
     condition::{Facts, Known},
     limit::{Subject, Table},
+    oidc::visit::Visit,
     policy::{ConsumerPolicy, LimitPolicy},
     route::Miss,
 };
 use crate::{
     codec::{BodyLength, HandshakeError, RequestHead},
-    config::{Action, LimitPer, Redirect, Respond},
+    config::{Action, LimitPer, OwnPage, Redirect, Respond},
     tls::ClientCertificate,
 };
 
@@ -141,12 +142,15 @@ pub enum Act {
     Preflight,
 }
 
-impl From<&Action> for Act {
-    fn from(action: &Action) -> Self {
+impl Act {
+    /// What a route does, unless it is a page of the gateway itself.
+    fn of(action: &Action) -> Result<Self, (u16, OwnPage)> {
         match action {
-            Action::Upstream(upstream) => Self::Upstream(*upstream),
-            Action::Respond(respond) => Self::Respond(Arc::clone(respond)),
-            Action::Redirect(redirect) => Self::Redirect(Arc::clone(redirect)),
+            Action::Upstream(upstream) => Ok(Self::Upstream(*upstream)),
+            Action::Respond(respond) => Ok(Self::Respond(Arc::clone(respond))),
+            Action::Redirect(redirect) => Ok(Self::Redirect(Arc::clone(redirect))),
+            // No auth has a larger index.
+            Action::Own(auth, page) => Err((u16::try_from(*auth).unwrap_or(u16::MAX), *page)),
         }
     }
 }
@@ -172,6 +176,8 @@ pub enum Halt {
     Refused(Refused),
     /// Decide again when this is answered.
     Ask(RouteId, Question),
+    /// The gateway itself is visited: what is said to this is the answer.
+    Visit(RouteId, Box<Visit>),
 }
 
 /// A request that may not pass.
@@ -292,12 +298,19 @@ fn weigh(
         return allow_preflight(route_id, route, head, meter.dry_run).map_err(refused);
     }
     check_body(route, head).map_err(refused)?;
+    let action = match Act::of(&route.action) {
+        Ok(action) => action,
+        Err(own) => {
+            return Err(oidc::own_page(own, head)
+                .map_or_else(refused, |visit| Halt::Visit(route_id, Box::new(visit))));
+        }
+    };
     let identity = who(route, state).map_err(|lack| match lack {
         Lack::Ask(question) => Halt::Ask(route_id, question),
-        Lack::Failed(AuthFailure::Unavailable) => refused(Refusal::AuthUnavailable),
-        Lack::Failed(reason) => {
-            refused(Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason })
-        }
+        Lack::Failed(reason) => match login_for(policy, route, head, reason) {
+            Some(visit) => Halt::Visit(route_id, Box::new(visit)),
+            None => refused(unauthenticated(route, reason)),
+        },
     })?;
     if let Some(identity) = &identity {
         note_use(identity, state.keys, peer, now);
@@ -311,7 +324,7 @@ fn weigh(
 
     Ok(Plan {
         route: route_id,
-        action: Act::from(&route.action),
+        action,
         identity,
         remove: route.remove.clone(),
         remove_query: route.remove_query.clone(),
@@ -397,6 +410,27 @@ fn authenticate(
 fn note_use(identity: &Identity, keys: &KeyTables, peer: &Peer, now: Now) {
     if let (Some(key), Some(table)) = (&identity.key, keys.of(identity.auth)) {
         table.note_use(key, peer.source, now.unix_s);
+    }
+}
+
+/// The login of a browser that has no session, or none that still counts. Whoever has shown another credential is told
+/// what is wrong with that.
+fn login_for(
+    policy: &Policy,
+    route: &RoutePolicy,
+    head: &RequestHead<'_, '_>,
+    reason: AuthFailure,
+) -> Option<Visit> {
+    let may_log_in =
+        matches!(reason, AuthFailure::Absent | AuthFailure::Session(_) | AuthFailure::Unavailable);
+    let auth = policy.login_of(route).filter(|_| may_log_in && oidc::is_navigation(head))?;
+    Some(oidc::login(auth, head))
+}
+
+fn unauthenticated(route: &RoutePolicy, reason: AuthFailure) -> Refusal {
+    match reason {
+        AuthFailure::Unavailable => Refusal::AuthUnavailable,
+        reason => Refusal::Unauthenticated { challenge: route.challenge(reason).clone(), reason },
     }
 }
 

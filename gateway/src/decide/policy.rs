@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    hash::{BuildHasherDefault, DefaultHasher},
+    hash::{BuildHasherDefault, DefaultHasher, RandomState},
     sync::Arc,
     time::Duration,
 };
@@ -19,6 +19,7 @@ use super::{
     issuer::Issuer,
     jwt::TokenFault,
     limit::Bucket,
+    oidc::revoked::{self, Revoked},
     route::{RouteId, Router},
 };
 use crate::{
@@ -41,6 +42,7 @@ pub struct Policy {
     rules_of: Box<[u32]>,
     rules: Box<[RoutePolicy]>,
     pub(super) auths: Box<[authn::Auth]>,
+    has_sessions: bool,
     pub(super) limits: Box<[LimitPolicy]>,
     /// Names of roles and their ids, in order of the names.
     roles: Box<[(Arc<str>, RoleId)]>,
@@ -194,6 +196,11 @@ impl Policy {
                 Err(reason) => errors.push(PolicyError::Auth { auth: auth.name.clone(), reason }),
             }
         }
+        let has_sessions = auths.iter().any(|auth| auth.sessions().is_some());
+        if has_sessions {
+            let revoked = Arc::new(Revoked::new(revoked::MARKS_MAX, RandomState::new()));
+            auths.iter_mut().filter_map(authn::Auth::sessions_mut).for_each(|own| own.keep_revoked(&revoked));
+        }
         let router = Router::compile(&config.routes).map_err(|more| errors.extend(more));
         errors.extend(config.routes.iter().filter_map(access_fault));
         let identity_headers = identity_headers(&config.auths);
@@ -212,6 +219,7 @@ impl Policy {
             identity_headers,
             auths: auths.into(),
             lineage: config.roles.iter().map(Lineage::of).collect(),
+            has_sessions,
             roles,
         })
     }
@@ -249,6 +257,16 @@ impl Policy {
     /// Takes over the issuers of `before` that this one has too, with their keys and whoever asks them, and what was
     /// counted. Auths that go by the same issuer share it.
     pub fn keep_issuers(&mut self, before: Option<&Policy>) {
+        let mut revoked = before
+            .into_iter()
+            .flat_map(|policy| &policy.auths)
+            .filter_map(|auth| auth.sessions()?.revoked().into());
+        if let Some(revoked) = revoked.next() {
+            self.auths
+                .iter_mut()
+                .filter_map(authn::Auth::sessions_mut)
+                .for_each(|own| own.keep_revoked(revoked));
+        }
         let before = || before.into_iter().flat_map(|policy| &policy.auths);
         for auth in &mut self.auths {
             let same = before().find(|other| other.name() == auth.name()).and_then(authn::Auth::opaque);
@@ -291,6 +309,16 @@ impl Policy {
     pub(super) fn consumer(&self, name: &str) -> Option<&ConsumerPolicy> {
         let at = self.consumers.binary_search_by(|consumer| (*consumer.name).cmp(name)).ok()?;
         self.consumers.get(at)
+    }
+
+    /// The auth of a route that a browser can log in with.
+    pub(super) fn login_of(&self, route: &RoutePolicy) -> Option<u16> {
+        self.auths_of(route).find(|(_, auth)| auth.sessions().is_some()).map(|(id, _)| id)
+    }
+
+    /// Whether browsers have cookies that are no business of an upstream's.
+    pub fn has_sessions(&self) -> bool {
+        self.has_sessions
     }
 
     pub(super) fn auths_of<'p>(
@@ -365,6 +393,7 @@ impl RoutePolicy {
             | AuthFailure::Repeated
             | AuthFailure::Key(_)
             | AuthFailure::Password
+            | AuthFailure::Session(_)
             | AuthFailure::Certificate
             | AuthFailure::Unavailable => &self.challenge,
         }
@@ -480,7 +509,7 @@ fn edit_fault(route: &config::Route, identity_headers: &[Arc<str>]) -> Option<Po
     };
     let redirect = match &route.action {
         config::Action::Redirect(redirect) => Some(&redirect.path),
-        config::Action::Upstream(_) | config::Action::Respond(_) => None,
+        config::Action::Upstream(_) | config::Action::Respond(_) | config::Action::Own(..) => None,
     };
     let host = rewrite.and_then(|rewrite| rewrite.host.as_ref());
     let sent = rewrite.into_iter().flat_map(|r| r.request.add.iter().chain(&r.request.set));
@@ -507,6 +536,7 @@ fn identity_headers(auths: &[config::Auth]) -> Arc<[Arc<str>]> {
     let forwards = auths.iter().filter_map(|auth| match &auth.kind {
         config::AuthKind::Jwt(rules) => Some(&rules.claims.forward),
         config::AuthKind::Introspection(rules) => Some(&rules.claims.forward),
+        config::AuthKind::Oidc(rules) => Some(&rules.id_token.claims.forward),
         config::AuthKind::ApiKey(_) | config::AuthKind::Basic(_) | config::AuthKind::Mtls(_) => None,
     });
     let names: BTreeSet<Arc<str>> =

@@ -8,7 +8,10 @@ use std::{fmt, rc::Rc, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::{AuthFailure, Identity, Snapshot};
+use super::{
+    AuthFailure, Identity, Snapshot,
+    oidc::visit::{Told, Visit},
+};
 
 /// What a decision lacks.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,24 +48,41 @@ pub struct Inquiry {
     /// What the worker goes by that asks: roles and auths are indices into it.
     pub snapshot: Arc<Snapshot>,
     /// What it asks.
-    pub question: Question,
+    pub asks: Asks,
     /// Where the answer goes.
     pub reply: Reply,
 }
 
+/// What is asked.
+pub enum Asks {
+    /// Whose a credential is.
+    Whose(Question),
+    /// What a visitor of the gateway itself is told.
+    Tell(Box<Visit>),
+}
+
+/// What is said to what was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// Whose a credential is.
+    Whose(Answer),
+    /// What a visitor is told.
+    Tell(Told),
+}
+
 /// Takes an answer to whoever waits for it.
-pub struct Reply(Option<Box<dyn FnOnce(Answer) + Send>>);
+pub struct Reply(Option<Box<dyn FnOnce(Said) + Send>>);
 
 impl Reply {
     /// `take` is called once, on whatever thread answers; it must not wait.
-    pub fn new(take: impl FnOnce(Answer) + Send + 'static) -> Self {
+    pub fn new(take: impl FnOnce(Said) + Send + 'static) -> Self {
         Self(Some(Box::new(take)))
     }
 
     /// Answers.
-    pub fn send(mut self, answer: Answer) {
+    pub fn say(mut self, said: Said) {
         if let Some(take) = self.0.take() {
-            take(answer);
+            take(said);
         }
     }
 }
@@ -70,7 +90,7 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if let Some(take) = self.0.take() {
-            take(Err(AuthFailure::Unavailable));
+            take(Said::Whose(Err(AuthFailure::Unavailable)));
         }
     }
 }
@@ -88,11 +108,12 @@ mod tests {
             let sender = sender.clone();
             Reply::new(move |answer| sender.send(answer).unwrap())
         };
-        reply().send(Err(AuthFailure::Absent));
+        reply().say(Said::Whose(Err(AuthFailure::Absent)));
         drop(reply());
         drop(sender);
-        let all: Vec<Answer> = answers.iter().collect();
-        assert_eq!(all, [Err(AuthFailure::Absent), Err(AuthFailure::Unavailable)]);
+        let all: Vec<Said> = answers.iter().collect();
+        let none = [AuthFailure::Absent, AuthFailure::Unavailable].map(|failure| Said::Whose(Err(failure)));
+        assert_eq!(all, none);
     }
 
     #[test]

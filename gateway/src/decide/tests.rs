@@ -32,7 +32,7 @@ impl Gate {
     fn decide(&self, request: &str) -> Result<Plan, Refused> {
         self.decide_with(request, &[]).map_err(|halt| match halt {
             Halt::Refused(refused) => refused,
-            Halt::Ask(..) => panic!("{halt:?}"),
+            Halt::Ask(..) | Halt::Visit(..) => panic!("{halt:?}"),
         })
     }
 

@@ -276,7 +276,7 @@ impl Bans {
         let mut records = Vec::new();
         self.each_entry(|prefix, ban| {
             if !expired(ban, now_ns) {
-                records.push(record(prefix, ban, (&names, notes.get(&note_key(prefix))), now_ns));
+                records.push(self.record(prefix, ban, (&names, notes.get(&note_key(prefix))), now_ns));
             }
         })?;
         Ok(records)
@@ -311,7 +311,7 @@ impl Bans {
                 .map(|(prefix, ban)| {
                     let note = found(self.policy.notes.get(&Plain(note_key(prefix)), 0))?;
                     let note = note.map(|Plain(note)| note);
-                    Ok(record(prefix, &ban, (&names, note.as_ref()), now_ns))
+                    Ok(self.record(prefix, &ban, (&names, note.as_ref()), now_ns))
                 })
                 .collect::<Result<_, NicError>>()?,
         })
@@ -330,6 +330,7 @@ impl Bans {
         let replaces = self.find(prefix)?.is_some();
         let policy = &mut self.policy;
         let unsettled = if replaces {
+            policy.front.take_back(prefix);
             policy.classes.unclaim(prefix)
         } else {
             policy.classes.add_block(prefix);
@@ -342,6 +343,7 @@ impl Bans {
             Place::Prefix6(net) => policy.block6.insert(&key6(net), value, 0),
         };
         // Once more: the gateway may have claimed something that it had looked up before this.
+        policy.front.take_back(prefix);
         if replaces {
             policy.classes.unclaim(prefix);
         } else {
@@ -401,12 +403,14 @@ impl Bans {
     /// Removes the trie's entry of exactly this prefix; false: there was none.
     pub(super) fn erase_prefix(&mut self, prefix: IpNet) -> Result<bool, NicError> {
         self.policy.classes.unclaim(prefix);
+        self.policy.front.take_back(prefix);
         let removed = match prefix {
             IpNet::V4(net) => ignore_missing(self.policy.block4.remove(&key4(net))),
             IpNet::V6(net) => ignore_missing(self.policy.block6.remove(&key6(net))),
         };
         // Once more, as in `write`.
         self.policy.classes.unclaim(prefix);
+        self.policy.front.take_back(prefix);
         self.upkeep.removed();
         removed
     }
@@ -434,6 +438,7 @@ impl Bans {
         let settings = self.policy.orders.settings();
         let policy = &mut self.policy;
         policy.classes.unclaim(prefix);
+        policy.front.take_back(prefix);
         let from_hash = match place(prefix, &settings) {
             Place::Source4(key) => ignore_missing(policy.bans4.remove(&key))?,
             Place::Source6(key) => ignore_missing(policy.bans6.remove(&key))?,
@@ -457,30 +462,31 @@ impl Bans {
             IpNet::V6(net) => found(self.policy.allow6.get(&key6(net), 0)),
         }
     }
-}
 
-/// A block as people see it, with the note that was left of it.
-fn record(
-    prefix: IpNet,
-    ban: &Ban,
-    (feeds, note): (&[(u8, Arc<str>)], Option<&Note>),
-    now_ns: u64,
-) -> BanRecord {
-    let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
-    BanRecord {
-        prefix,
-        action: BanAction::of(ban),
-        kind: BanKind::from_u8(ban.kind),
-        origin: BanOrigin::from_u8(ban.origin),
-        feed: ban.feed().and_then(|number| {
-            feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
-        }),
-        strikes: ban.strikes,
-        drops: ban.drops,
-        expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
-        offence_to_first_drop: (ban.first_drop_at_ns != 0)
-            .then(|| until(ban.first_drop_at_ns, ban.offence_at_ns)),
-        note: note.map(unpack),
+    /// A block as people see it, with the note that was left of it.
+    fn record(
+        &self,
+        prefix: IpNet,
+        ban: &Ban,
+        (feeds, note): (&[(u8, Arc<str>)], Option<&Note>),
+        now_ns: u64,
+    ) -> BanRecord {
+        let until = |at_ns: u64, from_ns: u64| Duration::from_nanos(at_ns.saturating_sub(from_ns));
+        BanRecord {
+            prefix,
+            action: BanAction::of(ban),
+            kind: BanKind::from_u8(ban.kind),
+            origin: BanOrigin::from_u8(ban.origin),
+            feed: ban.feed().and_then(|number| {
+                feeds.iter().find(|(known, _)| *known == number).map(|(_, name)| Arc::clone(name))
+            }),
+            strikes: ban.strikes,
+            drops: ban.drops + self.policy.front.drops(prefix, ban),
+            expires_in: (ban.expires_at_ns != 0).then(|| until(ban.expires_at_ns, now_ns)),
+            offence_to_first_drop: (ban.first_drop_at_ns != 0)
+                .then(|| until(ban.first_drop_at_ns, ban.offence_at_ns)),
+            note: note.map(unpack),
+        }
     }
 }
 

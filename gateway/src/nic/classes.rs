@@ -13,7 +13,7 @@ use std::{path::Path, sync::atomic::Ordering};
 
 use gateway_ebpf::{
     Class,
-    class::{CLASS_WORDS, GUARD_WIDE, GUARD_WORDS, Rule4, classify24, guard_bits_of, spans, with_block},
+    class::{CLASS_WORDS, GUARD_WORDS, Rule4, classify24, guard, spans, with_block},
 };
 use ipnet::{IpNet, Ipv6Net};
 
@@ -38,16 +38,17 @@ impl Classes {
     /// Takes back whatever is claimed about this prefix. Its rules may change before and after. True: something was
     /// claimed, so that there may be something to claim again.
     pub(super) fn unclaim(&self, prefix: IpNet) -> bool {
-        self.change(prefix, |word, mask| word | mask)
+        self.change(prefix, true, |word, mask| word | mask)
     }
 
     /// Takes back what does not hold any more once a block or a throttle on this prefix is added to the others. True:
     /// something was claimed that did not.
     pub(super) fn add_block(&self, prefix: IpNet) -> bool {
-        self.change(prefix, with_block)
+        self.change(prefix, false, with_block)
     }
 
-    fn change(&self, prefix: IpNet, change: impl Fn(u64, u64) -> u64) -> bool {
+    /// `allows`: also that no allow prefix touches the prefix is taken back.
+    fn change(&self, prefix: IpNet, allows: bool, change: impl Fn(u64, u64) -> u64) -> bool {
         let mut changed = false;
         match prefix {
             IpNet::V4(net) => {
@@ -56,8 +57,8 @@ impl Classes {
                     changed |= before != change(before, mask);
                 }
             }
-            IpNet::V6(net) => set_guard(net, |index, bit| {
-                self.guard6.update(index, |word| word | bit);
+            IpNet::V6(net) => guard(upper(net.network()), net.prefix_len(), allows, |index, bits| {
+                self.guard6.update(index, |word| word | bits);
             }),
         }
         changed
@@ -104,29 +105,18 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// The claims that these rules allow: on IPv4 with what they do, on IPv6 that they are there.
-    pub(super) fn of(rules4: &[Rule4], rules6: &[Ipv6Net]) -> Self {
+    /// The claims that these rules allow: on IPv4 with what they do, on IPv6 that they are there, and whether they allow.
+    pub(super) fn of(rules4: &[Rule4], rules6: &[(Ipv6Net, bool)]) -> Self {
         let mut claims = Self { class24: vec![0; CLASS_WORDS], guard6: vec![0; GUARD_WORDS] };
         classify24(&mut claims.class24, rules4);
-        for net in rules6 {
-            set_guard(*net, |index, bit| {
+        for (net, allows) in rules6 {
+            guard(upper(net.network()), net.prefix_len(), *allows, |index, bits| {
                 if let Some(word) = claims.guard6.get_mut(index) {
-                    *word |= bit;
+                    *word |= bits;
                 }
             });
         }
         claims
-    }
-}
-
-/// Calls `set` with the word and the bit of each bit that guards this prefix.
-fn set_guard(net: Ipv6Net, mut set: impl FnMut(usize, u64)) {
-    let Some(bits) = guard_bits_of(upper(net.network()), net.prefix_len()) else {
-        set(GUARD_WIDE as usize, 1);
-        return;
-    };
-    for bit in bits {
-        set((bit / 64) as usize, 1 << (bit % 64));
     }
 }
 
@@ -183,7 +173,7 @@ mod tests {
                     prefix_bits: net.prefix_len(),
                     effect: Effect::DropForGood,
                 }),
-                IpNet::V6(net) => rules6.push(net),
+                IpNet::V6(net) => rules6.push((net, false)),
             }
         }
         Claims::of(&rules4, &rules6)
@@ -222,7 +212,7 @@ mod tests {
         let before = classes.read();
         // Another process adds a rule that this pass has not seen.
         classes.unclaim(net("192.0.2.7/32"));
-        classes.unclaim(net("2001:db8::/64"));
+        classes.add_block(net("2001:db8::/64"));
         assert!(!classes.claim(&before, &of(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"])));
         check_class(&classes, [192, 0, 2, 7], Class::Any);
         check_class(&classes, [198, 51, 100, 7], Class::Drop);

@@ -382,10 +382,13 @@ impl Filter {
         if new == old {
             return Ok(());
         }
+        let has_other_sources =
+            (old.source_mask_v4, old.source_mask_v6) != (new.source_mask_v4, new.source_mask_v6);
+        if has_other_sources {
+            policy.front.clear();
+        }
         policy.orders.set_settings(new);
-        if (old.source_mask_v4, old.source_mask_v6) != (new.source_mask_v4, new.source_mask_v6)
-            && old.seed != 0
-        {
+        if has_other_sources && old.seed != 0 {
             self.bans.rehome(&old)?;
         }
         Ok(())

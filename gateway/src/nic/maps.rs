@@ -15,7 +15,7 @@ use gateway_ebpf::{
     layout::{Cell, CpuState, Note, NoteKey, Strikes},
 };
 
-use super::{NicError, classes::Classes, orders::Orders};
+use super::{NicError, classes::Classes, front::Front, orders::Orders};
 
 /// A map's value from the other side of the fence, as aya wants it.
 #[repr(transparent)]
@@ -47,6 +47,7 @@ pub(super) type Trie6<V> = LpmTrie<MapData, [u32; 4], V>;
 pub(super) struct Policy {
     pub(super) orders: Orders,
     pub(super) classes: Classes,
+    pub(super) front: Front,
     pub(super) allow4: Trie4<u32>,
     pub(super) allow6: Trie6<u32>,
     pub(super) bans4: HashMap<MapData, u32, Plain<Ban>>,
@@ -67,6 +68,7 @@ impl Policy {
         Ok(Self {
             orders: Orders::open(dir)?,
             classes: Classes::open(dir)?,
+            front: Front::open(dir)?,
             allow4: open(dir, "ALLOW4")?,
             allow6: open(dir, "ALLOW6")?,
             bans4: open(dir, "BANS4")?,
@@ -101,9 +103,9 @@ impl Runtime {
 }
 
 /// Every map that is pinned.
-pub(super) const PINNED: [&str; 17] = [
-    "ORDERS", "CLASS24", "GUARD6", "ALLOW4", "ALLOW6", "BANS4", "BANS6", "BLOCK4", "BLOCK6", "CELLS",
-    "STATE", "EVENTS", "NOTES", "FEEDS4", "FEEDS6", "STRIKES", "KNOWN",
+pub(super) const PINNED: [&str; 19] = [
+    "ORDERS", "CLASS24", "GUARD6", "FRONT4", "FRONT6", "ALLOW4", "ALLOW6", "BANS4", "BANS6", "BLOCK4",
+    "BLOCK6", "CELLS", "STATE", "EVENTS", "NOTES", "FEEDS4", "FEEDS6", "STRIKES", "KNOWN",
 ];
 
 /// Where this version's maps and links are pinned.

@@ -15,6 +15,7 @@ mod error;
 mod feeds;
 pub mod features;
 mod filter;
+mod front;
 mod heritage;
 mod json;
 mod known;

@@ -18,6 +18,9 @@ const SETTINGS_WORDS: usize = size_of::<Settings>() / WORD_BYTES;
 const HEARTBEAT_AT: usize = offset_of!(layout::Orders, heartbeat_ns) / WORD_BYTES;
 const ACTIVE_AT: usize = offset_of!(layout::Orders, active) / WORD_BYTES;
 const LISTED_AT: usize = offset_of!(layout::Orders, listed) / WORD_BYTES;
+const CLAIMED_UNTIL_AT: usize = offset_of!(layout::Orders, claimed_until_ns) / WORD_BYTES;
+const CLAIMED_LENGTHS6_AT: usize = offset_of!(layout::Orders, claimed_lengths6) / WORD_BYTES;
+const CLAIMED_SHIFT4_AT: usize = offset_of!(layout::Orders, claimed_shift4) / WORD_BYTES;
 const SETTINGS_AT: usize = offset_of!(layout::Orders, settings) / WORD_BYTES;
 const PORTS_AT: usize = offset_of!(layout::Orders, ports) / WORD_BYTES;
 
@@ -66,6 +69,31 @@ impl Orders {
                 listed.fetch_and(!bit, Ordering::SeqCst);
             }
         }
+    }
+
+    /// Until when claims of blocks hold, `CLOCK_MONOTONIC`.
+    pub(super) fn claimed_until(&self) -> u64 {
+        self.load(CLAIMED_UNTIL_AT)
+    }
+
+    /// As [`Self::claimed_until`].
+    pub(super) fn set_claimed_until(&self, until_ns: u64) {
+        self.store(CLAIMED_UNTIL_AT, &[until_ns]);
+    }
+
+    /// See [`layout::Orders::claimed_lengths6`].
+    pub(super) fn set_claimed_lengths6(&self, packed: u64) {
+        self.store(CLAIMED_LENGTHS6_AT, &[packed]);
+    }
+
+    /// See [`layout::Orders::claimed_shift4`].
+    pub(super) fn claimed_shift4(&self) -> u32 {
+        u32::try_from(self.load(CLAIMED_SHIFT4_AT)).unwrap_or(0)
+    }
+
+    /// As [`Self::claimed_shift4`]; only while nothing is claimed.
+    pub(super) fn set_claimed_shift4(&self, shift: u32) {
+        self.store(CLAIMED_SHIFT4_AT, &[shift.into()]);
     }
 
     fn active_at(&self) -> usize {

@@ -14,6 +14,7 @@ use super::{
     NicError,
     bans::{Bans, expired, ignore_missing},
     classes::Claims,
+    front::{Claimable, HORIZON_NS},
     maps::Plain,
     prefix::{net4, net6, note_key},
     sys::monotonic_ns,
@@ -31,6 +32,8 @@ pub(super) struct Upkeep {
     walk_at_ns: u64,
     /// Entries that the last walk has seen.
     entries: usize,
+    /// Blocks that could be claimed when claims were made last.
+    claimable: usize,
     /// Rules have changed in a way that may allow other claims.
     unsettled: bool,
     settle_at_ns: u64,
@@ -57,6 +60,8 @@ impl Bans {
     pub fn sweep(&mut self, now_ns: u64) -> Result<usize, NicError> {
         let mut freed = 0;
         if now_ns >= self.upkeep.walk_at_ns {
+            let settings = self.policy.orders.settings();
+            let mut claimable = Claimable::default();
             let (mut ended, mut entries, mut walk_at_ns) = (Vec::new(), 0, now_ns + WALK_EVERY_NS);
             self.each_entry(|prefix, ban| {
                 entries += 1;
@@ -65,6 +70,7 @@ impl Bans {
                 } else if ban.expires_at_ns != 0 {
                     walk_at_ns = walk_at_ns.min(ban.expires_at_ns);
                 }
+                claimable.add(prefix, ban, &settings, now_ns);
             })?;
             for prefix in ended {
                 freed += usize::from(self.erase(prefix)?);
@@ -72,9 +78,12 @@ impl Bans {
             }
             entries -= freed.min(entries);
             let upkeep = &mut self.upkeep;
-            upkeep.unsettled |= upkeep.entries != entries;
+            upkeep.unsettled |= upkeep.entries != entries || upkeep.claimable != claimable.count();
             (upkeep.entries, upkeep.walk_at_ns) = (entries, walk_at_ns);
         }
+        // Claims are renewed before they lapse.
+        let claimed_until_ns = self.policy.front.claimed_until_ns();
+        self.upkeep.unsettled |= claimed_until_ns != 0 && claimed_until_ns < now_ns + HORIZON_NS / 2;
         if self.upkeep.unsettled && now_ns >= self.upkeep.settle_at_ns {
             self.settle()?;
         }
@@ -86,11 +95,19 @@ impl Bans {
     pub fn settle(&mut self) -> Result<(), NicError> {
         let from_ns = monotonic_ns();
         let before = self.policy.classes.read();
-        let claims = self.claims()?;
-        let mut settled = true;
-        if before != claims {
+        let (claims, claimable) = self.claims()?;
+        let (mut settled, has_changed) = (true, before != claims);
+        if has_changed {
             settled &= self.policy.classes.claim(&before, &claims);
-            settled &= self.policy.classes.take_back(&claims, &self.claims()?);
+        }
+        let has_claimed = self.policy.front.claim(&claimable);
+        self.upkeep.claimable = claimable.count();
+        if has_changed || has_claimed {
+            let (truth, still_claimable) = self.claims()?;
+            settled &= self.policy.classes.take_back(&claims, &truth);
+            self.policy.front.confirm(&claimable, &still_claimable);
+        } else {
+            self.policy.front.confirm(&claimable, &claimable);
         }
         let now_ns = monotonic_ns();
         self.upkeep.unsettled = !settled;
@@ -99,13 +116,16 @@ impl Bans {
     }
 
     /// What all rules together allow to claim.
-    fn claims(&self) -> Result<Claims, NicError> {
+    fn claims(&self) -> Result<(Claims, Claimable), NicError> {
         let (mut rules4, mut rules6) = (Vec::new(), Vec::new());
         let mut add = |prefix, effect| match prefix {
             IpNet::V4(net) => rules4.push(rule4(net, effect)),
-            IpNet::V6(net) => rules6.push(net),
+            IpNet::V6(net) => rules6.push((net, effect == Effect::Allow)),
         };
+        let (settings, now_ns) = (self.policy.orders.settings(), monotonic_ns());
+        let mut claimable = Claimable::default();
         self.each_entry(|prefix, ban| {
+            claimable.add(prefix, ban, &settings, now_ns);
             add(prefix, if drops_for_good(ban) { Effect::DropForGood } else { Effect::Look });
         })?;
         for key in self.policy.allow4.keys() {
@@ -118,7 +138,7 @@ impl Bans {
                 add(net.into(), Effect::Allow);
             }
         }
-        Ok(Claims::of(&rules4, &rules6))
+        Ok((Claims::of(&rules4, &rules6), claimable))
     }
 }
 

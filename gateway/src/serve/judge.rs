@@ -3,7 +3,7 @@
 //! Comes in: a head that has one meaning. Goes out: the head for the server and what forwarding has to know, a route's
 //! own answer, or a refusal. It never touches the client's stream.
 
-use std::{fmt::Write as _, net::IpAddr, rc::Rc};
+use std::{fmt::Write as _, net::IpAddr, rc::Rc, sync::Arc};
 
 use super::{
     introduce::Ends,
@@ -18,6 +18,7 @@ use crate::{
     decide::{
         self, Act, Answered, Halt, Now, Peer, Plan, Policy, Question, Refusal, Refused, RoutePolicy, State,
         compress::{self, Agreed},
+        oidc::{cookie, visit::Visit},
     },
     net::{nanos, unix_s},
     respond::{self, Answer},
@@ -38,6 +39,8 @@ pub(super) struct Caller<'w> {
 pub(super) enum Verdict {
     /// It is weighed again when this is answered.
     Ask(Question),
+    /// What the gateway itself says to this, and to the body behind it, is the answer.
+    Visit(Box<Visit>, BodyLength),
     Forward(Box<Approved>),
     Respond(OwnAnswer),
     Refuse(Answer, Reach),
@@ -130,6 +133,12 @@ impl Caller<'_> {
             Ok(plan) => Ok(plan),
             Err(Halt::Refused(refused)) => Err(refused),
             Err(Halt::Ask(_, question)) => return Verdict::Ask(question),
+            Err(Halt::Visit(route, mut visit)) => {
+                record.route = Some(route);
+                let asked = self.asked(head);
+                visit.origin = format!("{}://{}", asked.proto, asked.host);
+                return Verdict::Visit(visit, head.body);
+            }
         };
         record.route = decided.as_ref().map_or_else(|refused| refused.route, |plan| Some(plan.route));
         let route = record.route.and_then(|route| policy.route(route));
@@ -152,6 +161,9 @@ impl Caller<'_> {
                 if matches!(head.body, BodyLength::Exact(announced) if announced > max) {
                     let refusal = Refusal::BodyTooLarge { max };
                     return Verdict::Refuse(respond::refused(&refusal), Reach::Connection);
+                }
+                if let Some(renewed) = plan.identity.as_ref().and_then(|identity| identity.renewed.as_ref()) {
+                    record.lines.extend_from_slice(renewed.as_bytes());
                 }
                 record.identity.clone_from(&plan.identity);
                 let heads = &self.worker.tools.heads;
@@ -187,6 +199,12 @@ impl Caller<'_> {
         self.manners.settings.trusted_proxies.iter().any(|prefix| prefix.contains(&peer))
     }
 
+    /// What the client has asked for, and under which scheme.
+    fn asked<'b>(&self, head: &RequestHead<'_, 'b>) -> decide::Asked<'b> {
+        let asked = decide::Asked { proto: self.scheme, host: head.authority };
+        if self.peer_is_trusted() { asked.or_told(&head.headers) } else { asked }
+    }
+
     /// Encodes the head for the server and keeps what forwarding needs to know of it.
     ///
     /// # Errors
@@ -208,15 +226,26 @@ impl Caller<'_> {
         let response_lines = reshape::response_lines(heads, route, &values, &record.lines);
         let mut out = heads.take();
         let (peer, listener) = (self.ends.peer, &self.manners.settings);
-        let is_trusted = self.peer_is_trusted();
-        let forwarded_for = forwarded_for(head, (record.source, peer), is_trusted);
-        let asked = decide::Asked { proto: self.scheme, host: head.authority };
-        let asked = if is_trusted { asked.or_told(&head.headers) } else { asked };
+        let forwarded_for = forwarded_for(head, (record.source, peer), self.peer_is_trusted());
+        let asked = self.asked(head);
         let identity = plan.identity.as_deref().map_or(&[][..], |identity| &identity.set);
         let mut set: Vec<(&str, &str)> =
             identity.iter().map(|(name, value)| (&**name, value.as_str())).collect();
         if plan.websocket.is_some() {
             set.extend(codec::websocket::UPGRADE_FIELDS);
+        }
+        // Also on a route that lets anybody in: a browser shows its cookies everywhere.
+        let cookies =
+            policy.has_sessions().then(|| cookie::without_ours(head.headers.all("cookie"))).flatten();
+        let mut remove: &[Arc<str>] = &plan.remove;
+        let without_cookies: Vec<Arc<str>>;
+        match cookies.as_deref() {
+            None => {}
+            Some("") => {
+                without_cookies = plan.remove.iter().cloned().chain(["cookie".into()]).collect();
+                remove = &without_cookies;
+            }
+            Some(rest) => set.push(("Cookie", rest)),
         }
         let edit = RequestEdit {
             forwarded_for: &forwarded_for,
@@ -225,7 +254,7 @@ impl Caller<'_> {
             request_id: record.id(),
             trace: record.trace(parent, self.worker.next_random()),
             query: values.query,
-            remove: &plan.remove,
+            remove,
             set: &set,
             rewrite: codec::Rewrite { path: rewritten.path, host: rewritten.host, lines: rewritten.lines },
             body: head.body,

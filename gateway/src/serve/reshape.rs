@@ -9,6 +9,7 @@ use crate::{
     decide::{
         Plan, Refusal, RoutePolicy, cors,
         edit::{self, Values},
+        oidc::visit::Told,
     },
     forward::Heads,
     respond,
@@ -19,8 +20,16 @@ pub(super) struct OwnAnswer {
     pub(super) status: u16,
     /// Its fields, each with its CRLF.
     pub(super) lines: Vec<u8>,
-    /// Where its body stands.
-    respond: Option<Arc<Respond>>,
+    /// Why it says no, in one word; empty where it does not.
+    pub(super) label: &'static str,
+    body: Body,
+}
+
+/// Where its body stands.
+enum Body {
+    None,
+    Of(Arc<Respond>),
+    Page(&'static str),
 }
 
 impl OwnAnswer {
@@ -34,7 +43,7 @@ impl OwnAnswer {
         let mut lines = heads.take();
         lines.extend_from_slice(route_lines);
         edit::push_answer_fields(&mut lines, respond, values);
-        Self { status: respond.status, lines, respond: Some(Arc::clone(respond)) }
+        Self::new(respond.status, lines, Body::Of(Arc::clone(respond)))
     }
 
     /// Where to go instead.
@@ -47,14 +56,14 @@ impl OwnAnswer {
         let mut lines = heads.take();
         lines.extend_from_slice(route_lines);
         edit::push_location(&mut lines, to, values)?;
-        Ok(Self { status: to.status, lines, respond: None })
+        Ok(Self::new(to.status, lines, Body::None))
     }
 
     /// To an `OPTIONS` that may go no farther (RFC 9110 §7.6.2).
     pub(super) fn end_of_the_way(heads: &Heads, route_lines: &[u8]) -> Self {
         let mut lines = heads.take();
         lines.extend_from_slice(route_lines);
-        Self { status: 204, lines, respond: None }
+        Self::new(204, lines, Body::None)
     }
 
     /// Leave to send the request that a preflight asks about.
@@ -63,7 +72,18 @@ impl OwnAnswer {
         if let Some(cors) = cors {
             cors::push_preflight_fields(&mut lines, cors, head);
         }
-        Self { status: 204, lines, respond: None }
+        Self::new(204, lines, Body::None)
+    }
+
+    /// What a visitor of the gateway itself is told.
+    pub(super) fn told(heads: &Heads, told: &Told) -> Self {
+        let mut lines = heads.take();
+        lines.extend_from_slice(told.lines.as_bytes());
+        Self { label: told.label, ..Self::new(told.status, lines, Body::Page(told.page)) }
+    }
+
+    fn new(status: u16, lines: Vec<u8>, body: Body) -> Self {
+        Self { status, lines, label: "", body }
     }
 
     /// Appends it, as HTTP/1.1.
@@ -82,7 +102,11 @@ impl OwnAnswer {
     }
 
     fn body(&self) -> &[u8] {
-        self.respond.as_ref().map_or(b"", |respond| respond.body.as_bytes())
+        match &self.body {
+            Body::None => b"",
+            Body::Of(respond) => respond.body.as_bytes(),
+            Body::Page(page) => page.as_bytes(),
+        }
     }
 }
 

@@ -13,13 +13,14 @@ use super::{
     judge::{Approved, Caller, Reach, Verdict},
     multiplexed::{Incoming, Multiplexed},
     record::Record,
-    telling, tunnel,
+    reshape::OwnAnswer,
+    telling, tunnel, visit,
     worker::Current,
 };
 use crate::{
-    codec::{self, HeadLimits, HeaderSlots, RequestError, Version},
-    decide::{Answered, WebSocket},
-    forward::{Client, Failed, Outcome, Side, Tunnel},
+    codec::{self, BodyLength, HeadLimits, HeaderSlots, RequestError, Version},
+    decide::{Answered, WebSocket, oidc::visit::Visit},
+    forward::{Client, Failed, ForwardError, Outcome, Side, Tunnel},
     http2::{Inbound, Outbound, Speaker, text},
     net::{Buffer, Deadline, Phase, Transmit, monotonic_ns, nanos},
     respond::{self, Answer, Failure},
@@ -75,14 +76,9 @@ pub(super) async fn serve_stream(connection: &Rc<Multiplexed>, incoming: Incomin
     worker.tools.heads.give(head);
     let end = match judged {
         Verdict::Ask(_) => exchange.refuse(&Failure::Internal, &mut record).await,
+        Verdict::Visit(visit, body) => exchange.visit(&current, (visit, body), &mut record).await,
         Verdict::Forward(approved) => exchange.forward(&current, approved, &mut record).await,
-        Verdict::Respond(own) => {
-            let mut out = worker.tools.heads.take();
-            own.encode(&mut out, worker, true, &record);
-            record.status = own.status;
-            worker.tools.heads.give(own.lines);
-            exchange.send(out, &mut record).await
-        }
+        Verdict::Respond(own) => exchange.respond(own, &mut record).await,
         Verdict::Refuse(answer, _) => exchange.tell(&answer, &mut record).await,
     };
     if end == End::Broken {
@@ -209,6 +205,37 @@ impl Exchange<'_> {
         }
         tunnel.abort();
         End::Broken
+    }
+
+    /// A route's own answer.
+    async fn respond(&mut self, own: OwnAnswer, record: &mut Record) -> End {
+        let worker = &self.connection.worker;
+        let mut out = worker.tools.heads.take();
+        own.encode(&mut out, worker, true, record);
+        (record.status, record.label) = (own.status, own.label);
+        worker.tools.heads.give(own.lines);
+        self.send(out, record).await
+    }
+
+    /// The gateway itself is visited.
+    async fn visit(
+        &mut self,
+        current: &Rc<Current>,
+        visit: (Box<Visit>, BodyLength),
+        record: &mut Record,
+    ) -> End {
+        let (worker, manners) = (&self.connection.worker, &self.connection.manners);
+        let mut received = Buffer::placeholder();
+        let client = (&mut self.inbound.within(&self.deadline), &mut received, &self.deadline);
+        let said = visit::visit(worker, (current, manners), visit, client).await;
+        worker.tools.buffers.give(received);
+        match said {
+            Some((answer, offence)) => {
+                record.offence = offence;
+                self.respond(answer, record).await
+            }
+            None => self.refuse(&Failure::Forward(&ForwardError::RequestBodyTimeout), record).await,
+        }
     }
 
     async fn refuse(&mut self, failure: &Failure<'_>, record: &mut Record) -> End {

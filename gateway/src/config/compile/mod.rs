@@ -106,6 +106,8 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
     let (listeners, admin) = listener::listeners(report, listeners);
     let roles = access::roles(report, &names, roles);
     let auths = auth::auths(report, auths);
+    let mut routes = route::routes(report, &names, &roles, routes);
+    routes.extend(auth::own_routes(&auths, &routes));
     Some(Config {
         runtime: edge::runtime(report, runtime),
         prefilter: edge::prefilter(report, prefilter),
@@ -118,7 +120,7 @@ pub(super) fn config(report: &mut Report, main: usize, env: Env<'_>) -> Option<C
         consumers: access::consumers(report, &names, consumers),
         limits: access::limits(report, limits),
         filters: access::filters(report, filters),
-        routes: route::routes(report, &names, &roles, routes),
+        routes,
         roles,
         log: logs::log(report, log),
         files: report.fingerprints(),

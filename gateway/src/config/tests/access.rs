@@ -18,10 +18,6 @@ fn api_keys() {
     assert_eq!(parsed("store = \"keys.db\"\nheader = \"X-Key\""), Carrier::Header("x-key".into()));
     assert_eq!(parsed("store = \"keys.db\"\nquery = \"Api_Key\""), Carrier::Query("Api_Key".into()));
     refuse("[auth.a]\n", &["1:7: `auth.a` needs `kind`"]);
-    refuse(
-        "[auth.a]\nkind = \"oidc\"\nissuer = \"x\"\n",
-        &["2:8: `auth.a.kind = \"oidc\"` is not supported yet"],
-    );
     refuse("[auth.a]\nkind = \"apikey\"\n", &["2:8: `auth.a.kind` cannot be \"apikey\""]);
     refuse(&with(""), &["1:7: `auth.a` needs `store`"]);
     let in_store = |lines: &str, expected: &[&str]| {

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 mod sections;
 mod feeds;
 mod access;
+mod oidc;
 mod reshape;
 mod cors;
 

@@ -4,8 +4,11 @@
 //! so that neither workers nor the control loop ever wait for it; what fails makes nobody known.
 
 mod issuers;
+mod logins;
 mod opaque;
 mod passwords;
+mod renewals;
+mod token_endpoint;
 
 use std::{
     io,
@@ -25,9 +28,10 @@ use tokio::{
 
 use crate::{
     config::AuthKind,
-    decide::{Answer, AuthFailure, Inquiry, Policy, Snapshot},
+    decide::{Answer, Asks, AuthFailure, Inquiry, Policy, Reply, Said, Snapshot},
 };
 use issuers::Issuers;
+use logins::Logins;
 use opaque::Servers;
 use passwords::Passwords;
 
@@ -68,12 +72,10 @@ async fn answer_all(published: &ArcSwap<Snapshot>, mut inquiries: mpsc::Receiver
         match inquiry {
             None => {}
             Some(None) => break,
-            Some(Some(Inquiry { snapshot, question, reply })) => {
+            Some(Some(Inquiry { snapshot, asks, reply })) => {
                 let desk = Rc::clone(&desk);
                 spawn_local(async move {
-                    let answer = desk.answer(&snapshot, question.auth, &question.credential);
-                    let answer = timeout(ANSWER_TIMEOUT, answer).await;
-                    reply.send(answer.unwrap_or(Err(AuthFailure::Unavailable)));
+                    desk.reply(&snapshot, asks, reply).await;
                 });
             }
         }
@@ -83,12 +85,28 @@ async fn answer_all(published: &ArcSwap<Snapshot>, mut inquiries: mpsc::Receiver
 /// Who knows what.
 #[derive(Default)]
 struct Desk {
-    issuers: Issuers,
+    issuers: Rc<Issuers>,
     servers: Servers,
+    logins: Rc<Logins>,
     passwords: Passwords,
 }
 
 impl Desk {
+    /// Within [`ANSWER_TIMEOUT`], come what may: a reply that is dropped says that nobody could tell.
+    async fn reply(&self, snapshot: &Arc<Snapshot>, asks: Asks, reply: Reply) {
+        let said = async {
+            match asks {
+                Asks::Whose(question) => {
+                    Said::Whose(self.answer(snapshot, question.auth, &question.credential).await)
+                }
+                Asks::Tell(visit) => Said::Tell(self.logins.tell(&self.issuers, snapshot, &visit).await),
+            }
+        };
+        if let Ok(said) = timeout(ANSWER_TIMEOUT, said).await {
+            reply.say(said);
+        }
+    }
+
     async fn answer(&self, snapshot: &Arc<Snapshot>, auth: u16, credential: &[u8]) -> Answer {
         match snapshot.config.auths.get(usize::from(auth)).map(|auth| &auth.kind) {
             Some(AuthKind::Basic(basic)) => self.passwords.check(basic, credential).await,
@@ -98,6 +116,7 @@ impl Desk {
                 self.servers.judge(policy, auth, rules, credential).await
             }
             Some(AuthKind::Jwt(_)) => self.judge_again(&snapshot.policy, auth, credential).await,
+            Some(AuthKind::Oidc(_)) => self.logins.renew(&self.issuers, snapshot, (auth, credential)).await,
             // These are judged on the worker.
             Some(AuthKind::ApiKey(_) | AuthKind::Mtls(_)) | None => Err(AuthFailure::Unavailable),
         }
@@ -161,6 +180,14 @@ fn float(count: u64) -> f64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the control side's clock")]
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    now().as_secs()
+}
+
+fn unix_ms() -> u64 {
+    u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
 }

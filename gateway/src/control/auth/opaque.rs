@@ -1,8 +1,8 @@
 //! Opaque tokens: what an authorization server says of them (RFC 7662), asked as seldom as can be.
 //!
 //! Comes in: tokens of requests, each with the rules of its auth. Goes out: whose they are. What was said of one counts
-//! for `cache`, good or bad, over all workers and reloads; how long its holder may go on is [`Said::judge`]'s business. A token that many requests show at once is asked about once. A server that fails is left alone for a while:
-//! then nobody can tell, and nobody passes.
+//! for `cache`, good or bad, over all workers and reloads. A token that many requests show at once is asked about once.
+//! A server that fails is left alone for a while: then nobody can tell, and nobody passes.
 
 use std::{
     cell::{Cell, RefCell},
@@ -71,7 +71,14 @@ struct Server {
 type TokenId = [u8; SHA256_OUTPUT_LEN];
 
 /// What comes of asking about one token; none: nobody can tell.
-type Question = Rc<OnceCell<Option<Rc<Said>>>>;
+type Question = Rc<OnceCell<Option<Heard>>>;
+
+/// What was said of a token, and until when that counts.
+#[derive(Debug, Clone, PartialEq)]
+struct Heard {
+    said: Rc<Said>,
+    until: Instant,
+}
 
 /// Somebody who waits for an answer.
 struct Waiting<'s> {
@@ -108,8 +115,10 @@ impl Servers {
         rules: &Introspection,
         token: &[u8],
     ) -> Answer {
-        let said = self.server(auth, rules)?.ask(token).await.ok_or(AuthFailure::Unavailable)?;
-        said.judge(rules, &|name| policy.role(name), unix_s())
+        let heard = self.server(auth, rules)?.ask(token).await.ok_or(AuthFailure::Unavailable)?;
+        // Workers remember it as well, but no longer than from when it was said.
+        let good_for = heard.until.saturating_duration_since(Instant::now());
+        heard.said.judge((rules, good_for.as_secs()), &|name| policy.role(name), unix_s())
     }
 
     fn server(&self, auth: &authn::Auth, rules: &Introspection) -> Result<Rc<Server>, AuthFailure> {
@@ -152,12 +161,12 @@ impl Server {
     }
 
     /// What is said of a token; none: nobody can tell.
-    async fn ask(&self, token: &[u8]) -> Option<Rc<Said>> {
+    async fn ask(&self, token: &[u8]) -> Option<Heard> {
         let mut id = TokenId::default();
         id.copy_from_slice(digest(&SHA256, token).as_ref());
-        if let Some(said) = self.kept.borrow_mut().find(&id, Instant::now()) {
+        if let Some(heard) = self.kept.borrow().find(&id, Instant::now()) {
             self.tally.cached.fetch_add(1, Relaxed);
-            return Some(said);
+            return Some(heard);
         }
         let question = Rc::clone(self.open.borrow_mut().entry(id).or_default());
         let waiting = Waiting { server: self, id, question };
@@ -165,7 +174,7 @@ impl Server {
         waiting.question.get_or_init(|| self.ask_once(id, token)).await.clone()
     }
 
-    async fn ask_once(&self, id: TokenId, token: &[u8]) -> Option<Rc<Said>> {
+    async fn ask_once(&self, id: TokenId, token: &[u8]) -> Option<Heard> {
         let (Ok(_place), true) = (self.places.try_acquire(), self.breaker.lets_pass(Instant::now())) else {
             self.tally.rejected.fetch_add(1, Relaxed);
             return None;
@@ -177,11 +186,15 @@ impl Server {
             return None;
         }
         let _trial = self.breaker.begin();
+        let until = Instant::now() + self.rules.cache;
         let answered = self.exchange(token).await;
         self.note(answered.as_ref().err());
-        let said = answered.ok()?;
-        self.kept.borrow_mut().keep(id, Rc::clone(&said), Instant::now() + self.rules.cache);
-        Some(said)
+        if !matches!(answered, Ok(Some(_))) {
+            self.tally.failed.fetch_add(1, Relaxed);
+        }
+        let heard = Heard { said: Rc::new(answered.ok()??), until };
+        self.kept.borrow_mut().keep(id, heard.clone());
+        Some(heard)
     }
 
     fn note(&self, problem: Option<&io::Error>) {
@@ -194,13 +207,11 @@ impl Server {
             _ => {}
         }
         self.tally.is_open.store(self.breaker.is_open(), Relaxed);
-        if problem.is_some() {
-            self.tally.failed.fetch_add(1, Relaxed);
-        }
     }
 
-    /// RFC 7662 §2.1, by who knows the client's secret (RFC 6749 §2.3.1).
-    async fn exchange(&self, token: &[u8]) -> io::Result<Rc<Said>> {
+    /// RFC 7662 §2.1, by who knows the client's secret (RFC 6749 §2.3.1). None: the server is well, but can't tell of
+    /// this token. Clients must not open the breaker by what they show.
+    async fn exchange(&self, token: &[u8]) -> io::Result<Option<Said>> {
         let id = byte_serialize(self.rules.client_id.as_bytes());
         let secret = byte_serialize(&self.rules.client_secret.0);
         let pair: Zeroizing<String> = Zeroizing::new(id.chain([":"]).chain(secret).collect());
@@ -217,44 +228,47 @@ impl Server {
             .map_err(io::Error::other)?;
         let bounds = Bounds { time_max: self.rules.timeout, bytes_max: ANSWER_BYTES_MAX };
         let response = self.client.ask(&self.rules.endpoint.url.target, request, bounds).await?;
-        match response.status() {
-            StatusCode::OK => {}
+        let said = match response.status() {
+            StatusCode::OK => Said::read(response.body()),
+            StatusCode::BAD_REQUEST => match Said::read_error(response.body()) {
+                None => return Ok(None),
+                said => said,
+            },
             StatusCode::UNAUTHORIZED => {
                 return Err(io::Error::other(
                     "the server does not know this client, or another secret of it",
                 ));
             }
             status => return Err(io::Error::other(format!("the server answers {status}"))),
-        }
-        let said = Said::read(response.body());
+        };
         let said = said.ok_or_else(|| io::Error::other("the server's answer makes no sense"))?;
         let count = match said {
             Said::Active(_) => &self.tally.active,
             Said::Inactive => &self.tally.inactive,
         };
         count.fetch_add(1, Relaxed);
-        Ok(Rc::new(said))
+        Ok(Some(said))
     }
 }
 
 /// What was said lately. What is new goes into the young half; when that is full it becomes the old one.
 #[derive(Default)]
 struct Kept {
-    young: HashMap<TokenId, (Rc<Said>, Instant)>,
-    old: HashMap<TokenId, (Rc<Said>, Instant)>,
+    young: HashMap<TokenId, Heard>,
+    old: HashMap<TokenId, Heard>,
 }
 
 impl Kept {
-    fn find(&self, id: &TokenId, now: Instant) -> Option<Rc<Said>> {
-        let (said, until) = self.young.get(id).or_else(|| self.old.get(id))?;
-        (now < *until).then(|| Rc::clone(said))
+    fn find(&self, id: &TokenId, now: Instant) -> Option<Heard> {
+        let heard = self.young.get(id).or_else(|| self.old.get(id))?;
+        (now < heard.until).then(|| heard.clone())
     }
 
-    fn keep(&mut self, id: TokenId, said: Rc<Said>, until: Instant) {
+    fn keep(&mut self, id: TokenId, heard: Heard) {
         if self.young.len() >= KEPT_MAX {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(id, (said, until));
+        self.young.insert(id, heard);
     }
 }
 
@@ -351,18 +365,18 @@ mod tests {
             id
         };
         let until = now + Duration::from_secs(30);
-        let said = || Rc::new(Said::Inactive);
-        kept.keep(id(0), said(), until);
-        assert_eq!(kept.find(&id(0), now), Some(said()));
+        let heard = || Heard { said: Rc::new(Said::Inactive), until };
+        kept.keep(id(0), heard());
+        assert_eq!(kept.find(&id(0), now), Some(heard()));
         assert_eq!((kept.find(&id(0), until), kept.find(&id(1), now)), (None, None));
         for n in 1..4 * KEPT_MAX {
-            kept.keep(id(n), said(), until);
+            kept.keep(id(n), heard());
             assert!(kept.young.len() <= KEPT_MAX && kept.old.len() <= KEPT_MAX);
         }
         let last = id(4 * KEPT_MAX - 1);
-        assert_eq!((kept.find(&id(0), now), kept.find(&last, now)), (None, Some(said())));
-        let active = Rc::new(Said::read(br#"{"active":true}"#).unwrap());
-        kept.keep(last, Rc::clone(&active), until);
+        assert_eq!((kept.find(&id(0), now), kept.find(&last, now)), (None, Some(heard())));
+        let active = Heard { said: Rc::new(Said::read(br#"{"active":true}"#).unwrap()), until };
+        kept.keep(last, active.clone());
         assert_eq!(kept.find(&last, now), Some(active), "what was said last counts");
     }
 }

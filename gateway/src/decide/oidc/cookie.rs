@@ -14,7 +14,7 @@ const CHUNK_BYTES: usize = 3_900;
 pub const CHUNKS_MAX: usize = 4;
 /// The longest value.
 pub const VALUE_BYTES_MAX: usize = CHUNK_BYTES * CHUNKS_MAX - 1;
-/// The longest name, without [`PREFIX`].
+/// The longest name, without [`PREFIX`]: an auth's, of 48 bytes, and `.login0`.
 pub const NAME_BYTES_MAX: usize = 64;
 
 // Name with the chunk's number, `=`, value, and the attributes below.
@@ -33,23 +33,26 @@ fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What these fields hold beside our cookies, as one value; none: they hold none of ours.
-pub fn without_ours<'h>(fields: impl Iterator<Item = &'h [u8]> + Clone) -> Option<String> {
-    let is_ours = |pair: &&[u8]| pair.starts_with(PREFIX.as_bytes());
-    fields.clone().flat_map(pairs).find(is_ours)?;
+pub fn without_ours<'h>(fields: impl Iterator<Item = &'h [u8]>) -> Option<String> {
+    let mut has_ours = false;
     let mut rest = String::new();
-    for pair in fields.flat_map(pairs).filter(|pair| !is_ours(pair) && !pair.is_empty()) {
+    for pair in fields.flat_map(pairs).filter(|pair| !pair.is_empty()) {
+        if pair.starts_with(PREFIX.as_bytes()) {
+            has_ours = true;
+            continue;
+        }
         rest.push_str(if rest.is_empty() { "" } else { "; " });
-        // A cookie that is no text goes the same way: who has it cannot be told what was in it.
+        // What is no text is replaced: it was no cookie (RFC 6265 §4.1.1).
         rest.push_str(&String::from_utf8_lossy(pair));
     }
-    Some(rest)
+    has_ours.then_some(rest)
 }
 
 /// The value that stands in the cookies of this name (without [`PREFIX`]). None: there is none, one of them stands
 /// twice, or one is missing.
 pub fn value_of<'h>(
     name: &str,
-    fields: impl Iterator<Item = &'h [u8]> + Clone,
+    fields: impl Iterator<Item = &'h [u8]>,
 ) -> Option<std::borrow::Cow<'h, [u8]>> {
     let mut own: [Option<&[u8]>; CHUNKS_MAX] = [None; CHUNKS_MAX];
     for (cookie, value) in cookies(fields) {

@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::decide::claims::{self, Claims};
+
 /// A refresh is due this long before the session's tokens end, in seconds, or when three quarters of their time have
 /// passed, whichever is later.
 const RENEW_AHEAD_S: u64 = 60;
@@ -19,6 +21,9 @@ pub struct Session {
     /// Who is asking, and the hint by which the issuer knows whom to log out.
     #[serde(rename = "t")]
     pub id_token: String,
+    /// What the issuer calls its own session; later ID tokens may leave it out.
+    #[serde(rename = "s", skip_serializing_if = "Option::is_none", default)]
+    pub sid: Option<String>,
     /// What the next tokens are got with.
     #[serde(rename = "r", skip_serializing_if = "Option::is_none", default)]
     pub refresh_token: Option<String>,
@@ -81,6 +86,12 @@ impl Session {
     pub fn decode(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()
     }
+
+    /// What the ID token says.
+    pub(in crate::decide) fn claims(&self) -> Option<Claims> {
+        let payload = self.id_token.split('.').nth(1)?;
+        claims::parse(&crate::decide::jwt::decode(payload.as_bytes())?)
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +104,7 @@ mod tests {
         Session {
             id: "id".to_owned(),
             id_token: "e30.eyJzdWIiOiJib2IifQ.c2ln".to_owned(),
+            sid: None,
             refresh_token: refresh_token.map(str::to_owned),
             begun_ms: 1_000_000,
             renew_at_s: 0,
@@ -128,11 +140,19 @@ mod tests {
         assert!(!printed.contains("s3cret") && !printed.contains("e30"), "{printed}");
     }
 
+    #[test]
+    fn claims_are_those_of_the_id_token() {
+        assert_eq!(session(None).claims().unwrap().get("sub").unwrap().text(), Some("bob"));
+        let mut session = session(None);
+        session.id_token = "e30".to_owned();
+        assert_eq!(session.claims(), None);
+    }
+
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded(id in ".{0,9}", token in ".{0,9}", refresh: Option<String>, times: [u64; 3]) {
+        fn what_was_encoded_is_decoded(id in ".{0,9}", token in ".{0,9}", refresh: Option<String>, sid: Option<String>, times: [u64; 3]) {
             let [begun_ms, renew_at_s, ends_at_s] = times;
-            let session = Session { id, id_token: token, refresh_token: refresh, begun_ms, renew_at_s, ends_at_s };
+            let session = Session { id, id_token: token, sid, refresh_token: refresh, begun_ms, renew_at_s, ends_at_s };
             prop_assert_eq!(Session::decode(&session.encode()), Some(session));
         }
 

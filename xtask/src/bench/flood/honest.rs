@@ -38,6 +38,8 @@ pub(super) struct Pair {
     pub(super) flooded: Answers,
     /// Million frames that the host took in a second, nearly all of them the flood's.
     pub(super) flood_mpps: f64,
+    /// The same with those that found its ring full.
+    pub(super) offered_mpps: f64,
 }
 
 /// Measures both.
@@ -55,7 +57,8 @@ pub(super) fn pair(host: &Host, cores: &Cores, place: Place, burst_s: u32) -> Re
     let flooded = generator.burst(&load, burst_s).context("under the flood")?;
     let (time, counts) = (begun.elapsed(), Counts::of(&host.lab)?.since(counts));
     sender.stop()?;
-    Ok(Pair { calm, flooded, flood_mpps: millions_per_s(counts.taken, time) })
+    let flood_mpps = millions_per_s(counts.taken, time);
+    Ok(Pair { calm, flooded, flood_mpps, offered_mpps: millions_per_s(counts.taken + counts.lost, time) })
 }
 
 fn millions_per_s(frames: u64, time: Duration) -> f64 {

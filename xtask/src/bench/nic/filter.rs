@@ -14,11 +14,12 @@ use aya::{
 use gateway_ebpf::{
     Ban,
     bucket::LINE_CELLS,
-    class::{CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24, guard_bits_of},
+    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24},
     feeds::{
         LINES4, LINES6, Line,
         fill::{fill4, fill6},
     },
+    front::{self, CLAIMED, Claim, OF_SOURCE, claim4, claim6, shift4},
     layout::{
         DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, LISTED4, LISTED6, MODE_ON, Orders, Pace, Settings, port_bit,
     },
@@ -35,6 +36,9 @@ const ALLOW6: (u32, u8) = (0xfd99_0007, 32);
 const CELLS: u32 = 1 << 20;
 /// `CLOCK_MONOTONIC` will not come so far: a block that ends, though not during the bench.
 const END_NS: u64 = u64::MAX >> 1;
+
+/// The limiter's and the claims'.
+const SEED: u64 = 0x1234_5678_9abc_def1;
 
 /// A map's value, as aya wants it.
 #[repr(transparent)]
@@ -82,7 +86,7 @@ impl Filter {
         program.load()?;
         let program = program.fd()?.as_fd().try_clone_to_owned()?;
         let mut filter = Self { object, program };
-        filter.set(blocked.by_feed)?;
+        filter.set(blocked)?;
         filter.allow()?;
         if blocked.by_feed {
             filter.classify(&Blocked::default())?;
@@ -90,12 +94,13 @@ impl Filter {
         } else {
             filter.block(blocked)?;
             filter.classify(blocked)?;
+            filter.claim(blocked)?;
         }
         Ok(filter)
     }
 
     /// Limits as by default, but so wide that whoever runs the test does not reach them.
-    fn set(&mut self, by_feed: bool) -> Result<()> {
+    fn set(&mut self, blocked: &Blocked) -> Result<()> {
         let never = Pace { interval_ns: 1, tolerance_ns: 1 << 40 };
         let settings = Settings {
             mode: MODE_ON,
@@ -103,7 +108,7 @@ impl Filter {
             cell_mask: CELLS - 1,
             source_mask_v4: u32::MAX,
             source_mask_v6: u64::MAX,
-            seed: 0x1234_5678_9abc_def1,
+            seed: SEED,
             packets: never,
             syns: never,
             samples: Pace { interval_ns: 10_000_000, tolerance_ns: 10_000_000 },
@@ -113,8 +118,10 @@ impl Filter {
         let orders = Orders {
             heartbeat_ns: END_NS,
             active: 0,
-            listed: if by_feed { LISTED4 | LISTED6 } else { 0 },
-            reserved: 0,
+            listed: if blocked.by_feed { LISTED4 | LISTED6 } else { 0 },
+            claimed_until_ns: END_NS,
+            claimed_lengths6: lengths6(blocked),
+            claimed_shift4: shift4(blocked.sources4.len()).into(),
             settings: [settings; 2],
             ports: std::array::from_fn(|word| u64::from(word == limited as usize) << bit),
         };
@@ -195,15 +202,39 @@ impl Filter {
         self.write_words("CLASS24", &classes)?;
         let mut guard = vec![0_u64; GUARD_WORDS];
         let sources6 = blocked.sources6.iter().map(|upper| (*upper, 64));
-        let allow = std::iter::once((u64::from(ALLOW6.0) << 32, ALLOW6.1));
-        for (upper, bits) in sources6.chain(allow).chain(blocked.prefixes6.iter().copied()) {
-            for bit in guard_bits_of(upper, bits).into_iter().flatten() {
-                if let Some(word) = guard.get_mut((bit / 64) as usize) {
-                    *word |= 1 << (bit % 64);
+        let blocks =
+            sources6.chain(blocked.prefixes6.iter().copied()).map(|(upper, bits)| (upper, bits, false));
+        let allow = std::iter::once((u64::from(ALLOW6.0) << 32, ALLOW6.1, true));
+        for (upper, bits, allows) in blocks.chain(allow) {
+            class::guard(upper, bits, allows, |index, bit| {
+                if let Some(word) = guard.get_mut(index) {
+                    *word |= bit;
                 }
-            }
+            });
         }
         self.write_words("GUARD6", &guard)
+    }
+
+    /// What is known of blocks once their first drop is behind them, as far as there is room.
+    fn claim(&mut self, blocked: &Blocked) -> Result<()> {
+        let of_source = |claim: Claim| Claim { slot: claim.slot | OF_SOURCE, ..claim };
+        let claims4 =
+            blocked.sources4.iter().map(|source| claim4(*source, SEED, shift4(blocked.sources4.len())));
+        let sources6 = blocked.sources6.iter().map(|upper| of_source(claim6(*upper, 64, SEED)));
+        let prefixes6 = blocked.prefixes6.iter().map(|(upper, bits)| claim6(*upper, *bits, SEED));
+        let (mut front4, mut front6) = (Front::new(32), Front::new(64));
+        claims4.for_each(|claim| front4.put(claim));
+        sources6.chain(prefixes6).for_each(|claim| front6.put(claim));
+        self.write_lines("FRONT4", &front4.lines)?;
+        self.write_lines("FRONT6", &front6.lines)
+    }
+
+    fn write_lines(&mut self, name: &str, lines: &[front::Line]) -> Result<()> {
+        let mut map: Array<&mut MapData, [u64; 8]> = self.map(name)?;
+        for (index, line) in (0..).zip(lines).filter(|(_, line)| **line != [0; 8]) {
+            map.set(index, *line, 0)?;
+        }
+        Ok(())
     }
 
     fn write_words(&mut self, name: &str, words: &[u64]) -> Result<()> {
@@ -218,6 +249,38 @@ impl Filter {
         let map = self.object.map_mut(name).with_context(|| format!("no map {name} in the object"))?;
         Ok(M::try_from(map)?)
     }
+}
+
+/// A table of claims, of slots of so many bits.
+struct Front {
+    lines: Vec<front::Line>,
+    slot_bits: u32,
+}
+
+impl Front {
+    fn new(slot_bits: u32) -> Self {
+        Self { lines: vec![[0; 8]; front::LINES as usize], slot_bits }
+    }
+
+    /// Where the line is full, it stays unclaimed.
+    fn put(&mut self, claim: Claim) {
+        let words = self.lines.get_mut(claim.line as usize).into_iter().flatten();
+        for word in words {
+            for shift in (0..64).step_by(self.slot_bits as usize) {
+                if *word >> shift & CLAIMED == 0 {
+                    *word |= claim.slot << shift;
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The lengths of blocked IPv6 prefixes, the longest lowest.
+fn lengths6(blocked: &Blocked) -> u64 {
+    let source = if blocked.sources6.is_empty() { 0 } else { 64 };
+    let prefix = blocked.prefixes6.first().map_or(0, |(_, bits)| u64::from(*bits));
+    if source == 0 { prefix } else { source | prefix << 8 }
 }
 
 /// In order, without touching each other.

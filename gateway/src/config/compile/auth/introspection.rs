@@ -90,7 +90,7 @@ pub(super) fn compile(
 }
 
 /// What a client is known by.
-fn secret(report: &mut Report, at: &Scope, file: &Spanned<String>) -> Option<Secret> {
+pub(super) fn secret(report: &mut Report, at: &Scope, file: &Spanned<String>) -> Option<Secret> {
     let path = report.resolve_path(at.source, file.get_ref());
     let read = read_secret(&path);
     read.map_err(|problem| report.error(at.at(file), format!("{} {problem}", path.display()))).ok()

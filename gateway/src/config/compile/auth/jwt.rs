@@ -67,7 +67,11 @@ pub(super) fn compile(
     })))
 }
 
-fn algorithms(report: &mut Report, at: &Scope, list: Field<Vec<Spanned<String>>>) -> Vec<Arc<str>> {
+pub(super) fn algorithms(
+    report: &mut Report,
+    at: &Scope,
+    list: Field<Vec<Spanned<String>>>,
+) -> Vec<Arc<str>> {
     let Some(list) = list else { return ALGORITHMS.map(Arc::from).to_vec() };
     let place = at.at(&list);
     let mut algorithms: Vec<Arc<str>> = Vec::new();

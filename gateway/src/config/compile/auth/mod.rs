@@ -6,6 +6,7 @@ mod claims;
 mod introspection;
 mod jwt;
 mod mtls;
+mod oidc;
 
 use std::{ops::Range, sync::Arc};
 
@@ -16,12 +17,11 @@ use crate::config::{
     endpoint::{Endpoint, Url},
     files,
     raw::RawAuth,
-    report::{
-        Choice::{Later, Works},
-        Report, Scope,
-    },
+    report::{Choice::Works, Report, Scope},
     types::UpstreamTls,
 };
+
+pub(super) use oidc::own_routes;
 
 use super::{access::is_header_name, pem, upstream_tls::Authorities};
 
@@ -53,6 +53,7 @@ enum Kind {
     Basic,
     Mtls,
     Introspection,
+    Oidc,
 }
 
 pub(super) fn auths(report: &mut Report, raw: Vec<(Scope, RawAuth)>) -> Vec<Auth> {
@@ -73,7 +74,11 @@ fn auth_kind(
     authorities: &Authorities,
 ) -> Option<AuthKind> {
     let Some(kind) = raw.kind.take() else {
-        report.missing(at, "kind", "\"api_key\", \"jwt\", \"introspection\", \"basic\" or \"mtls\"");
+        report.missing(
+            at,
+            "kind",
+            "\"api_key\", \"jwt\", \"introspection\", \"oidc\", \"basic\" or \"mtls\"",
+        );
         return None;
     };
     let kinds = [
@@ -82,12 +87,13 @@ fn auth_kind(
         ("basic", Works(Kind::Basic)),
         ("mtls", Works(Kind::Mtls)),
         ("introspection", Works(Kind::Introspection)),
-        ("oidc", Later),
+        ("oidc", Works(Kind::Oidc)),
     ];
     match report.choose(at, "kind", &kind, &kinds)? {
         Kind::ApiKey => api_key::compile(report, at, raw),
         Kind::Jwt => jwt::compile(report, at, raw, authorities),
         Kind::Introspection => introspection::compile(report, at, raw, authorities),
+        Kind::Oidc => oidc::compile(report, at, raw, authorities),
         Kind::Basic => basic::compile(report, at, raw),
         Kind::Mtls => Some(mtls::compile(report, at, raw)),
     }
@@ -170,7 +176,7 @@ fn refuse_all_but(report: &mut Report, at: &Scope, kind: &str, own: &[&str], raw
 }
 
 /// Every key but those of all kinds, and where it stands.
-fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 25] {
+fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 28] {
     macro_rules! spans {
         ($($key:ident),*) => { [$((stringify!($key), raw.$key.as_ref().map(Spanned::span))),*] };
     }
@@ -198,7 +204,10 @@ fn spans(raw: &RawAuth) -> [(&'static str, Option<Range<usize>>); 25] {
         on_failure,
         callback,
         logout,
+        after_logout,
         cookie_key_file,
+        request_scopes,
+        session,
         file
     ]
 }

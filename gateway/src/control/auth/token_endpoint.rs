@@ -1,0 +1,171 @@
+//! The token endpoint of an issuer (RFC 6749 §3.2): a form for tokens.
+//!
+//! One that is away is left alone for a moment, so that a thousand browsers do not wait for it one after the other.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http_body_util::Full;
+use hyper::{
+    Request, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::{
+    config::{Endpoint, JwtKeys, KeySource, Oidc, Url},
+    control::client::{Bounds, Client},
+    decide::issuer::Said,
+};
+
+/// Less than a browser's request may wait for.
+const BOUNDS: Bounds = Bounds { time_max: Duration::from_secs(5), bytes_max: 128 << 10 };
+/// After it was away, nobody asks for so long.
+const LEFT_ALONE: Duration = Duration::from_secs(2);
+/// Endpoints that connections are kept to.
+const ENDPOINTS_MAX: usize = 16;
+
+/// All token endpoints that are asked.
+#[derive(Default)]
+pub(super) struct TokenEndpoint {
+    known: RefCell<Vec<Rc<Known>>>,
+}
+
+struct Known {
+    endpoint: Endpoint,
+    client: Client,
+    away_until: Cell<Option<Instant>>,
+}
+
+/// What was granted.
+#[derive(Deserialize)]
+pub(super) struct Granted {
+    #[serde(default)]
+    pub(super) id_token: Option<String>,
+    #[serde(default)]
+    pub(super) refresh_token: Option<String>,
+    /// How long the tokens live, in seconds.
+    #[serde(default)]
+    pub(super) expires_in: Option<u64>,
+}
+
+impl Drop for Granted {
+    fn drop(&mut self) {
+        self.id_token.zeroize();
+        self.refresh_token.zeroize();
+    }
+}
+
+/// RFC 6749 §5.2
+#[derive(Deserialize)]
+struct Refused {
+    error: String,
+}
+
+/// Why nothing was.
+#[derive(Debug)]
+pub(super) enum NotGranted {
+    /// The code or the refresh token is not good, or no longer (RFC 6749 §5.2 `invalid_grant`).
+    Refused,
+    /// The issuer is away, or does not know us.
+    Away(String),
+    /// It was away a moment ago, and was not asked.
+    LeftAlone,
+}
+
+impl From<&str> for NotGranted {
+    fn from(why: &str) -> Self {
+        Self::Away(why.to_owned())
+    }
+}
+
+impl TokenEndpoint {
+    /// Asks for tokens.
+    pub(super) async fn ask(
+        &self,
+        rules: &Oidc,
+        said: &Said,
+        form: &[(&str, &str)],
+    ) -> Result<Granted, NotGranted> {
+        let known = self.known(rules, said)?;
+        if known.away_until.get().is_some_and(|until| Instant::now() < until) {
+            return Err(NotGranted::LeftAlone);
+        }
+        let answer = known.client.ask(&known.endpoint.url.target, request(rules, said, form)?, BOUNDS).await;
+        let is_there = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
+        known.away_until.set((!is_there).then(|| Instant::now() + LEFT_ALONE));
+        let answer = answer.map_err(|error| NotGranted::Away(error.to_string()))?;
+        if answer.status() == StatusCode::OK {
+            return serde_json::from_slice(answer.body()).map_err(|_| "its answer holds no tokens".into());
+        }
+        match serde_json::from_slice(answer.body()) {
+            Ok(Refused { error }) if error == "invalid_grant" => Err(NotGranted::Refused),
+            Ok(Refused { error }) => Err(NotGranted::Away(format!("{} {error:?}", answer.status()))),
+            Err(_) => Err(NotGranted::Away(format!("it answers {}", answer.status()))),
+        }
+    }
+
+    fn known(&self, rules: &Oidc, said: &Said) -> Result<Rc<Known>, NotGranted> {
+        let JwtKeys::Fetched(source) = &rules.id_token.keys else { return Err("there is no issuer".into()) };
+        let KeySource::Issuer { at, .. } = &**source else { return Err("there is no issuer".into()) };
+        let url = said.text_of("token_endpoint").ok_or("its discovery document has no `token_endpoint`")?;
+        let url = Url::parse(url).map_err(|_| "its `token_endpoint` is no URL that can be asked")?;
+        // What is asked in private does not lead to what anybody can hear on the way.
+        if url.is_secure != at.url.is_secure || !url.is_private() {
+            return Err("its `token_endpoint` leads elsewhere than to https".into());
+        }
+        let endpoint = Endpoint { url, tls: at.tls.clone() };
+        let mut all = self.known.borrow_mut();
+        if let Some(known) = all.iter().find(|known| known.endpoint == endpoint) {
+            return Ok(Rc::clone(known));
+        }
+        let client = Client::new(&endpoint).map_err(|error| NotGranted::Away(error.to_string()))?;
+        if all.len() >= ENDPOINTS_MAX {
+            all.remove(0);
+        }
+        let known = Rc::new(Known { endpoint, client, away_until: Cell::new(None) });
+        all.push(Rc::clone(&known));
+        Ok(known)
+    }
+}
+
+/// With the client's secret as the issuer wants it (OpenID Connect Core §9): in `Authorization` unless it takes it in the
+/// form alone.
+fn request(
+    rules: &Oidc,
+    said: &Said,
+    form: &[(&str, &str)],
+) -> Result<Request<Full<hyper::body::Bytes>>, NotGranted> {
+    let methods = said.texts_of("token_endpoint_auth_methods_supported");
+    let takes = |method: &str| methods.as_ref().is_some_and(|methods| methods.contains(&method));
+    let in_form = takes("client_secret_post") && !takes("client_secret_basic");
+    let secret = rules.client_secret.as_ref().and_then(|secret| str::from_utf8(&secret.0).ok());
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.extend_pairs(form);
+    let mut request = Request::post("/")
+        .header(ACCEPT, "application/json")
+        .header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    match secret {
+        Some(secret) if !in_form => {
+            let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            let pair = Zeroizing::new(format!("{}:{}", encode(&rules.client_id), encode(secret)));
+            let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+            let mut value = HeaderValue::from_str(&value).map_err(|_| "the secret fits into no header")?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        Some(secret) => {
+            body.append_pair("client_id", &rules.client_id).append_pair("client_secret", secret);
+        }
+        None => {
+            body.append_pair("client_id", &rules.client_id);
+        }
+    }
+    request.body(Full::from(body.finish())).map_err(|error| NotGranted::Away(error.to_string()))
+}
