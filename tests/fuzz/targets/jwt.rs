@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use portcullis::{
-    config::{self, AuthKind},
-    decide::jwt::{CONSUMER_BYTES_MAX, Tokens},
+    config::{self, AuthKind, CONSUMER_BYTES_MAX},
+    decide::jwt::Tokens,
 };
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
