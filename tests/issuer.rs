@@ -17,7 +17,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use xtask::lab::wait;
 
-use crate::support::TIME_MAX;
+use crate::support::{Edge, TIME_MAX};
 
 /// When tokens end: no test lives so long.
 pub(crate) const NEVER_S: u64 = 253_402_300_799;
@@ -190,4 +190,20 @@ impl Shared {
             stream.write_all((head + &body).as_bytes()).ok()?;
         }
     }
+}
+
+/// What a request for `/orders` with this token is answered.
+pub(crate) fn ask(edge: &Edge, token: &str) -> u16 {
+    edge.get("/orders", &[("authorization", &format!("Bearer {token}"))]).status
+}
+
+/// Asks until it is answered with `status`.
+#[track_caller]
+pub(crate) fn await_status(edge: &Edge, token: &str, status: u16) {
+    let mut last = 0;
+    let found = wait::until(TIME_MAX, || {
+        last = ask(edge, token);
+        (last == status).then_some(())
+    });
+    assert!(found.is_some(), "{last} instead of {status}: {}", edge.gateway.output());
 }

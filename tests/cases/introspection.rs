@@ -7,7 +7,7 @@ use serde_json::json;
 use xtask::lab::{client::Response, scratch::Scratch, scripted::Scripted, wait};
 
 use crate::{
-    issuer::{Answer, Issuer, NEVER_S},
+    issuer::{Answer, Issuer, NEVER_S, ask, await_status},
     support::{Edge, HELLO, TIME_MAX, answering},
 };
 
@@ -43,20 +43,6 @@ fn inactive() -> Answer {
 
 fn get(edge: &Edge, token: &str) -> Response {
     edge.get("/orders", &[("authorization", &format!("Bearer {token}"))])
-}
-
-fn ask(edge: &Edge, token: &str) -> u16 {
-    get(edge, token).status
-}
-
-#[track_caller]
-fn await_status(edge: &Edge, token: &str, status: u16) {
-    let mut last = 0;
-    let found = wait::until(TIME_MAX, || {
-        last = ask(edge, token);
-        (last == status).then_some(())
-    });
-    assert!(found.is_some(), "{last} instead of {status}: {}", edge.gateway.output());
 }
 
 #[test]

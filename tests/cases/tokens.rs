@@ -6,7 +6,7 @@ use serde_json::json;
 use xtask::lab::{client::Request, scratch::Scratch, wait};
 
 use crate::{
-    issuer::{Answer, Issuer, NEVER_S, SigningKey},
+    issuer::{Answer, Issuer, NEVER_S, SigningKey, ask, await_status},
     pki::Authority,
     support::{Edge, HELLO, OPEN, TIME_MAX, answering, free_address},
 };
@@ -26,22 +26,6 @@ fn edge(upstream: SocketAddr, issuer: SocketAddr) -> Edge {
 fn token(issuer: SocketAddr, key: &SigningKey, subject: &str) -> String {
     let issuer = format!("http://{issuer}");
     key.sign(&json!({"iss": issuer, "aud": "orders", "sub": subject, "exp": NEVER_S}))
-}
-
-/// What a request for `/orders` with this token is answered.
-fn ask(edge: &Edge, token: &str) -> u16 {
-    edge.get("/orders", &[("authorization", &format!("Bearer {token}"))]).status
-}
-
-/// Asks until it is answered with `status`.
-#[track_caller]
-fn await_status(edge: &Edge, token: &str, status: u16) {
-    let mut last = 0;
-    let found = wait::until(TIME_MAX, || {
-        last = ask(edge, token);
-        (last == status).then_some(())
-    });
-    assert!(found.is_some(), "{last} instead of {status}: {}", edge.gateway.output());
 }
 
 fn fetches(edge: &Edge, result: &str) -> f64 {

@@ -2,27 +2,12 @@
 
 use std::thread;
 
-use ipnet::IpNet;
 use portcullis::{
     config::{Prefilter, Rate},
     nic::{self, BanAction, BanEntry, Bans, Reason},
 };
 
-use super::{
-    Lab, ban, prefilter, skipped,
-    table::{
-        frames::{ACK, tcp4, tcp6},
-        world::LIVE_NS,
-    },
-};
-
-fn net(text: &str) -> IpNet {
-    text.parse().expect("a prefix")
-}
-
-fn from(address: &str) -> Vec<u8> {
-    if address.contains(':') { tcp6(address, 443, ACK) } else { tcp4(address, 443, ACK) }
-}
+use super::{Lab, ban, from, net, prefilter, skipped, table::world::LIVE_NS};
 
 #[test]
 fn a_24_is_dropped_whole_only_while_nothing_in_it_is_allowed() {

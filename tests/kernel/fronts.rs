@@ -3,21 +3,7 @@
 use ipnet::IpNet;
 use portcullis::nic::{self, BanAction, BanEntry, Bans, Reason};
 
-use super::{
-    Lab, ban, prefilter, skipped,
-    table::{
-        frames::{ACK, tcp4, tcp6},
-        world::LIVE_NS,
-    },
-};
-
-fn net(text: &str) -> IpNet {
-    text.parse().expect("a prefix")
-}
-
-fn from(address: &str) -> Vec<u8> {
-    if address.contains(':') { tcp6(address, 443, ACK) } else { tcp4(address, 443, ACK) }
-}
+use super::{Lab, ban, from, net, prefilter, skipped, table::world::LIVE_NS};
 
 /// A block of each sort that can be claimed, with an address in it and one beside it.
 const BLOCKS: [(&str, &str, &str, Reason); 4] = [

@@ -29,10 +29,13 @@ use std::{
 };
 
 use aya::{TestRunOptions, programs::TestRun};
+use ipnet::IpNet;
 use portcullis::{
     config::{FilterPorts, Prefilter, SynCookies, XdpMode},
     nic::{self, BanAction, BanEntry, BanKind, BanOrigin, Counter, Filter, Reason, Verdict},
 };
+
+use table::frames::{ACK, tcp4, tcp6};
 
 /// `enum xdp_action`
 const XDP_DROP: u32 = 1;
@@ -57,6 +60,16 @@ fn skipped(test: &str) -> bool {
     let Some(reason) = nic_missing() else { return false };
     xtask::lab::skip(test, &reason);
     true
+}
+
+/// The prefix that `text` is.
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+/// A packet of an open connection to a port that has limits.
+fn from(address: &str) -> Vec<u8> {
+    if address.contains(':') { tcp6(address, 443, ACK) } else { tcp4(address, 443, ACK) }
 }
 
 /// A configuration with a directory of pins of its own, no interfaces and no limits.

@@ -15,7 +15,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recor
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::{
-    auth, blocks::Blocks, certificates::Certificates, feeds::Feeds, keys::Keeper, names::Names,
+    auth, blocks::Blocks, certificates::Certificates, feeds::Feeds, float, keys::Keeper, names::Names,
     policy::Publisher,
 };
 use crate::{
@@ -301,11 +301,6 @@ fn describe() {
 
 fn seconds(ns: u64) -> f64 {
     Duration::from_nanos(ns).as_secs_f64()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
 
 #[cfg(test)]

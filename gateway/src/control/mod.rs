@@ -423,9 +423,20 @@ pub(crate) fn fingerprints(config: &Config) -> impl Iterator<Item = String> {
     config.files.iter().map(|(path, hash)| format!("{}  {}", hex(hash), path.display()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the control thread dates what it writes down for people")]
+/// Since the epoch: for what people read, and for what others have dated.
+#[expect(clippy::disallowed_methods, reason = "the control side's clock")]
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    since_epoch().as_secs()
+}
+
+/// For a gauge.
+#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
+fn float(count: u64) -> f64 {
+    count as f64
 }
 
 /// Whether listeners differ in nothing but what they show under TLS, and whom they ask to show something.

@@ -15,7 +15,7 @@ use std::{
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -26,6 +26,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
+use super::{float, since_epoch, unix_s};
 use crate::{
     config::AuthKind,
     decide::{Answer, Asks, AuthFailure, Inquiry, Policy, Reply, Said, Snapshot},
@@ -174,20 +175,6 @@ pub(super) fn fold(snapshot: &Snapshot) {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
-fn float(count: u64) -> f64 {
-    count as f64
-}
-
-#[expect(clippy::disallowed_methods, reason = "the control side's clock")]
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-fn unix_s() -> u64 {
-    now().as_secs()
-}
-
 fn unix_ms() -> u64 {
-    u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }

@@ -16,7 +16,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
@@ -27,7 +26,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::protect::Protected;
+use super::{float, protect::Protected, unix_s};
 use crate::{
     config::{Feed, FeedSource},
     decide::Snapshot,
@@ -202,14 +201,4 @@ impl Tally {
     fn was_useful(&self) {
         self.useful_at_unix_s.store(unix_s(), Relaxed);
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the control side's clock; nobody sees the seconds but people")]
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
-fn float(count: u64) -> f64 {
-    count as f64
 }

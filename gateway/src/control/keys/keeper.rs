@@ -19,7 +19,7 @@ use std::{
 
 use metrics::{counter, gauge};
 
-use super::{Entries, Mark, Opened, stamp_of, unharmed};
+use super::{super::float, Entries, Mark, Opened, stamp_of, unharmed};
 use crate::{
     config::AuthKind,
     decide::{
@@ -296,9 +296,4 @@ fn tell(told: &mut Option<String>, problem: String) {
         log::error!("{problem}");
         *told = Some(problem);
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge past 2^53 is past caring")]
-fn float(count: u64) -> f64 {
-    count as f64
 }
