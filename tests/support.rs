@@ -31,6 +31,7 @@ pub(crate) fn free_address() -> SocketAddr {
 pub(crate) struct Edge {
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) directory: Scratch,
 }
 
@@ -75,7 +76,7 @@ impl Edge {
             admin: Some(admin),
         };
         let gateway = Gateway::start(&start).unwrap_or_else(|error| panic!("{error:#}\n{config}"));
-        Self { gateway, address, directory }
+        Self { gateway, address, admin, directory }
     }
 
     /// A connection to it.
