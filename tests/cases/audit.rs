@@ -1,6 +1,7 @@
 //! The audit log: what stands in it, who can verify it, and what happens when it cannot be written.
 
 mod full_disk;
+mod handshakes;
 
 use std::{
     fs::{self, File},
