@@ -1,14 +1,20 @@
-//! What the audit log tells of the NIC: who was blocked and why, and who ended it.
+//! What the audit log tells of the NIC: who was blocked and why, who ended it, and what others' lists have changed.
 
 use std::net::IpAddr;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use portcullis::audit::hex;
 use serde_json::Value;
 use xtask::lab::{
     netns::{GUESSER_V4, HONEST_V4},
+    scripted::Scripted,
     wait,
 };
 
-use super::stage::{Sections, Stage, get};
+use super::{
+    crowdsec::{self, answer, decision, stream},
+    stage::{Sections, Stage, get},
+};
 use crate::{
     cases::audit::{await_lines, lines_of, said, verify},
     support::TIME_MAX,
@@ -75,4 +81,82 @@ fn a_block_is_told_with_what_led_to_it_and_with_who_ended_it() {
     let verified = verify(&[], &[&file]);
     assert!(verified.status.success(), "{}", said(&verified));
     assert!(lines_of(&file).iter().all(|line| line["event"] != "lost"));
+}
+
+/// Waits until a feed was read or asked twice more with this result: the second time began after now.
+#[track_caller]
+fn await_refreshes(stage: &mut Stage, feed: &str, result: &str) {
+    let labels = [("feed", feed), ("result", result)];
+    let mut count = || stage.gateway().metrics().unwrap().sum("portcullis_feed_refreshes_total", &labels);
+    let before = count();
+    let counted = wait::until(TIME_MAX, || (count() >= before + 2.0).then_some(()));
+    assert!(counted.is_some(), "{result}: {}", stage.gateway().output());
+}
+
+#[test]
+fn a_list_that_changes_is_one_line_whatever_its_length() {
+    let test = "nic::audited::a_list_that_changes_is_one_line_whatever_its_length";
+    let prefilter = "[prefilter.feeds]\nbots = { file = \"bots.txt\", refresh = \"1s\" }";
+    let sections = Sections { prefilter, escalation: ESCALATION, ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    let every_other: Vec<String> = (0..100).map(|n| format!("198.51.100.{}\n", 2 * n)).collect();
+    let every_other = every_other.concat();
+    let file = stage.write("bots.txt", &every_other);
+    let check = |stage: &Stage, count: usize, content: &str, listed: [u64; 3]| {
+        let line = told(stage, "feed_changed", count).pop().expect("one");
+        assert_eq!((&line["feed"], &line["file"]), (&"bots".into(), &file.clone().into()));
+        assert_eq!(line["sha256"], hex(digest(&SHA256, content.as_bytes()).as_ref()));
+        let found = ["listed_before", "listed", "entries"].map(|member| line[member].as_u64());
+        assert_eq!(found, listed.map(Some));
+    };
+    check(&stage, 1, &every_other, [0, 100, 100]);
+
+    // What says the same in other words has changed nothing, nor has what cannot be read.
+    stage.write("bots.txt", &format!("# bots\n{every_other}"));
+    await_refreshes(&mut stage, "bots", "unchanged");
+    stage.write("bots.txt", "nobody\n");
+    await_refreshes(&mut stage, "bots", "failed");
+    let less = "198.51.100.0/25\n198.51.100.0/26\n";
+    stage.write("bots.txt", less);
+    check(&stage, 2, less, [100, 1, 2]);
+
+    // The next process finds what this one has left.
+    stage.take_gateway().kill().unwrap();
+    stage.start(sections);
+    await_refreshes(&mut stage, "bots", "unchanged");
+    assert_eq!(told(&stage, "feed_changed", 2).len(), 2);
+    assert_eq!(told(&stage, "started", 2).len(), 2);
+}
+
+#[test]
+fn an_engines_answer_is_one_line_if_it_changes_anything() {
+    let test = "nic::audited::an_engines_answer_is_one_line_if_it_changes_anything";
+    let sections = Sections { escalation: ESCALATION, ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    let [first, second, third, _] = HONEST_V4.map(|source| source.to_string());
+    let ban = |source: &String| decision(source, "ban", "4h");
+    let lift = |source: &String| decision(source, "ban", "-1h");
+    let scripts = vec![
+        stream(&[ban(&first), ban(&second)], &[]),
+        stream(&[ban(&third)], &[lift(&first)]),
+        // It is asked for everything again, which is what is known already.
+        answer("500 Internal Server Error", "{}"),
+        stream(&[ban(&second), ban(&third)], &[]),
+        stream(&[], &[lift(&second)]),
+        stream(&[], &[]),
+    ];
+    let _engine = Scripted::start(&stage.lab.edge.place(), crowdsec::engine(), scripts).unwrap();
+    stage.write("crowdsec.key", crowdsec::KEY);
+    stage.reload(Sections { prefilter: crowdsec::FEED, ..sections });
+    let lines = told(&stage, "feed_changed", 3);
+    let expected = [[2, 0, 0, 2], [1, 1, 2, 2], [0, 1, 2, 1]];
+    for (line, expected) in lines.iter().zip(expected) {
+        assert_eq!(line["feed"], "crowd");
+        let found = ["added", "lifted", "listed_before", "listed"].map(|member| line[member].as_u64());
+        assert_eq!(found, expected.map(Some), "{line}");
+    }
+    await_refreshes(&mut stage, "crowd", "taken");
+    assert_eq!(told(&stage, "feed_changed", 3).len(), 3);
+    let text = std::fs::read_to_string(stage.file("audit.jsonl")).unwrap();
+    assert!(!text.contains(crowdsec::KEY), "the key is nowhere");
 }
