@@ -77,6 +77,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if let Some(ban) = self.tables.ban4(masked.to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
+            self.note_unclaimed(drops);
             return Some(reason);
         }
         let mut key = whole_key();
@@ -116,12 +117,14 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
+            self.note_unclaimed(drops);
             return Some(reason);
         }
         let mut key = whole_key();
         for _ in 0..=PREFIXES_PASSED_MAX {
             let ban = self.tables.block6(&key)?;
             if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix, drops) {
+                self.note_unclaimed(drops);
                 return Some(reason);
             }
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
@@ -157,7 +160,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             }
             lengths >>= 8;
             let prefix = upper & u64::MAX << (64_u32.wrapping_sub(u32::from(prefix_bits)) & 63);
-            let claim = front::claim6(prefix, prefix_bits, self.settings.seed);
+            let claim = front::claim6(prefix, prefix_bits, self.settings.seed, self.tables.claimed_shift6());
             let Some(line) = self.tables.front6(claim.line) else { break };
             if let Some(slot) = front::find6(line, claim) {
                 let of_source = line.get((slot & 7) as usize).is_some_and(|slot| slot & OF_SOURCE != 0);
@@ -168,6 +171,15 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             }
         }
         Claimed::Full(1)
+    }
+
+    /// Tells user space that the tables are asked for what could be claimed. Several at once were counted in a slot.
+    #[inline(always)]
+    fn note_unclaimed(&mut self, drops: u64) {
+        if drops == 1 {
+            let unclaimed = self.tables.unclaimed_drops();
+            *unclaimed = unclaimed.wrapping_add(1);
+        }
     }
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.

@@ -97,6 +97,7 @@ pub(crate) struct Host {
     guard: Vec<u64>,
     whole_drops: u64,
     syns: u64,
+    unclaimed_drops: u64,
     cells: Vec<Cell>,
     /// Buckets of known sources, by what the limiter calls them.
     pub(crate) known: HashMap<u64, Cell>,
@@ -149,6 +150,7 @@ impl Host {
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
             syns: 0,
+            unclaimed_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             known: HashMap::new(),
             heartbeat_ns: NOW_NS,
@@ -270,6 +272,10 @@ impl Tables for Host {
         &mut self.whole_drops
     }
 
+    fn unclaimed_drops(&mut self) -> &mut u64 {
+        &mut self.unclaimed_drops
+    }
+
     fn syns(&mut self) -> &mut u64 {
         &mut self.syns
     }
@@ -287,6 +293,10 @@ impl Tables for Host {
     }
 
     fn claimed_shift4(&self) -> u32 {
+        0
+    }
+
+    fn claimed_shift6(&self) -> u32 {
         0
     }
 

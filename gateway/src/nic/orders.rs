@@ -21,6 +21,7 @@ const LISTED_AT: usize = offset_of!(layout::Orders, listed) / WORD_BYTES;
 const CLAIMED_UNTIL_AT: usize = offset_of!(layout::Orders, claimed_until_ns) / WORD_BYTES;
 const CLAIMED_LENGTHS6_AT: usize = offset_of!(layout::Orders, claimed_lengths6) / WORD_BYTES;
 const CLAIMED_SHIFT4_AT: usize = offset_of!(layout::Orders, claimed_shift4) / WORD_BYTES;
+const CLAIMED_SHIFT6_AT: usize = offset_of!(layout::Orders, claimed_shift6) / WORD_BYTES;
 const SETTINGS_AT: usize = offset_of!(layout::Orders, settings) / WORD_BYTES;
 const PORTS_AT: usize = offset_of!(layout::Orders, ports) / WORD_BYTES;
 
@@ -94,6 +95,16 @@ impl Orders {
     /// As [`Self::claimed_shift4`]; only while nothing is claimed.
     pub(super) fn set_claimed_shift4(&self, shift: u32) {
         self.store(CLAIMED_SHIFT4_AT, &[shift.into()]);
+    }
+
+    /// See [`layout::Orders::claimed_shift6`].
+    pub(super) fn claimed_shift6(&self) -> u32 {
+        u32::try_from(self.load(CLAIMED_SHIFT6_AT)).unwrap_or(0)
+    }
+
+    /// As [`Self::claimed_shift6`]; only while nothing is claimed.
+    pub(super) fn set_claimed_shift6(&self, shift: u32) {
+        self.store(CLAIMED_SHIFT6_AT, &[shift.into()]);
     }
 
     fn active_at(&self) -> usize {
