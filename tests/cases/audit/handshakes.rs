@@ -74,20 +74,24 @@ impl Strict {
 #[test]
 fn who_is_refused_for_a_certificate_is_told_with_it_and_why() {
     let strict = Strict::start();
+    let good = strict.authority.issue_numbered(&["good.example"], 1);
+    let stolen = strict.authority.issue_numbered(&["stolen.example"], 3).certificate;
+    let thief = Authority::new("thief").issue(&["thief.example"]).key;
     let issued = [
+        ("stolen.example", "BadSignature", Issued { certificate: stolen, key: thief }),
         ("expired.example", "expired", strict.authority.issue_expired(&["expired.example"])),
         ("unknown.example", "UnknownIssuer", Authority::new("stranger").issue(&["unknown.example"])),
         ("revoked.example", "Revoked", strict.authority.issue_numbered(&["revoked.example"], REVOKED)),
     ];
-    strict.serves(&strict.authority.issue_numbered(&["good.example"], 1));
+    strict.serves(&good);
     for tls13 in [true, false] {
         strict.refuses(None, tls13);
         for (.., shown) in &issued {
             strict.refuses(Some(shown), tls13);
         }
     }
-    let lines = await_lines(&strict.file, "refused", 8);
-    assert_eq!(lines.len(), 8, "{lines:?}");
+    let lines = await_lines(&strict.file, "refused", 10);
+    assert_eq!(lines.len(), 10, "{lines:?}");
     let mut by_name: BTreeMap<Option<&str>, Vec<&Value>> = BTreeMap::new();
     for line in &lines {
         by_name.entry(line["certificate_name"].as_str()).or_default().push(line);

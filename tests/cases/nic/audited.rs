@@ -13,6 +13,7 @@ use xtask::lab::{
 
 use super::{
     crowdsec::{self, answer, decision, stream},
+    lockout::{self, SSH},
     stage::{Sections, Stage, get},
 };
 use crate::{
@@ -81,6 +82,24 @@ fn a_block_is_told_with_what_led_to_it_and_with_who_ended_it() {
     let verified = verify(&[], &[&file]);
     assert!(verified.status.success(), "{}", said(&verified));
     assert!(lines_of(&file).iter().all(|line| line["event"] != "lost"));
+}
+
+#[test]
+fn who_turns_out_to_administer_the_host_is_let_go_and_that_is_told() {
+    let test = "nic::audited::who_turns_out_to_administer_the_host_is_let_go_and_that_is_told";
+    let sections = Sections { escalation: ESCALATION, ..Sections::default() };
+    let Some(mut stage) = Stage::set(test, sections) else { return };
+    let source = IpAddr::from(HONEST_V4[0]);
+    let _sshd = lockout::listen(&stage, SSH);
+    // Too young for this process; the next one finds it there.
+    let _session = lockout::connect(&stage, source, SSH).unwrap();
+    stage.offend_until_dropped(source, &get("/keyed", &[("x-api-key", "wrong")]));
+    stage.take_gateway().kill().unwrap();
+    stage.start(sections);
+    let line = told(&stage, "unblocked", 1).pop().expect("one");
+    assert_eq!(line["source"], format!("{source}/32"));
+    assert_eq!(line["why"], "it administers this host");
+    stage.check_served(source);
 }
 
 /// Waits until a feed was read or asked twice more with this result: the second time began after now.
