@@ -3,6 +3,8 @@
 //! Times are nanoseconds of `CLOCK_MONOTONIC`. Addresses are in network byte order wherever they are keys, so that
 //! a key is the address's own octets. Nothing here is logic; the sizes are checked when this file compiles.
 
+use crate::class::TOUCHED_WORDS;
+
 /// Entries of [`CpuState::counts`]; a power of two, so that an index can be masked instead of checked.
 pub const REASONS_MAX: usize = 32;
 
@@ -233,13 +235,18 @@ pub struct Orders {
     pub settings: [Settings; 2],
     /// One bit per destination port: the limits apply.
     pub ports: [u64; PORT_WORDS],
+    /// Which IPv4 /16s and hashed IPv6 /32s rules touch: see [`crate::class`].
+    pub touched: [u64; TOUCHED_WORDS],
 }
 
 impl Orders {
     /// The settings that hold. User space writes the others before it flips, so a program that still reads these reads
     /// them whole.
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "one bit numbers two; a branch would double the verifier's ways")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "one bit numbers two; a branch would double the verifier's ways"
+    )]
     pub const fn holding(&self) -> &Settings {
         &self.settings[self.active as usize & 1]
     }
@@ -492,7 +499,7 @@ const _: () = {
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
     assert!(size_of::<Settings>() == 160);
-    assert!(size_of::<Orders>() == 56 + 2 * 160 + 8192);
+    assert!(size_of::<Orders>() == 56 + 2 * 160 + 8192 + 16_384);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
     assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 80);

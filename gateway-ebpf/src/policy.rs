@@ -5,7 +5,9 @@
 
 use crate::{
     bucket::{self, Bucket},
-    class::{Class, GUARD_ALLOW, GUARD_RULE, GUARD_WIDE, class_index, guard_at, guard_entries},
+    class::{
+        Class, GUARD_ALLOW, GUARD_RULE, GUARD_WIDE, class_index, guard_at, guard_entries, touched4, touched6,
+    },
     front::{self, OF_SOURCE},
     layout::{
         Ban, DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, NETWORK_MASK_V4, NETWORK_MASK_V6,
@@ -51,7 +53,11 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     #[inline(always)]
     pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
         let whole_key = || PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
-        let class = Class::of(self.tables.class_word(class_index(source)), source);
+        let class = if self.touched(touched4(source)) {
+            Class::of(self.tables.class_word(class_index(source)), source)
+        } else {
+            Class::Clean
+        };
         match class {
             Class::Drop => {
                 self.charge_whole_drop(whole_key);
@@ -195,9 +201,17 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         }
     }
 
+    #[inline(always)]
+    fn touched(&self, (word, bit): (u32, u32)) -> bool {
+        self.tables.touched_word(word) >> bit & 1 == 1
+    }
+
     /// Whether a rule may hold this address, and whether an allow prefix may.
     #[inline(always)]
     fn guard6(&self, upper: u64) -> u64 {
+        if !self.touched(touched6(upper)) {
+            return 0;
+        }
         let [of_48, of_32] = guard_entries(upper).map(|entry| {
             let (word, shift) = guard_at(entry);
             self.tables.guard_word(word) >> shift

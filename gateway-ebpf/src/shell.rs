@@ -386,6 +386,11 @@ impl Sockets for OfKernel {
 
 impl Tables for Maps<'_> {
     #[inline(always)]
+    fn touched_word(&self, index: u32) -> u64 {
+        self.orders.touched.get(index as usize).copied().unwrap_or(u64::MAX)
+    }
+
+    #[inline(always)]
     fn class_word(&self, index: u32) -> u64 {
         CLASS24.get(index).copied().unwrap_or(Class::Any.pattern())
     }

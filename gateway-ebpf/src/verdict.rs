@@ -185,6 +185,8 @@ const fn mapped(address: u32) -> [u64; 2] {
 /// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
 /// counted, so a value torn between two writers costs at most one packet's verdict.
 pub trait Tables: Handshakes {
+    /// A word of [`crate::layout::Orders::touched`].
+    fn touched_word(&self, index: u32) -> u64;
     /// A word of `CLASS24`.
     fn class_word(&self, index: u32) -> u64;
     /// A word of `GUARD6`.

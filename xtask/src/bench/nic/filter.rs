@@ -14,7 +14,7 @@ use aya::{
 use gateway_ebpf::{
     Ban,
     bucket::LINE_CELLS,
-    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24},
+    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, TOUCHED_WORDS, classify24, touch4, touch6},
     feeds::{
         LINES4, LINES6, Line,
         fill::{fill4, fill6},
@@ -131,6 +131,7 @@ impl Filter {
             claimed_shift4: shift4(blocked.sources4.len(), LINES_MAX).into(),
             claimed_shift6: blocked.shift6().into(),
             settings: [settings; 2],
+            touched: touched(blocked),
             ports: std::array::from_fn(|word| u64::from(word == limited as usize) << bit),
         };
         let mut map: Array<&mut MapData, Plain<Orders>> = self.map("ORDERS")?;
@@ -284,6 +285,25 @@ impl Front {
         }
         line.rotate_right(claim.home() as usize);
     }
+}
+
+/// Which words the program finds its rules in.
+fn touched(blocked: &Blocked) -> [u64; TOUCHED_WORDS] {
+    let mut words = [0; TOUCHED_WORDS];
+    let mut set = |index: usize, bits| {
+        if let Some(word) = words.get_mut(index) {
+            *word |= bits;
+        }
+    };
+    touch4(ALLOW4.0, ALLOW4.1, &mut set);
+    touch6(u64::from(ALLOW6.0) << 32, ALLOW6.1, &mut set);
+    if !blocked.by_feed {
+        blocked.sources4.iter().for_each(|address| touch4(*address, 32, &mut set));
+        blocked.prefixes4.iter().for_each(|(address, bits)| touch4(*address, *bits, &mut set));
+        blocked.sources6.iter().for_each(|upper| touch6(*upper, 64, &mut set));
+        blocked.prefixes6.iter().for_each(|(upper, bits)| touch6(*upper, *bits, &mut set));
+    }
+    words
 }
 
 /// The lengths of blocked IPv6 prefixes, the longest lowest.
