@@ -75,8 +75,8 @@ pub fn cells_of(bucket: Bucket, key: u64, seed: u64, cell_mask: u32) -> (u32, u3
     let line = (hash >> 32) as u32 & cell_mask & !LINE_CELL_MASK;
     let first = hash as u32 & LINE_CELL_MASK;
     // Each of the others with the same probability.
-    let further = 1 + (((hash as u32 >> 8 & 0xff) * LINE_CELL_MASK) >> 8);
-    (line | first, line | (first + further) & LINE_CELL_MASK)
+    let differing = 1 + (((hash as u32 >> 8 & 0xff) * LINE_CELL_MASK) >> 8);
+    (line | first, line | first ^ differing)
 }
 
 /// Cells of a cache line. Both cells of a bucket lie in one: a flood of random sources costs what it costs to fetch

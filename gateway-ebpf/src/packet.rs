@@ -12,10 +12,36 @@ pub trait Packet {
     fn be32(&self, offset: usize) -> Option<u32>;
     /// Eight bytes at `offset`, or `None` past the end.
     fn be64(&self, offset: usize) -> Option<u64>;
+    /// A header of so many bytes at `offset`, or `None` past the end: several loads behind one check.
+    fn header(&self, offset: usize, bytes: usize) -> Option<impl Header>;
     /// Whether the packet has at least `bytes` bytes, those in further fragments of its buffer included.
     fn has(&self, bytes: usize) -> bool;
     /// All of its bytes, those in further fragments of its buffer included.
     fn bytes(&self) -> u64;
+}
+
+/// Bytes that are there. What is loaded has to lie within them; on the host anything else is zero.
+pub trait Header {
+    /// Two bytes from `AT` on.
+    fn be16<const AT: usize>(&self) -> u16;
+    /// Four bytes from `AT` on.
+    fn be32<const AT: usize>(&self) -> u32;
+    /// Eight bytes from `AT` on.
+    fn be64<const AT: usize>(&self) -> u64;
+}
+
+impl Header for &[u8] {
+    fn be16<const AT: usize>(&self) -> u16 {
+        load(self, AT).map_or(0, u16::from_be_bytes)
+    }
+
+    fn be32<const AT: usize>(&self) -> u32 {
+        load(self, AT).map_or(0, u32::from_be_bytes)
+    }
+
+    fn be64<const AT: usize>(&self) -> u64 {
+        load(self, AT).map_or(0, u64::from_be_bytes)
+    }
 }
 
 impl Packet for &[u8] {
@@ -29,6 +55,10 @@ impl Packet for &[u8] {
 
     fn be64(&self, offset: usize) -> Option<u64> {
         load(self, offset).map(u64::from_be_bytes)
+    }
+
+    fn header(&self, offset: usize, bytes: usize) -> Option<impl Header> {
+        self.get(offset..)?.get(..bytes)
     }
 
     fn has(&self, bytes: usize) -> bool {

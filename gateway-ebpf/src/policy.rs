@@ -39,13 +39,16 @@ pub(crate) struct Unproven {
     pub(crate) payer: Payer,
 }
 
-/// Whose buckets a packet is charged to.
+/// Whose buckets a packet is charged to: the masked address.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Payer {
-    /// The masked address.
-    source: u64,
-    /// The masked address of all that is around it; never less than the source.
-    network: u64,
+pub(crate) struct Payer(u64);
+
+impl Payer {
+    /// All that is around it. No IPv6 source is as small as an IPv4 one: the first /32 is nobody's (RFC 4291 §2.4).
+    #[inline(always)]
+    const fn network(self) -> u64 {
+        self.0 & if self.0 > u32::MAX as u64 { NETWORK_MASK_V6 } else { NETWORK_MASK_V4 as u64 }
+    }
 }
 
 impl<T: Tables, C: Clock> Rules<'_, T, C> {
@@ -222,15 +225,13 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     /// Who pays for a packet from this address.
     #[inline(always)]
     pub(crate) fn payer4(&self, source: u32) -> Payer {
-        let source = source & self.settings.source_mask_v4;
-        Payer { source: source.into(), network: (source & NETWORK_MASK_V4).into() }
+        Payer((source & self.settings.source_mask_v4).into())
     }
 
     /// Who pays for a packet from this address.
     #[inline(always)]
     pub(crate) fn payer6(&self, upper: u64) -> Payer {
-        let source = upper & self.settings.source_mask_v6;
-        Payer { source, network: source & NETWORK_MASK_V6 }
+        Payer(upper & self.settings.source_mask_v6)
     }
 
     /// The limits of one packet to a limited port. They need living user space: it alone can tell when they are
@@ -251,17 +252,16 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             return Reason::NotLimited;
         }
         let paces = Paces { packets: settings.packets, syns: settings.syns, syn };
-        let own = self.charge_known(payer.source, &paces, now_ns);
+        let own = self.charge_known(payer.0, &paces, now_ns);
         let refused = match own {
             Some(reason) => Some(reason).filter(|reason| reason.refuses()),
-            None if of_source != 0 => self.charge(Bucket::Source, payer.source, &paces, now_ns),
+            None if of_source != 0 => self.charge(Bucket::Source, payer.0, &paces, now_ns),
             None => None,
         };
         if let Some(reason) = refused {
             return reason;
         }
-        if of_bytes != 0
-            && self.too_many_bytes(Bucket::SourceBytes, payer.source, settings.bytes, packet, now_ns)
+        if of_bytes != 0 && self.too_many_bytes(Bucket::SourceBytes, payer.0, settings.bytes, packet, now_ns)
         {
             return Reason::ByteRate;
         }
@@ -270,14 +270,14 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         }
         if of_network != 0 {
             let paces = Paces { packets: settings.network_packets, syns: settings.network_syns, syn };
-            if self.charge(Bucket::Network, payer.network, &paces, now_ns).is_some() {
+            if self.charge(Bucket::Network, payer.network(), &paces, now_ns).is_some() {
                 return Reason::NetworkRate;
             }
         }
         if of_bytes != 0
             && self.too_many_bytes(
                 Bucket::NetworkBytes,
-                payer.network,
+                payer.network(),
                 settings.network_bytes,
                 packet,
                 now_ns,

@@ -32,6 +32,7 @@ use gateway_ebpf::{
         PrefixKey6, REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX,
         port_bit,
     },
+    packet::Header,
     syn_cookie::{self, Begin, Handshakes, Judgement, Meeting, Segment, Sockets},
     verdict::Clock,
 };
@@ -238,19 +239,43 @@ impl Frame<'_> {
 /// Loads an integer that the language calls misaligned and the instruction set does not mind: one instruction, where
 /// `read_unaligned` would assemble it byte by byte.
 macro_rules! load {
-    ($size:literal, $at:expr) => {{
+    ($size:literal, $at:expr) => {
+        load!($size, $at, 0)
+    };
+    ($size:literal, $at:expr, $offset:expr) => {{
         let value: u64;
         // SAFETY: the caller has compared the address with the end of the frame, and the verifier has seen it.
         unsafe {
             asm!(
-                concat!("{value} = *(", $size, " *)({at} + 0)"),
+                concat!("{value} = *(", $size, " *)({at} + {offset})"),
                 value = out(reg) value,
                 at = in(reg) $at,
+                offset = const $offset,
                 options(pure, readonly, nostack, preserves_flags),
             );
         }
         value
     }};
+}
+
+/// A header, all of whose bytes are there.
+struct Whole(usize);
+
+impl Header for Whole {
+    #[inline(always)]
+    fn be16<const AT: usize>(&self) -> u16 {
+        u16::from_be(load!("u16", self.0, AT) as u16)
+    }
+
+    #[inline(always)]
+    fn be32<const AT: usize>(&self) -> u32 {
+        u32::from_be(load!("u32", self.0, AT) as u32)
+    }
+
+    #[inline(always)]
+    fn be64<const AT: usize>(&self) -> u64 {
+        u64::from_be(load!("u64", self.0, AT))
+    }
 }
 
 impl Packet for Frame<'_> {
@@ -270,6 +295,11 @@ impl Packet for Frame<'_> {
     fn be64(&self, offset: usize) -> Option<u64> {
         let at = self.at(offset, 8)?;
         Some(u64::from_be(load!("u64", at)))
+    }
+
+    #[inline(always)]
+    fn header(&self, offset: usize, bytes: usize) -> Option<impl Header> {
+        self.at(offset, bytes).map(Whole)
     }
 
     #[inline(always)]

@@ -121,7 +121,8 @@ pub enum Judgement {
     Full,
 }
 
-/// Decides on the segment whose TCP header is at `start`. The SYN that is to be answered is put into `begin`.
+/// Decides on the segment whose TCP header is at `start`. It is read into `begin`, which a SYN that is to be answered
+/// completes: there is less room on the stack.
 #[inline(always)]
 pub fn judge<P: Packet, S: Sockets>(
     packet: &P,
@@ -132,6 +133,8 @@ pub fn judge<P: Packet, S: Sockets>(
     begin: &mut Begin,
 ) -> Judgement {
     let Some(segment) = Segment::read(packet, start) else { return Judgement::Refuse };
+    begin.segment = segment;
+    let segment = &begin.segment;
     let flags = segment.offset_and_flags;
     if !segment.is_for_one_host() || packet.be16(0).is_none_or(|address| address & GROUP_ADDRESS != 0) {
         // The kernel answers no segment that was sent to many.
@@ -142,16 +145,16 @@ pub fn judge<P: Packet, S: Sockets>(
             return Judgement::Refuse;
         }
         let offer = Offer::read(packet, start, usize::from(flags >> 12) * 4, settings.zero as usize);
-        return match sockets.meet(&segment, offer.mss) {
+        return match sockets.meet(segment, offer.mss) {
             Meeting::Cookie(cookie) => {
-                *begin = Begin { segment, offer, cookie };
+                (begin.offer, begin.cookie) = (offer, cookie);
                 Judgement::Answer
             }
             Meeting::NoCookie if settings.flags & SYN_COOKIES_STRICT != 0 => Judgement::Full,
             _ => Judgement::Known,
         };
     }
-    match sockets.meet(&segment, 0) {
+    match sockets.meet(segment, 0) {
         Meeting::Valid => {
             let (index, flow) = segment.recent(settings.seed);
             if let Some(recent) = sockets.recent(index) {

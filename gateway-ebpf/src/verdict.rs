@@ -12,7 +12,8 @@ use crate::{
         Settings, VERDICTS_MAX,
     },
     packet::{
-        ETHERTYPE_IPV4, ETHERTYPE_IPV6, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet, network_layer,
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Packet,
+        network_layer,
     },
     policy::{Payer, Rules, Unproven},
     syn_cookie::Handshakes,
@@ -247,6 +248,8 @@ pub trait Clock {
     fn precise_now_ns(&self) -> u64;
 }
 
+/// Bytes of an IPv4 header without options.
+const IPV4_HEADER_BYTES: usize = 20;
 /// Bytes of an IPv6 header without extensions.
 const IPV6_HEADER_BYTES: usize = 40;
 /// IPv6 extension headers that are read before a packet counts as not understood.
@@ -285,9 +288,9 @@ fn ipv4<P: Packet, T: Tables, C: Clock>(
     rules: &mut Rules<'_, T, C>,
     seen: &mut Seen,
 ) -> Option<Reason> {
-    let lengths = packet.be64(start)?;
-    let time_to_source = packet.be64(start + 8)?;
-    let destination = packet.be32(start + 16)?;
+    let header = packet.header(start, IPV4_HEADER_BYTES)?;
+    let (lengths, time_to_source, destination) =
+        (header.be64::<0>(), header.be64::<8>(), header.be32::<16>());
     let source = time_to_source as u32;
     seen.source = mapped(source);
     seen.so_far = SEEN_SOURCE;
@@ -328,11 +331,10 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
     rules: &mut Rules<'_, T, C>,
     seen: &mut Seen,
 ) -> Option<Reason> {
-    let lengths = packet.be32(start + 4)?;
-    let upper = packet.be64(start + 8)?;
-    let lower = packet.be64(start + 16)?;
-    let to_upper = packet.be64(start + 24)?;
-    let to_lower = packet.be64(start + 32)?;
+    let header = packet.header(start, IPV6_HEADER_BYTES)?;
+    let (version, lengths) = (header.be16::<0>() >> 12, header.be32::<4>());
+    let (upper, lower) = (header.be64::<8>(), header.be64::<16>());
+    let (to_upper, to_lower) = (header.be64::<24>(), header.be64::<32>());
     seen.source = [upper, lower];
     seen.so_far = SEEN_SOURCE;
     let payload_bytes = (lengths >> 16) as usize;
@@ -351,7 +353,7 @@ fn ipv6<P: Packet, T: Tables, C: Clock>(
         return Some(if passes { Reason::Neighbour } else { reason });
     }
 
-    if packet.be16(start)? >> 12 != 6 {
+    if version != 6 {
         return Some(rules.too_short());
     }
     // A payload length of zero belongs to a jumbogram (RFC 2675), also to one that the kernel has merged.
@@ -477,8 +479,10 @@ fn tcp<P: Packet, T: Tables, C: Clock>(
     rules: &mut Rules<'_, T, C>,
     seen: &mut Seen,
 ) -> Option<Reason> {
-    let port = packet.be16(transport.start + 2)?;
-    let offset_and_flags = packet.be16(transport.start + 12)?;
+    /// As far as the flags.
+    const HEADER_BYTES: usize = 14;
+    let header = packet.header(transport.start, HEADER_BYTES)?;
+    let (port, offset_and_flags) = (header.be16::<2>(), header.be16::<12>());
     seen.so_far = SEEN_SOURCE | u64::from(port);
     let limited = rules.tables.limited(port);
     if rules.drop_malformed() {
@@ -518,8 +522,10 @@ fn udp<P: Packet, T: Tables, C: Clock>(
     rules: &mut Rules<'_, T, C>,
     seen: &mut Seen,
 ) -> Option<Reason> {
-    let port = packet.be16(transport.start + 2)?;
-    let datagram_bytes = usize::from(packet.be16(transport.start + 4)?);
+    /// As far as the length.
+    const HEADER_BYTES: usize = 6;
+    let header = packet.header(transport.start, HEADER_BYTES)?;
+    let (port, datagram_bytes) = (header.be16::<2>(), usize::from(header.be16::<4>()));
     seen.so_far = SEEN_SOURCE | u64::from(port);
     // A length of zero belongs to a jumbogram (RFC 2675); of a fragmented datagram only the first part is here.
     let too_short = datagram_bytes != 0 && datagram_bytes < 8;
