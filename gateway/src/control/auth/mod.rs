@@ -3,6 +3,7 @@
 //! Comes in: inquiries of the workers. Goes out: an answer to each, within a deadline. It runs on a thread of its own,
 //! so that neither workers nor the control loop ever wait for it; what fails makes nobody known.
 
+mod breaker;
 mod issuers;
 mod logins;
 mod opaque;
