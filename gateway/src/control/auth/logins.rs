@@ -158,7 +158,7 @@ impl Desk<'_> {
 
     async fn begin_session(&self, form: &[(&str, &str)], login: &Login) -> Result<String, AuthFailure> {
         let granted = self.granted(form).await?;
-        let id_token = granted.id_token.clone().ok_or(AuthFailure::Token(TokenFault::Malformed))?;
+        let id_token = granted.id_token.clone().ok_or(AuthFailure::Unavailable)?;
         let proven = self.prove(&id_token, Binding::Nonce(&login.nonce)).await?;
         let id = random::<16>().ok_or(AuthFailure::Unavailable)?;
         let session = Session {
@@ -225,7 +225,12 @@ impl Desk<'_> {
             Err(TokenFault::UnknownKey) => Err(AuthFailure::Unavailable),
             Err(fault) => {
                 log::warn!("auth {}: the issuer has sent an ID token that is not good: {fault:?}", self.name);
-                Err(AuthFailure::Token(fault))
+                match fault {
+                    // Somebody may have brought a code of another login.
+                    TokenFault::Binding => Err(AuthFailure::Token(fault)),
+                    // Nobody but the issuer could have made it so: that is no fault of who logs in or goes on.
+                    _ => Err(AuthFailure::Unavailable),
+                }
             }
         }
     }

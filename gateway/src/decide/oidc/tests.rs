@@ -19,6 +19,7 @@ fn rules() -> config::Oidc {
         cookie_keys: Box::new([config::Secret(Zeroizing::new(vec![7; 32]))]),
         request_scopes: "openid".into(),
         session: Duration::from_hours(12),
+        timeout: Duration::from_secs(5),
         id_token: config::Jwt { issuer: Some("https://id.example".into()), ..token_rules() },
     }
 }
