@@ -4,6 +4,8 @@
 mod attacks;
 mod life;
 mod outage;
+mod restart;
+mod word;
 
 use std::{
     path::{Path, PathBuf},
@@ -71,6 +73,12 @@ impl Site {
         Some(Self { edge, provider, visitors: AtomicU32::new(0), _upstream: upstream })
     }
 
+    /// With another gateway, after a crash of the one before.
+    #[track_caller]
+    fn restarted(self) -> Self {
+        Self { edge: self.edge.restart().unwrap(), ..self }
+    }
+
     fn url(&self, target: &str) -> String {
         format!("https://localhost:{}{target}", self.edge.address.port())
     }
@@ -94,7 +102,7 @@ impl Site {
 
 fn sections(provider: &Provider, settings: &str) -> String {
     format!(
-        "[runtime]\nworkers = 2\n\
+        "[runtime]\nworkers = 2\nstate_dir = \"state\"\n\
          [upstreams.app]\nservers = [\"{{upstream}}\"]\nhealth = \"off\"\n\
          [auth.browser]\nkind = \"oidc\"\nissuer = \"{}\"\nclient_id = \"web\"\nclient_secret_file = \"web.secret\"\n\
          cookie_key_file = \"cookie.key\"\nrequest_scopes = [\"openid\", \"email\"]\nroles = \"roles\"\n\
