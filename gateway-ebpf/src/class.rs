@@ -7,7 +7,9 @@
 //! The exact tables are the truth. [`Class::Any`] is always right, since it claims nothing; every other class claims
 //! something about the tables that has to hold for as long as it can be read. So who changes the tables first takes
 //! back what would no longer hold, and only who has seen all of the tables claims anything. The guard of IPv6 claims
-//! by clear bits that no rule, or no allow prefix, touches the /48; a bit that is set claims nothing.
+//! by clear bits that no rule, or no allow prefix, touches the /48; a bit that is set claims nothing. In front of both
+//! stands a bit for each IPv4 /16 and each hashed IPv6 /32, few enough to stay in the fastest cache: where it is clear,
+//! no rule touches it, and classes and guard need not be read.
 
 use crate::bucket::mix;
 
@@ -24,6 +26,43 @@ pub const GUARD_WORDS: usize = GUARD_WIDE as usize + 1;
 pub const GUARD_RULE: u64 = 1;
 /// An allow prefix does.
 pub const GUARD_ALLOW: u64 = 2;
+
+/// Words of [`crate::layout::Orders::touched`]: those of IPv4, then as many of IPv6.
+pub const TOUCHED_WORDS: usize = 2 * TOUCHED6_AT as usize;
+const TOUCHED6_AT: u32 = (1 << 16) / 64;
+
+/// Which bit of which word says that a rule touches the /16 of an IPv4 address.
+#[inline(always)]
+pub const fn touched4(address: u32) -> (u32, u32) {
+    (address >> 22, address >> 16 & 63)
+}
+
+/// The same of the /32 of an IPv6 address, by its upper half. Others may share the bit.
+#[inline(always)]
+pub const fn touched6(upper: u64) -> (u32, u32) {
+    let slot = (mix(upper >> 32, SALT_32) >> 48) as u32;
+    (TOUCHED6_AT + (slot >> 6), slot & 63)
+}
+
+/// Calls `set` with the word and the bits of all that an IPv4 prefix touches.
+pub fn touch4(address: u32, prefix_bits: u8, mut set: impl FnMut(usize, u64)) {
+    let count = 1_u32 << 16_u32.saturating_sub(u32::from(prefix_bits));
+    let first = (address >> 16) & !(count - 1);
+    let mask = if count >= 64 { u64::MAX } else { ((1 << count) - 1) << (first & 63) };
+    (0..count.div_ceil(64)).for_each(|word| set(((first >> 6) + word) as usize, mask));
+}
+
+/// The same of an IPv6 prefix.
+pub fn touch6(upper: u64, prefix_bits: u8, mut set: impl FnMut(usize, u64)) {
+    if prefix_bits < GUARD_WIDEST {
+        (TOUCHED6_AT as usize..TOUCHED_WORDS).for_each(|word| set(word, u64::MAX));
+        return;
+    }
+    for key in keys_of_32(upper, prefix_bits) {
+        let (word, bit) = touched6(key << 32);
+        set(word as usize, 1 << bit);
+    }
+}
 
 /// What the tables hold about a /24.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,12 +169,14 @@ const GUARD_NARROW: u8 = 48;
 /// Rules wider than this would have too many entries.
 const GUARD_WIDEST: u8 = 20;
 
+/// Two kinds of key share the entries.
+const SALT_48: u64 = 0x9e37_79b9_7f4a_7c15;
+const SALT_32: u64 = 0xd1b5_4a32_d192_ed03;
+
 /// The two entries that guard an IPv6 address: for its /48 and its /32. `upper` is the address's upper half.
 #[inline(always)]
 pub const fn guard_entries(upper: u64) -> [u32; 2] {
-    /// Two kinds of key share the entries.
-    const SALT: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
-    let hash = [mix(upper >> 16, SALT[0]), mix(upper >> 32, SALT[1])];
+    let hash = [mix(upper >> 16, SALT_48), mix(upper >> 32, SALT_32)];
     [hash[0] as u32 & (GUARD_ENTRIES - 1), hash[1] as u32 & (GUARD_ENTRIES - 1)]
 }
 
@@ -153,13 +194,18 @@ pub fn guard(upper: u64, prefix_bits: u8, allows: bool, mut set: impl FnMut(usiz
         return;
     }
     let narrow = prefix_bits >= GUARD_NARROW;
-    let count = 1_u64 << 32_u32.saturating_sub(u32::from(prefix_bits));
-    let first = (upper >> 32) & !(count - 1);
-    for number in 0..count {
-        let [of_48, of_32] = guard_entries(if narrow { upper } else { (first + number) << 32 });
+    for key in keys_of_32(upper, prefix_bits) {
+        let [of_48, of_32] = guard_entries(if narrow { upper } else { key << 32 });
         let (word, shift) = guard_at(if narrow { of_48 } else { of_32 });
         set(word as usize, bits << shift);
     }
+}
+
+/// The /32s of a prefix, or the one that it is in.
+fn keys_of_32(upper: u64, prefix_bits: u8) -> core::ops::Range<u64> {
+    let count = 1_u64 << 32_u32.saturating_sub(u32::from(prefix_bits));
+    let first = (upper >> 32) & !(count - 1);
+    first..first + count
 }
 
 const _: () = {
@@ -286,5 +332,36 @@ mod tests {
         let mut wide = Vec::new();
         guard(0x2000_0000_0000_0000, 3, true, |word, bits| wide.push((word, bits)));
         assert_eq!(wide, [(GUARD_WIDE as usize, GUARD_RULE | GUARD_ALLOW)]);
+    }
+
+    #[test]
+    fn every_address_of_a_rule_is_touched_and_a_16_beside_it_is_not() {
+        let is_in =
+            |words: &[u64; TOUCHED_WORDS], (word, bit): (u32, u32)| words[word as usize] >> bit & 1 == 1;
+        for (prefix, inside, beside) in [
+            ("10.0.0.0/8", ["10.0.0.0", "10.255.255.255"], "11.0.0.1"),
+            ("10.64.0.0/11", ["10.64.0.0", "10.95.255.255"], "10.96.0.1"),
+            ("192.0.2.0/24", ["192.0.0.0", "192.0.255.255"], "192.1.2.1"),
+            ("192.0.2.7/32", ["192.0.2.7", "192.0.2.8"], "191.255.255.255"),
+        ] {
+            let rule = rule(prefix, Effect::Look);
+            let mut words = [0; TOUCHED_WORDS];
+            touch4(rule.address, rule.prefix_bits, |word, bits| words[word] |= bits);
+            let of = |address: &str| touched4(address.parse::<Ipv4Addr>().unwrap().to_bits());
+            assert!(inside.into_iter().all(|address| is_in(&words, of(address))), "{prefix}");
+            assert!(!is_in(&words, of(beside)), "{prefix}");
+        }
+        for (prefix_bits, inside) in [
+            (3, 0x3fff_ffff_0000_0001),
+            (20, 0x2001_0fff_0000_0000),
+            (32, 0x2001_0db8_ffff_ffff),
+            (64, 0x2001_0db8_aabb_ccdd),
+        ] {
+            let mut words = [0; TOUCHED_WORDS];
+            touch6(0x2001_0db8_aabb_ccdd, prefix_bits, |word, bits| words[word] |= bits);
+            assert!(is_in(&words, touched6(inside)), "/{prefix_bits}");
+            assert_eq!(words[..TOUCHED_WORDS / 2], [0; TOUCHED_WORDS / 2], "/{prefix_bits}");
+            assert!(prefix_bits < 20 || words.iter().any(|word| *word != u64::MAX), "/{prefix_bits}");
+        }
     }
 }

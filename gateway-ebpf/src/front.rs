@@ -7,15 +7,30 @@
 //! byte of it, and charged to the block when the byte is full. Pure: the program looks up, user space claims.
 //!
 //! A key is mixed by a bijection, of which the upper bits are the line and all others stand in the slot: so a slot is
-//! exact, though it does not hold the key.
+//! exact, though it does not hold the key. Some of those bits also say in which word of its line a claim is at home;
+//! where that is full, it lies in any other.
 
 use crate::bucket::mix;
 
 /// A cache line: 16 slots of IPv4, of 32 bits each, or 8 of IPv6, of 64.
 pub type Line = [u64; 8];
 
-/// Lines of a table, of either family: 4 MiB.
-pub const LINES: u32 = 1 << 16;
+/// Lines of a table, of either family, at most: 16 MiB.
+pub const LINES_MAX: u32 = 1 << 18;
+/// Lines of a table at least: 4 MiB.
+pub const LINES_MIN: u32 = 1 << 16;
+
+/// Lines of a table that has to do for so many blocks: eight for the most that a line of IPv4 takes, four for IPv6.
+pub const fn lines_for(entries_max: u32) -> u32 {
+    let lines = entries_max / 4;
+    if lines >= LINES_MAX {
+        LINES_MAX
+    } else if lines <= LINES_MIN {
+        LINES_MIN
+    } else {
+        lines.next_power_of_two()
+    }
+}
 
 /// Lengths of IPv6 prefixes that are claimed: a look-up is made for each.
 pub const LENGTHS6_MAX: u32 = 4;
@@ -39,22 +54,38 @@ pub struct Claim {
     pub slot: u64,
 }
 
-/// As few claims of IPv4 as are made lie in `LINES >> shift` lines: so they take less of the cache.
-pub const SHIFT4_MAX: u32 = 6;
+/// As few claims as are made lie in `LINES_MAX >> shift` lines: so they take less of the cache. A slot has no room for
+/// what a larger shift would leave to it.
+pub const SHIFT4_MAX: u32 = 8;
+/// As [`SHIFT4_MAX`].
+pub const SHIFT6_MAX: u32 = 2;
 
 /// The claim of an IPv4 source.
 #[inline(always)]
 pub const fn claim4(source: u32, seed: u64, shift: u32) -> Claim {
+    /// Bits of the hash that number the most lines there may be.
+    const LINE_BITS: u32 = LINES_MAX.ilog2();
+    const TAG_BITS: u32 = 32 - LINE_BITS + SHIFT4_MAX;
     let hash = mix32(source ^ seed as u32);
     // All that the line does not tell of the hash, and that for every shift.
-    let tag = hash & ((1 << (16 + SHIFT4_MAX)) - 1);
-    Claim { line: hash >> (16 + (shift & 7)), slot: (tag << (16 - SHIFT4_MAX)) as u64 | CLAIMED }
+    let tag = hash & ((1 << TAG_BITS) - 1);
+    Claim { line: hash >> (32 - LINE_BITS + (shift & 15)), slot: (tag << (32 - TAG_BITS)) as u64 | CLAIMED }
 }
 
-/// How far to shift for so many claims: at most six of a line's 16 slots are taken then, where that can be.
-pub const fn shift4(claims: usize) -> u32 {
-    let mut shift = SHIFT4_MAX;
-    while shift > 0 && ((LINES >> shift) as usize) * 6 < claims {
+/// How far to shift for so many claims of IPv4 in a table of so many lines: at most eight of a line's 16 slots are taken
+/// then, where that can be.
+pub const fn shift4(claims: usize, lines: u32) -> u32 {
+    fitting(claims, 8, lines, SHIFT4_MAX)
+}
+
+/// As [`shift4`], of IPv6: at most four of a line's eight slots.
+pub const fn shift6(claims: usize, lines: u32) -> u32 {
+    fitting(claims, 4, lines, SHIFT6_MAX)
+}
+
+const fn fitting(claims: usize, of_line: usize, lines: u32, shift_max: u32) -> u32 {
+    let mut shift = shift_max;
+    while LINES_MAX >> shift < lines && ((LINES_MAX >> shift) as usize) * of_line < claims {
         shift -= 1;
     }
     shift
@@ -62,22 +93,46 @@ pub const fn shift4(claims: usize) -> u32 {
 
 /// The claim of an IPv6 prefix of 1 to 64 bits, by its upper half: the block of a prefix, without [`OF_SOURCE`].
 #[inline(always)]
-pub const fn claim6(upper: u64, prefix_bits: u8, seed: u64) -> Claim {
+pub const fn claim6(upper: u64, prefix_bits: u8, seed: u64, shift: u32) -> Claim {
+    const LINE_BITS: u32 = LINES_MAX.ilog2();
+    const _: () =
+        assert!(LINE_BITS - SHIFT6_MAX >= TAG_SHIFT, "what the line does not tell fits into the slot");
     let hash = mix(upper, seed);
     let length = (prefix_bits as u64).wrapping_sub(1) & 63;
-    Claim { line: (hash >> 48) as u32, slot: hash << TAG_SHIFT | length << LENGTH_SHIFT | CLAIMED }
+    let line = hash >> (64 - LINE_BITS + (shift & 3));
+    Claim { line: line as u32, slot: hash << TAG_SHIFT | length << LENGTH_SHIFT | CLAIMED }
+}
+
+impl Claim {
+    /// The word of its line in which it lies when there is room, so that most look-ups read no other.
+    #[inline(always)]
+    pub const fn home(self) -> u32 {
+        (self.slot >> TAG_SHIFT) as u32 & 7
+    }
+}
+
+/// Where the lower and the upper slot of a word of IPv4 begin.
+const EACH: u64 = 1 << 32 | 1;
+
+/// For each of a word's two slots of IPv4 that makes the claim its bit of [`EACH`].
+#[inline(always)]
+const fn found_in(word: u64, claim: Claim) -> u64 {
+    // What differs, apart from the drops, as two numbers of 24 bits: subtracted from 2^24, only zero leaves that bit.
+    let differing = ((word ^ (claim.slot * EACH)) >> 8) & (0xff_ffff * EACH);
+    (((EACH << 24) - differing) >> 24) & EACH
 }
 
 /// The number of the slot in a line of IPv4 that makes this claim.
 #[inline(always)]
 pub fn find4(line: &Line, claim: Claim) -> Option<u32> {
-    const EACH: u64 = 1 << 32 | 1;
-    let wanted = claim.slot * EACH;
+    let home = claim.home();
+    let at_home = found_in(*line.get(home as usize & 7)?, claim);
+    if at_home != 0 {
+        return Some(home * 2 + (at_home >> 32) as u32);
+    }
     let mut found = 0;
     for (place, word) in line.iter().enumerate() {
-        // What differs, apart from the drops, as two numbers of 24 bits: subtracted from 2^24, only zero leaves that bit.
-        let differing = ((*word ^ wanted) >> 8) & (0xff_ffff * EACH);
-        found |= (((EACH << 24) - differing) & (EACH << 24)) >> (24 - place);
+        found |= found_in(*word, claim) << place;
     }
     // The upper half of a word is the second of its slots; half of all branches on that would be guessed wrong.
     let (lower, upper) = (found & 0xff, found >> 32);
@@ -85,14 +140,24 @@ pub fn find4(line: &Line, claim: Claim) -> Option<u32> {
     if found == 0 { None } else { Some(number_of_bit(lower | upper) * 2 + is_upper as u32) }
 }
 
+/// 1 if a slot of IPv6 makes the claim, else 0.
+#[inline(always)]
+const fn is_in(slot: u64, claim: Claim) -> u64 {
+    let differing = (slot ^ claim.slot) & !(DROPS | OF_SOURCE);
+    // Only less than nothing, and nothing that was it before, is zero.
+    (differing.wrapping_sub(1) & !differing) >> 63
+}
+
 /// As [`find4`], of IPv6.
 #[inline(always)]
 pub fn find6(line: &Line, claim: Claim) -> Option<u32> {
+    let home = claim.home();
+    if is_in(*line.get(home as usize & 7)?, claim) != 0 {
+        return Some(home);
+    }
     let mut found = 0;
-    for (place, word) in line.iter().enumerate() {
-        let differing = (*word ^ claim.slot) & !(DROPS | OF_SOURCE);
-        // Only less than nothing, and nothing that was it before, is zero.
-        found |= ((differing.wrapping_sub(1) & !differing) >> 63) << place;
+    for (place, slot) in line.iter().enumerate() {
+        found |= is_in(*slot, claim) << place;
     }
     if found == 0 { None } else { Some(number_of_bit(found & 0xff)) }
 }
@@ -123,7 +188,16 @@ mod tests {
 
     #[test]
     fn few_claims_take_few_lines() {
-        assert_eq!([0, 6_144, 6_145, 10_000, 196_608, 196_609, 2_000_000].map(shift4), [6, 6, 5, 5, 1, 0, 0]);
+        let of4 =
+            |lines: u32| [0, 8_192, 8_193, 10_000, 1_000_000, 2_000_000].map(|claims| shift4(claims, lines));
+        assert_eq!(of4(LINES_MAX), [8, 8, 7, 7, 1, 0]);
+        assert_eq!(of4(LINES_MIN), [8, 8, 7, 7, 2, 2]);
+        assert_eq!([0, 262_144, 262_145, 1_000_000].map(|claims| shift6(claims, LINES_MAX)), [2, 2, 1, 0]);
+        assert_eq!([0, 1_000_000].map(|claims| shift6(claims, LINES_MIN)), [2, 2]);
+        assert_eq!(
+            [0, 262_147, 262_148, 600_000, 1_000_000].map(lines_for),
+            [LINES_MIN, LINES_MIN, LINES_MIN * 2, LINES_MAX, LINES_MAX]
+        );
     }
 
     #[test]
@@ -167,7 +241,7 @@ mod tests {
             drops in any::<[u8; 8]>(),
             seed in any::<u64>(),
         ) {
-            let claims: Vec<Claim> = uppers.into_iter().map(|upper| claim6(upper, 48, seed)).collect();
+            let claims: Vec<Claim> = uppers.into_iter().map(|upper| claim6(upper, 48, seed, 2)).collect();
             let mut line: Line =
                 std::array::from_fn(|slot| claims[slot].slot | u64::from(drops[slot]) | (slot as u64 & 1) << 9);
             for (slot, claim) in claims.iter().enumerate() {
@@ -185,14 +259,17 @@ mod tests {
             prop_assume!(one != other);
             for shift in 0..=SHIFT4_MAX {
                 let claim = claim4(one, seed, shift);
-                prop_assert!(claim.line < LINES >> shift);
+                prop_assert!(claim.line < LINES_MAX >> shift);
                 prop_assert_ne!(claim, claim4(other, seed, shift));
                 prop_assert_ne!(claim, claim4(one ^ 1 << (bit & 31), seed, shift));
             }
             let upper = u64::from(one) << 32 | u64::from(other);
-            let (near, far) = (claim6(upper ^ 1 << bit, 64, seed), claim6(upper, 64, seed));
-            prop_assert!(near != far);
-            prop_assert_ne!(claim6(upper, 63, seed), far);
+            for shift in 0..=SHIFT6_MAX {
+                let claim = claim6(upper, 64, seed, shift);
+                prop_assert!(claim.line < LINES_MAX >> shift);
+                prop_assert_ne!(claim6(upper ^ 1 << bit, 64, seed, shift), claim);
+                prop_assert_ne!(claim6(upper, 63, seed, shift), claim);
+            }
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Times are nanoseconds of `CLOCK_MONOTONIC`. Addresses are in network byte order wherever they are keys, so that
 //! a key is the address's own octets. Nothing here is logic; the sizes are checked when this file compiles.
 
+use crate::class::TOUCHED_WORDS;
+
 /// Entries of [`CpuState::counts`]; a power of two, so that an index can be masked instead of checked.
 pub const REASONS_MAX: usize = 32;
 
@@ -225,12 +227,29 @@ pub struct Orders {
     pub claimed_until_ns: u64,
     /// Lengths of the prefixes that `FRONT6` claims, a byte each, the longest lowest; zero behind the last.
     pub claimed_lengths6: u64,
-    /// `FRONT4` has `LINES` shifted by so much.
+    /// `FRONT4` claims in `LINES_MAX` lines shifted by so much.
     pub claimed_shift4: u64,
+    /// As `claimed_shift4`, of `FRONT6`.
+    pub claimed_shift6: u64,
     /// User space writes those that do not hold, then flips `active`.
     pub settings: [Settings; 2],
     /// One bit per destination port: the limits apply.
     pub ports: [u64; PORT_WORDS],
+    /// Which IPv4 /16s and hashed IPv6 /32s rules touch: see [`crate::class`].
+    pub touched: [u64; TOUCHED_WORDS],
+}
+
+impl Orders {
+    /// The settings that hold. User space writes the others before it flips, so a program that still reads these reads
+    /// them whole.
+    #[inline(always)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "one bit numbers two; a branch would double the verifier's ways"
+    )]
+    pub const fn holding(&self) -> &Settings {
+        &self.settings[self.active as usize & 1]
+    }
 }
 
 /// [`Orders::listed`], of IPv4.
@@ -376,6 +395,8 @@ pub struct CpuState {
     pub whole_drops: u64,
     /// SYNs to limited ports, whatever became of them.
     pub syns: u64,
+    /// Drops that had to be looked up in the tables, though a claim could have spared that.
+    pub unclaimed_drops: u64,
     /// The clock, as it was read last.
     pub tick: Tick,
     /// The packet at hand.
@@ -478,10 +499,10 @@ const _: () = {
     assert!(size_of::<PrefixKey4>() == 12 && size_of::<PrefixKey6>() == 20);
     assert!(size_of::<Pace>() == 16);
     assert!(size_of::<Settings>() == 160);
-    assert!(size_of::<Orders>() == 48 + 2 * 160 + 8192);
+    assert!(size_of::<Orders>() == 56 + 2 * 160 + 8192 + 16_384);
     assert!(size_of::<CookieTerms>() == 8 && size_of::<Recent>() == 16);
     assert!(size_of::<Cell>() == 16);
-    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 72);
+    assert!(size_of::<CpuState>() == REASONS_MAX * VERDICTS_MAX * 16 + 80);
     assert!(size_of::<Sample>() == 40);
     assert!(size_of::<Note>() == 96 && size_of::<NoteKey>() == 20 && size_of::<Strikes>() == 16);
     assert!(REASONS_MAX.is_power_of_two() && VERDICTS_MAX.is_power_of_two());

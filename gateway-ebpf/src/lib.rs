@@ -31,4 +31,4 @@ pub use verdict::{Reason, Tables, Verdict, classify};
 
 /// Version of the maps' layouts. It names the directory that they are pinned in, so that a program never adopts
 /// maps that it would misread. Raise it with every change in [`layout`] and every change of a map's key.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;

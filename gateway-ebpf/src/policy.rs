@@ -5,7 +5,9 @@
 
 use crate::{
     bucket::{self, Bucket},
-    class::{Class, GUARD_ALLOW, GUARD_RULE, GUARD_WIDE, class_index, guard_at, guard_entries},
+    class::{
+        Class, GUARD_ALLOW, GUARD_RULE, GUARD_WIDE, class_index, guard_at, guard_entries, touched4, touched6,
+    },
     front::{self, OF_SOURCE},
     layout::{
         Ban, DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, HEARTBEAT_TIMEOUT_NS, NETWORK_MASK_V4, NETWORK_MASK_V6,
@@ -51,7 +53,11 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
     #[inline(always)]
     pub(crate) fn source4(&mut self, source: u32) -> Option<Reason> {
         let whole_key = || PrefixKey4 { prefix_bits: 32, address: [source.to_be(), 0] };
-        let class = Class::of(self.tables.class_word(class_index(source)), source);
+        let class = if self.touched(touched4(source)) {
+            Class::of(self.tables.class_word(class_index(source)), source)
+        } else {
+            Class::Clean
+        };
         match class {
             Class::Drop => {
                 self.charge_whole_drop(whole_key);
@@ -77,6 +83,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if let Some(ban) = self.tables.ban4(masked.to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
+            self.note_unclaimed(drops);
             return Some(reason);
         }
         let mut key = whole_key();
@@ -116,12 +123,14 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         if let Some(ban) = self.tables.ban6((upper & self.settings.source_mask_v6).to_be())
             && let Some(reason) = judge(ban, self.clock, Reason::BlockedSource, drops)
         {
+            self.note_unclaimed(drops);
             return Some(reason);
         }
         let mut key = whole_key();
         for _ in 0..=PREFIXES_PASSED_MAX {
             let ban = self.tables.block6(&key)?;
             if let Some(reason) = judge(ban, self.clock, Reason::BlockedPrefix, drops) {
+                self.note_unclaimed(drops);
                 return Some(reason);
             }
             key.prefix_bits = u32::from(ban.prefix_bits).checked_sub(1)?;
@@ -157,7 +166,7 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             }
             lengths >>= 8;
             let prefix = upper & u64::MAX << (64_u32.wrapping_sub(u32::from(prefix_bits)) & 63);
-            let claim = front::claim6(prefix, prefix_bits, self.settings.seed);
+            let claim = front::claim6(prefix, prefix_bits, self.settings.seed, self.tables.claimed_shift6());
             let Some(line) = self.tables.front6(claim.line) else { break };
             if let Some(slot) = front::find6(line, claim) {
                 let of_source = line.get((slot & 7) as usize).is_some_and(|slot| slot & OF_SOURCE != 0);
@@ -168,6 +177,15 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
             }
         }
         Claimed::Full(1)
+    }
+
+    /// Tells user space that the tables are asked for what could be claimed. Several at once were counted in a slot.
+    #[inline(always)]
+    fn note_unclaimed(&mut self, drops: u64) {
+        if drops == 1 {
+            let unclaimed = self.tables.unclaimed_drops();
+            *unclaimed = unclaimed.wrapping_add(1);
+        }
     }
 
     /// The look-up that a whole /24 spares is made now and then, so that its entry does not seem idle.
@@ -183,9 +201,17 @@ impl<T: Tables, C: Clock> Rules<'_, T, C> {
         }
     }
 
+    #[inline(always)]
+    fn touched(&self, (word, bit): (u32, u32)) -> bool {
+        self.tables.touched_word(word) >> bit & 1 == 1
+    }
+
     /// Whether a rule may hold this address, and whether an allow prefix may.
     #[inline(always)]
     fn guard6(&self, upper: u64) -> u64 {
+        if !self.touched(touched6(upper)) {
+            return 0;
+        }
         let [of_48, of_32] = guard_entries(upper).map(|entry| {
             let (word, shift) = guard_at(entry);
             self.tables.guard_word(word) >> shift

@@ -26,7 +26,7 @@ use gateway_ebpf::{
     bucket::{self, LINE_CELLS},
     class::{CLASS_WORDS, Class, GUARD_WORDS},
     classify,
-    front::{self, LINES},
+    front::{self, LINES_MAX},
     layout::{
         Cell, CpuState, EVENTS_BYTES, KNOWN_MAX, LISTED4, LISTED6, Note, NoteKey, Orders, PrefixKey4,
         PrefixKey6, REASONS_MAX, RECENTS, Recent, STRIKES_MAX, Sample, Settings, Strikes, Tick, VERDICTS_MAX,
@@ -57,10 +57,10 @@ static CLASS24: Array<u64, CLASS_WORDS, MMAPABLE> = Array::new();
 static GUARD6: Array<u64, GUARD_WORDS, MMAPABLE> = Array::new();
 /// Which blocks of IPv4 sources certainly hold.
 #[btf_map]
-static FRONT4: Array<front::Line, { LINES as usize }, MMAPABLE> = Array::new();
+static FRONT4: Array<front::Line, { LINES_MAX as usize }, MMAPABLE> = Array::new();
 /// Which blocks of IPv6 sources and prefixes certainly hold.
 #[btf_map]
-static FRONT6: Array<front::Line, { LINES as usize }, MMAPABLE> = Array::new();
+static FRONT6: Array<front::Line, { LINES_MAX as usize }, MMAPABLE> = Array::new();
 /// Prefixes that win over every block.
 #[btf_map]
 static ALLOW4: LpmTrie<[u32; 2], u32, 65_536> = LpmTrie::new();
@@ -117,13 +117,17 @@ fn portcullis(context: XdpContext) -> u32 {
         error!(&context, "orders or counters are missing: every packet passes");
         return XDP_PASS;
     };
-    // User space writes the others before it flips, so a program that still reads these reads them whole.
-    let settings = &orders.settings[orders.active as usize & 1];
+    let settings = orders.holding();
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
     let state = unsafe { &mut *state };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
-    let mut maps =
-        Maps { context: &context, orders, whole_drops: &mut state.whole_drops, syns: &mut state.syns };
+    let mut maps = Maps {
+        context: &context,
+        orders,
+        whole_drops: &mut state.whole_drops,
+        syns: &mut state.syns,
+        unclaimed_drops: &mut state.unclaimed_drops,
+    };
     let clock = Kernel { tick: &raw mut state.tick };
     let reason = classify(&frame, settings, &mut maps, &clock, &mut state.seen);
     let verdict = reason.verdict(settings.flags);
@@ -317,29 +321,48 @@ struct Maps<'a> {
     orders: &'a Orders,
     whole_drops: &'a mut u64,
     syns: &'a mut u64,
+    unclaimed_drops: &'a mut u64,
 }
 
 impl Handshakes for Maps<'_> {
     #[inline(always)]
-    fn judge<P: Packet>(&mut self, _: &P, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+    fn judge<P: Packet>(&mut self, _: &P, start: usize, _: &Settings, now_ns: u64) -> Judgement {
         // SAFETY: the loader writes it before the program runs, and then nobody.
         if unsafe { ptr::read_volatile(&raw const CAN_COOKIE) } == 0 {
             return Judgement::Known;
         }
-        judge(self.context.ctx, start, settings, now_ns)
+        match judge_handshake(self.context.ctx, start as u64, now_ns) {
+            ANSWER => Judgement::Answer,
+            ACCEPT => Judgement::Accept,
+            REFUSE => Judgement::Refuse,
+            FULL => Judgement::Full,
+            _ => Judgement::Known,
+        }
     }
 }
 
-/// A function of its own, so that the verifier walks it once, and what it needs of registers and stack is not taken
-/// from packets that it is not for.
+const ANSWER: u32 = Judgement::Answer as u32;
+const ACCEPT: u32 = Judgement::Accept as u32;
+const REFUSE: u32 = Judgement::Refuse as u32;
+const FULL: u32 = Judgement::Full as u32;
+
+/// A global function: the verifier walks it once, whatever its callers know, and what it needs of registers and stack is
+/// not taken from packets that it is not for. A [`Judgement`]; numbers are all that such a function takes and gives.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn judge(context: *mut xdp_md, start: usize, settings: &Settings, now_ns: u64) -> Judgement {
+extern "C" fn judge_handshake(context: *mut xdp_md, start: u64, now_ns: u64) -> u32 {
+    /// More than any transport header's, and less than the verifier lets a packet pointer be moved.
+    const START_MASK: u64 = 1023;
     let context = XdpContext::new(context);
-    let Some(begin) = BEGIN.get_ptr_mut(0) else { return Judgement::Known };
+    let (Some(orders), Some(begin)) = (ORDERS.get(0), BEGIN.get_ptr_mut(0)) else {
+        return Judgement::Known as u32;
+    };
     let frame = Frame { start: context.data(), end: context.data_end(), context: &context };
     let mut sockets = OfKernel { context: context.ctx };
+    let start = (start & START_MASK) as usize;
     // SAFETY: the map's value lives as long as the program runs, and no other CPU has this copy of it.
-    syn_cookie::judge(&frame, start, settings, now_ns, &mut sockets, unsafe { &mut *begin })
+    let begin = unsafe { &mut *begin };
+    syn_cookie::judge(&frame, start, orders.holding(), now_ns, &mut sockets, begin) as u32
 }
 
 /// The kernel's sockets, and the slots for what has just begun.
@@ -363,6 +386,11 @@ impl Sockets for OfKernel {
 
 impl Tables for Maps<'_> {
     #[inline(always)]
+    fn touched_word(&self, index: u32) -> u64 {
+        self.orders.touched.get(index as usize).copied().unwrap_or(u64::MAX)
+    }
+
+    #[inline(always)]
     fn class_word(&self, index: u32) -> u64 {
         CLASS24.get(index).copied().unwrap_or(Class::Any.pattern())
     }
@@ -383,6 +411,11 @@ impl Tables for Maps<'_> {
     }
 
     #[inline(always)]
+    fn unclaimed_drops(&mut self) -> &mut u64 {
+        self.unclaimed_drops
+    }
+
+    #[inline(always)]
     fn allowed4(&self, key: &PrefixKey4) -> bool {
         find(&ALLOW4, key).is_some()
     }
@@ -400,6 +433,11 @@ impl Tables for Maps<'_> {
     #[inline(always)]
     fn claimed_shift4(&self) -> u32 {
         self.orders.claimed_shift4 as u32
+    }
+
+    #[inline(always)]
+    fn claimed_shift6(&self) -> u32 {
+        self.orders.claimed_shift6 as u32
     }
 
     #[inline(always)]

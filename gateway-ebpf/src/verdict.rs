@@ -185,6 +185,8 @@ const fn mapped(address: u32) -> [u64; 2] {
 /// The references reach into memory that other CPUs write as well; whatever they say is only ever compared and
 /// counted, so a value torn between two writers costs at most one packet's verdict.
 pub trait Tables: Handshakes {
+    /// A word of [`crate::layout::Orders::touched`].
+    fn touched_word(&self, index: u32) -> u64;
     /// A word of `CLASS24`.
     fn class_word(&self, index: u32) -> u64;
     /// A word of `GUARD6`.
@@ -193,6 +195,8 @@ pub trait Tables: Handshakes {
     fn whole_drops(&mut self) -> &mut u64;
     /// How many SYNs to limited ports this CPU has seen.
     fn syns(&mut self) -> &mut u64;
+    /// How many drops this CPU had to look up, though a claim could have spared that.
+    fn unclaimed_drops(&mut self) -> &mut u64;
     /// Is the source in an allow prefix?
     fn allowed4(&self, key: &PrefixKey4) -> bool;
     /// Is the source in an allow prefix?
@@ -201,6 +205,8 @@ pub trait Tables: Handshakes {
     fn claimed_until_ns(&self) -> u64;
     /// How many lines of `FRONT4` are in use.
     fn claimed_shift4(&self) -> u32;
+    /// How many lines of `FRONT6` are in use.
+    fn claimed_shift6(&self) -> u32;
     /// Of which lengths there are claims of IPv6 blocks.
     fn claimed_lengths6(&self) -> u64;
     /// A line of `FRONT4`.

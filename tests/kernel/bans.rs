@@ -105,8 +105,8 @@ fn a_sweep_frees_what_has_ended_and_nothing_else() {
     let now_ns = nic::monotonic_ns();
     let live = ["192.0.2.128/25", "198.51.100.2/32", "203.0.113.0/24"];
     assert_eq!(prefixes(&bans.list(now_ns).expect("list")), live);
-    assert_eq!(bans.sweep(now_ns).expect("sweep"), 4);
-    assert_eq!(bans.sweep(now_ns).expect("sweep"), 0);
+    assert_eq!(bans.sweep(now_ns, 0).expect("sweep"), 4);
+    assert_eq!(bans.sweep(now_ns, 0).expect("sweep"), 0);
     assert_eq!(prefixes(&bans.list(now_ns).expect("list")), live);
 }
 
@@ -277,7 +277,7 @@ fn what_a_walk_over_a_million_blocks_costs() {
     let listed = bans.list(now_ns).expect("list").len();
     let list = begun.elapsed();
     let begun = std::time::Instant::now();
-    bans.sweep(now_ns + 120_000_000_000).expect("sweep");
+    bans.sweep(now_ns + 120_000_000_000, 0).expect("sweep");
     let sweep = begun.elapsed();
     let begun = std::time::Instant::now();
     bans.settle().expect("settle");

@@ -90,7 +90,7 @@ fn a_sweep_claims_anew_what_was_taken_back() {
     assert_eq!(drops(&mut lab), 1);
     // Claims are made anew when the last time is long enough ago.
     let later_ns = nic::monotonic_ns() + 3_600_000_000_000;
-    lab.filter.bans().sweep(later_ns).expect("sweep");
+    lab.filter.bans().sweep(later_ns, 0).expect("sweep");
     assert_eq!(drops(&mut lab), 1, "dropped whole again");
 }
 

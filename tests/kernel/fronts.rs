@@ -120,3 +120,31 @@ fn claims_do_not_outlive_a_change_of_what_makes_a_source() {
         lab.check(&from(address), reason);
     }
 }
+
+#[test]
+fn what_others_block_is_claimed_once_it_drops_much() {
+    if skipped("kernel::fronts::what_others_block_is_claimed_once_it_drops_much") {
+        return;
+    }
+    let mut lab = Lab::open(prefilter());
+    let now_ns = nic::monotonic_ns();
+    // The walk that is due in any case comes before all this, and the next one in a minute.
+    lab.filter.bans().sweep(now_ns, 0).expect("sweep");
+    let mut others = Bans::open_pinned(&lab.config.pin_dir).expect("pinned");
+    let looked_up = |lab: &Lab| lab.filter.unclaimed_drops().expect("a count");
+    for (count, (prefix, inside, _, reason)) in (1..).zip(BLOCKS) {
+        others.add(net(prefix), &ban(LIVE_NS)).expect("room");
+        let before = looked_up(&lab);
+        (0..999).for_each(|_| lab.check(&from(inside), reason));
+        let unclaimed = looked_up(&lab);
+        assert_eq!(unclaimed - before, 999, "{prefix}");
+        let later_ns = now_ns + count * 10_000_000_000;
+        lab.filter.bans().sweep(later_ns, unclaimed).expect("sweep");
+        lab.check(&from(inside), reason);
+        assert_eq!(looked_up(&lab), unclaimed + 1, "{prefix}: it is not yet worth a look");
+        lab.filter.bans().sweep(later_ns, unclaimed + 1).expect("sweep");
+        (0..99).for_each(|_| lab.check(&from(inside), reason));
+        assert_eq!(looked_up(&lab), unclaimed + 1, "{prefix}: it is claimed");
+        assert_eq!(drops(lab.filter.bans(), prefix), 1_099, "{prefix}");
+    }
+}

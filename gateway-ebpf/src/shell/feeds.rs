@@ -25,17 +25,31 @@ static FEEDS6: ArrayOfMaps<Array<Line, LINES6, MMAPABLE>, 1> = ArrayOfMaps::new(
 
 #[inline(always)]
 pub(super) fn listed4(source: u32) -> bool {
-    match Table::of(&FEEDS4) {
-        Some(table) => feeds::listed4(&table, source),
-        None => false,
-    }
+    feed_lists4(source) != 0
 }
 
 #[inline(always)]
 pub(super) fn listed6(upper: u64, lower: u64) -> bool {
+    feed_lists6(upper, lower) != 0
+}
+
+/// Global functions, which the verifier walks once, whatever its callers know, instead of once for each way to them.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn feed_lists4(source: u32) -> u32 {
+    match Table::of(&FEEDS4) {
+        Some(table) => feeds::listed4(&table, source).into(),
+        None => 0,
+    }
+}
+
+/// As [`feed_lists4`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn feed_lists6(upper: u64, lower: u64) -> u32 {
     match Table::of(&FEEDS6) {
-        Some(table) => feeds::listed6(&table, upper, lower),
-        None => false,
+        Some(table) => feeds::listed6(&table, upper, lower).into(),
+        None => 0,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use gateway_ebpf::{
     Ban, Class, Packet, Tables,
-    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24},
+    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, TOUCHED_WORDS, classify24},
     front,
     layout::{Cell, PrefixKey4, PrefixKey6, Settings, THROTTLE},
     syn_cookie::{self, Begin, Handshakes, Judgement},
@@ -93,10 +93,12 @@ pub(crate) struct Host {
     blocks: Vec<(IpNet, Ban)>,
     bans4: HashMap<u32, Ban>,
     bans6: HashMap<u64, Ban>,
+    touched: Vec<u64>,
     classes: Vec<u64>,
     guard: Vec<u64>,
     whole_drops: u64,
     syns: u64,
+    unclaimed_drops: u64,
     cells: Vec<Cell>,
     /// Buckets of known sources, by what the limiter calls them.
     pub(crate) known: HashMap<u64, Cell>,
@@ -145,10 +147,12 @@ impl Host {
             blocks: Vec::new(),
             bans4: HashMap::new(),
             bans6: HashMap::new(),
+            touched: vec![u64::MAX; TOUCHED_WORDS],
             classes: vec![Class::Any.pattern(); CLASS_WORDS],
             guard: vec![u64::MAX; GUARD_WORDS],
             whole_drops: 0,
             syns: 0,
+            unclaimed_drops: 0,
             cells: vec![Cell::default(); settings.cell_mask as usize + 1],
             known: HashMap::new(),
             heartbeat_ns: NOW_NS,
@@ -199,15 +203,17 @@ impl Host {
                 let for_good = ban.expires_at_ns == 0 && ban.action != THROTTLE;
                 (prefix, if for_good { Effect::DropForGood } else { Effect::Look })
             });
-        let (mut rules4, mut guard) = (Vec::new(), vec![0; GUARD_WORDS]);
+        let (mut rules4, mut guard, mut touched) = (Vec::new(), vec![0; GUARD_WORDS], vec![0; TOUCHED_WORDS]);
         for (prefix, effect) in blocks.chain(self.allow.iter().map(|prefix| (*prefix, Effect::Allow))) {
             match prefix {
                 IpNet::V4(net) => {
                     let address = net.network().to_bits();
                     rules4.push(Rule4 { address, prefix_bits: net.prefix_len(), effect });
+                    class::touch4(address, net.prefix_len(), |word, bits| touched[word] |= bits);
                 }
                 IpNet::V6(net) => {
                     let upper = (net.network().to_bits() >> 64) as u64;
+                    class::touch6(upper, net.prefix_len(), |word, bits| touched[word] |= bits);
                     class::guard(upper, net.prefix_len(), effect == Effect::Allow, |word, bit| {
                         guard[word] |= bit;
                     });
@@ -216,7 +222,7 @@ impl Host {
         }
         let mut classes = vec![0; CLASS_WORDS];
         classify24(&mut classes, &rules4);
-        (self.classes, self.guard) = (classes, guard);
+        (self.classes, self.guard, self.touched) = (classes, guard, touched);
     }
 
     fn longest(&mut self, address: IpNet) -> Option<&mut Ban> {
@@ -258,6 +264,10 @@ impl Handshakes for Host {
 }
 
 impl Tables for Host {
+    fn touched_word(&self, index: u32) -> u64 {
+        self.touched[index as usize]
+    }
+
     fn class_word(&self, index: u32) -> u64 {
         self.classes[index as usize]
     }
@@ -268,6 +278,10 @@ impl Tables for Host {
 
     fn whole_drops(&mut self) -> &mut u64 {
         &mut self.whole_drops
+    }
+
+    fn unclaimed_drops(&mut self) -> &mut u64 {
+        &mut self.unclaimed_drops
     }
 
     fn syns(&mut self) -> &mut u64 {
@@ -287,6 +301,10 @@ impl Tables for Host {
     }
 
     fn claimed_shift4(&self) -> u32 {
+        0
+    }
+
+    fn claimed_shift6(&self) -> u32 {
         0
     }
 

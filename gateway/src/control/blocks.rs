@@ -253,7 +253,9 @@ impl Blocks {
             log::error!("the filter's heartbeat: {error}");
         }
         self.syn_cookies.settle(filter);
-        if let Err(error) = filter.bans().sweep(now_ns) {
+        let swept =
+            filter.unclaimed_drops().and_then(|unclaimed_drops| filter.bans().sweep(now_ns, unclaimed_drops));
+        if let Err(error) = swept {
             log::warn!("ended blocks still take room: {error}");
         }
         if let Some(diagnostics) = &mut self.diagnostics {

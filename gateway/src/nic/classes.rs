@@ -1,4 +1,4 @@
-//! The classes of IPv4 /24s and the guard of IPv6, kept true to the tables.
+//! The classes of IPv4 /24s, the guard of IPv6 and what is touched at all, kept true to the tables.
 //!
 //! Comes in: prefixes whose rules change, and now and then all rules. Goes out: words in the maps that the program
 //! reads first. Any number of processes may write rules at once; the gateway alone claims.
@@ -9,18 +9,24 @@
 //! against the rules once more: a rule that another process has added meanwhile was there by then, or its writer takes
 //! the claim back itself. Until then such a rule may be overlooked, for as long as one pass over the rules takes.
 
-use std::{path::Path, sync::atomic::Ordering};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use gateway_ebpf::{
     Class,
-    class::{CLASS_WORDS, GUARD_WORDS, Rule4, classify24, guard, spans, with_block},
+    class::{
+        CLASS_WORDS, GUARD_WORDS, Rule4, TOUCHED_WORDS, classify24, guard, spans, touch4, touch6, with_block,
+    },
 };
 use ipnet::{IpNet, Ipv6Net};
 
-use super::{NicError, prefix::upper, sys::Words};
+use super::{NicError, orders::Orders, prefix::upper, sys::Words};
 
-/// Both maps, shared with the program.
+/// The words, shared with the program.
 pub(super) struct Classes {
+    orders: Orders,
     class24: Words,
     guard6: Words,
 }
@@ -32,7 +38,11 @@ impl Classes {
             let words = super::sys::open_pin(&path).and_then(|map| Words::of_map(&map, count));
             words.map_err(NicError::io(format!("map {}", path.display())))
         };
-        Ok(Self { class24: map("CLASS24", CLASS_WORDS)?, guard6: map("GUARD6", GUARD_WORDS)? })
+        Ok(Self {
+            orders: Orders::open(dir)?,
+            class24: map("CLASS24", CLASS_WORDS)?,
+            guard6: map("GUARD6", GUARD_WORDS)?,
+        })
     }
 
     /// Takes back whatever is claimed about this prefix. Its rules may change before and after. True: something was
@@ -50,15 +60,18 @@ impl Classes {
     /// `allows`: also that no allow prefix touches the prefix is taken back.
     fn change(&self, prefix: IpNet, allows: bool, change: impl Fn(u64, u64) -> u64) -> bool {
         let mut changed = false;
+        touch(prefix, |index, bits| {
+            update(self.orders.touched(), index, |word| word | bits);
+        });
         match prefix {
             IpNet::V4(net) => {
                 for (index, mask) in spans(net.network().to_bits(), net.prefix_len()) {
-                    let before = self.class24.update(index, |word| change(word, mask));
+                    let before = update(self.class24.words(), index, |word| change(word, mask));
                     changed |= before != change(before, mask);
                 }
             }
             IpNet::V6(net) => guard(upper(net.network()), net.prefix_len(), allows, |index, bits| {
-                self.guard6.update(index, |word| word | bits);
+                update(self.guard6.words(), index, |word| word | bits);
             }),
         }
         changed
@@ -66,13 +79,16 @@ impl Classes {
 
     /// What the words are now, to be handed to [`Self::claim`].
     pub(super) fn read(&self) -> Claims {
-        Claims { class24: self.class24.to_vec(), guard6: self.guard6.to_vec() }
+        let [touched, class24, guard6] = self.words().map(to_vec);
+        Claims { touched, class24, guard6 }
     }
 
     /// Writes these claims, but for words that are no longer what they were `before`. False: there were such words.
     pub(super) fn claim(&self, before: &Claims, claims: &Claims) -> bool {
-        self.class24.replace(&before.class24, &claims.class24)
-            & self.guard6.replace(&before.guard6, &claims.guard6)
+        let [touched, class24, guard6] = self.words();
+        replace(class24, &before.class24, &claims.class24)
+            & replace(guard6, &before.guard6, &claims.guard6)
+            & replace(touched, &before.touched, &claims.touched)
     }
 
     /// Takes back those of the `claims` that do not hold by `truth`. False: there were such.
@@ -83,23 +99,33 @@ impl Classes {
             let mask = differing * 3;
             if mask != 0 {
                 all_hold = false;
-                self.class24.update(index, |word| word | mask);
+                update(self.class24.words(), index, |word| word | mask);
             }
         }
-        for (index, (claim, truth)) in claims.guard6.iter().zip(&truth.guard6).enumerate() {
-            let missing = truth & !claim;
-            if missing != 0 {
-                all_hold = false;
-                self.guard6.update(index, |word| word | missing);
+        for (words, claims, truth) in [
+            (self.guard6.words(), &claims.guard6, &truth.guard6),
+            (self.orders.touched(), &claims.touched, &truth.touched),
+        ] {
+            for (index, (claim, truth)) in claims.iter().zip(truth).enumerate() {
+                let missing = truth & !claim;
+                if missing != 0 {
+                    all_hold = false;
+                    update(words, index, |word| word | missing);
+                }
             }
         }
         all_hold
     }
+
+    fn words(&self) -> [&[AtomicU64]; 3] {
+        [self.orders.touched(), self.class24.words(), self.guard6.words()]
+    }
 }
 
-/// What both maps have to hold for a set of rules.
+/// What all words have to be for a set of rules.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Claims {
+    touched: Vec<u64>,
     class24: Vec<u64>,
     guard6: Vec<u64>,
 }
@@ -107,7 +133,22 @@ pub(super) struct Claims {
 impl Claims {
     /// The claims that these rules allow: on IPv4 with what they do, on IPv6 that they are there, and whether they allow.
     pub(super) fn of(rules4: &[Rule4], rules6: &[(Ipv6Net, bool)]) -> Self {
-        let mut claims = Self { class24: vec![0; CLASS_WORDS], guard6: vec![0; GUARD_WORDS] };
+        let mut claims = Self {
+            touched: vec![0; TOUCHED_WORDS],
+            class24: vec![0; CLASS_WORDS],
+            guard6: vec![0; GUARD_WORDS],
+        };
+        let mut set = |index, bits| {
+            if let Some(word) = claims.touched.get_mut(index) {
+                *word |= bits;
+            }
+        };
+        for rule in rules4 {
+            touch4(rule.address, rule.prefix_bits, &mut set);
+        }
+        for (net, _) in rules6 {
+            touch(IpNet::V6(*net), &mut set);
+        }
         classify24(&mut claims.class24, rules4);
         for (net, allows) in rules6 {
             guard(upper(net.network()), net.prefix_len(), *allows, |index, bits| {
@@ -120,39 +161,45 @@ impl Claims {
     }
 }
 
-impl Words {
-    /// Changes a word and gives what it was.
-    fn update(&self, index: usize, change: impl Fn(u64) -> u64) -> u64 {
-        let Some(word) = self.words().get(index) else { return 0 };
-        let changed = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| Some(change(word)));
-        // The closure always gives a word, so both are what was there.
-        changed.unwrap_or_else(|before| before)
+fn touch(prefix: IpNet, set: impl FnMut(usize, u64)) {
+    match prefix {
+        IpNet::V4(net) => touch4(net.network().to_bits(), net.prefix_len(), set),
+        IpNet::V6(net) => touch6(upper(net.network()), net.prefix_len(), set),
     }
+}
 
-    fn to_vec(&self) -> Vec<u64> {
-        self.words().iter().map(|word| word.load(Ordering::SeqCst)).collect()
-    }
+/// Changes a word and gives what it was.
+fn update(words: &[AtomicU64], index: usize, change: impl Fn(u64) -> u64) -> u64 {
+    let Some(word) = words.get(index) else { return 0 };
+    let changed = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |word| Some(change(word)));
+    // The closure always gives a word, so both are what was there.
+    changed.unwrap_or_else(|before| before)
+}
 
-    /// False: some word was not what it had been.
-    fn replace(&self, before: &[u64], after: &[u64]) -> bool {
-        let mut all = true;
-        for (word, (before, after)) in self.words().iter().zip(before.iter().zip(after)) {
-            if before != after {
-                all &= word.compare_exchange(*before, *after, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-            }
+fn to_vec(words: &[AtomicU64]) -> Vec<u64> {
+    words.iter().map(|word| word.load(Ordering::SeqCst)).collect()
+}
+
+/// False: some word was not what it had been.
+fn replace(words: &[AtomicU64], before: &[u64], after: &[u64]) -> bool {
+    let mut all = true;
+    for (word, (before, after)) in words.iter().zip(before.iter().zip(after)) {
+        if before != after {
+            all &= word.compare_exchange(*before, *after, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         }
-        all
     }
+    all
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway_ebpf::class::{Effect, class_index};
+    use gateway_ebpf::class::{Effect, class_index, touched4};
 
     use super::*;
 
     fn classes() -> Classes {
         Classes {
+            orders: Orders::anonymous(),
             class24: Words::anonymous(CLASS_WORDS).unwrap(),
             guard6: Words::anonymous(GUARD_WORDS).unwrap(),
         }
@@ -182,8 +229,12 @@ mod tests {
     #[track_caller]
     fn check_class(classes: &Classes, address: [u8; 4], expected: Class) {
         let address = u32::from_be_bytes(address);
-        let word = classes.read().class24[class_index(address) as usize];
+        let claims = classes.read();
+        let word = claims.class24[class_index(address) as usize];
         assert_eq!(Class::of(word, address), expected);
+        let (word, bit) = touched4(address);
+        let is_touched = claims.touched[word as usize] >> bit & 1 == 1;
+        assert!(is_touched || expected == Class::Clean, "it would not be looked at");
     }
 
     #[test]
@@ -216,7 +267,11 @@ mod tests {
         assert!(!classes.claim(&before, &of(&["192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"])));
         check_class(&classes, [192, 0, 2, 7], Class::Any);
         check_class(&classes, [198, 51, 100, 7], Class::Drop);
-        assert_eq!(classes.read().guard6, of(&["2001:db8::/64"]).guard6);
+        let added = of(&["192.0.2.7/32", "2001:db8::/64"]);
+        assert_eq!(classes.read().guard6, added.guard6);
+        assert!(
+            classes.read().touched.iter().zip(&added.touched).all(|(word, touched)| touched & !word == 0)
+        );
     }
 
     #[test]
@@ -230,6 +285,9 @@ mod tests {
         check_class(&classes, [198, 51, 100, 7], Class::Drop);
         check_class(&classes, [203, 0, 113, 7], Class::Any);
         assert_eq!(classes.read().guard6, truth.guard6);
+        assert!(
+            classes.read().touched.iter().zip(&truth.touched).all(|(word, touched)| touched & !word == 0)
+        );
         assert!(classes.take_back(&truth, &truth));
     }
 }

@@ -9,9 +9,10 @@
 
 use std::{path::Path, sync::atomic::Ordering};
 
+use aya::maps::MapInfo;
 use gateway_ebpf::{
     Ban, BanOrigin,
-    front::{CLAIMED, Claim, DROPS, LENGTHS6_MAX, LINES, OF_SOURCE, claim4, claim6, shift4},
+    front::{CLAIMED, Claim, DROPS, LENGTHS6_MAX, OF_SOURCE, claim4, claim6, shift4, shift6},
     layout::{DROP, Settings},
 };
 use ipnet::IpNet;
@@ -78,10 +79,10 @@ impl Claimable {
     }
 
     /// Of these lengths only.
-    fn claims6(&self, seed: u64, lengths: &[u8]) -> Vec<Claim> {
+    fn claims6(&self, seed: u64, lengths: &[u8], shift: u32) -> Vec<Claim> {
         let of_length = self.prefixes6.iter().filter(|(_, length, _)| lengths.contains(length));
         let claims = of_length.map(|(upper, length, of_source)| {
-            let claim = claim6(*upper, *length, seed);
+            let claim = claim6(*upper, *length, seed, shift);
             Claim { slot: claim.slot | if *of_source { OF_SOURCE } else { 0 }, ..claim }
         });
         in_order(claims.collect())
@@ -109,8 +110,9 @@ impl Front {
     pub(super) fn open(dir: &Path) -> Result<Self, NicError> {
         let map = |name: &str| {
             let path = dir.join(name);
+            let lines = MapInfo::from_pin(&path)?.max_entries();
             let words =
-                super::sys::open_pin(&path).and_then(|map| Words::of_map(&map, LINES as usize * LINE_WORDS));
+                super::sys::open_pin(&path).and_then(|map| Words::of_map(&map, lines as usize * LINE_WORDS));
             words.map_err(NicError::io(format!("map {}", path.display())))
         };
         Ok(Self { front4: map("FRONT4")?, front6: map("FRONT6")?, orders: Orders::open(dir)? })
@@ -157,15 +159,21 @@ impl Front {
         if wanted.until_ns < self.orders.claimed_until() {
             self.orders.set_claimed_until(wanted.until_ns);
         }
-        let (shift, fitting) = (self.orders.claimed_shift4(), shift4(wanted.sources4.len()));
+        let shifts = (self.orders.claimed_shift4(), self.orders.claimed_shift6());
+        let fitting = (
+            shift4(wanted.sources4.len(), self.table4().lines()),
+            shift6(wanted.prefixes6.len(), self.table6().lines()),
+        );
         // A step that is not needed is not made: all would have to be claimed anew.
-        if fitting < shift || fitting > shift + 1 {
+        let fits = |shift: u32, fitting: u32| (shift..=shift + 1).contains(&fitting);
+        if !fits(shifts.0, fitting.0) || !fits(shifts.1, fitting.1) {
             self.clear();
-            self.orders.set_claimed_shift4(fitting);
+            self.orders.set_claimed_shift4(fitting.0);
+            self.orders.set_claimed_shift6(fitting.1);
         }
         let lengths = wanted.lengths6();
         let claims4 = wanted.claims4(seed, self.orders.claimed_shift4());
-        let claims6 = wanted.claims6(seed, &lengths);
+        let claims6 = wanted.claims6(seed, &lengths, self.orders.claimed_shift6());
         let added = self.table4().become_exactly(&claims4) | self.table6().become_exactly(&claims6);
         let packed = lengths.iter().rev().fold(0, |packed: u64, length| packed << 8 | u64::from(*length));
         self.orders.set_claimed_lengths6(packed);
@@ -174,12 +182,12 @@ impl Front {
 
     /// Takes back those of `claimed` that are not in `truth`, which was read later, and lets the rest hold.
     pub(super) fn confirm(&self, claimed: &Claimable, truth: &Claimable) {
-        let (seed, shift, lengths) =
-            (self.orders.settings().seed, self.orders.claimed_shift4(), claimed.lengths6());
-        for (table, claimed, truth) in [
-            (self.table4(), claimed.claims4(seed, shift), truth.claims4(seed, shift)),
-            (self.table6(), claimed.claims6(seed, &lengths), truth.claims6(seed, &lengths)),
-        ] {
+        let (seed, lengths) = (self.orders.settings().seed, claimed.lengths6());
+        let of4 = |blocks: &Claimable| blocks.claims4(seed, self.orders.claimed_shift4());
+        let of6 = |blocks: &Claimable| blocks.claims6(seed, &lengths, self.orders.claimed_shift6());
+        for (table, claimed, truth) in
+            [(self.table4(), of4(claimed), of4(truth)), (self.table6(), of6(claimed), of6(truth))]
+        {
             claimed
                 .iter()
                 .filter(|claim| truth.binary_search(claim).is_err())
@@ -196,7 +204,8 @@ impl Front {
                 Some((self.table4(), claim))
             }
             IpNet::V6(net) if (1..=64).contains(&net.prefix_len()) => {
-                Some((self.table6(), claim6(upper(net.network()), net.prefix_len(), seed)))
+                let shift = self.orders.claimed_shift6();
+                Some((self.table6(), claim6(upper(net.network()), net.prefix_len(), seed, shift)))
             }
             IpNet::V6(_) => None,
         }
@@ -233,6 +242,10 @@ struct Table<'w> {
 }
 
 impl Table<'_> {
+    fn lines(self) -> u32 {
+        u32::try_from(self.words.words().len() / LINE_WORDS).unwrap_or(u32::MAX)
+    }
+
     /// The slots of a line: a word, and by how much the slot is shifted in it.
     fn slots(self, line: u32) -> impl Iterator<Item = (usize, usize)> {
         let first = line as usize * LINE_WORDS;
@@ -269,7 +282,7 @@ impl Table<'_> {
     fn become_exactly(self, claims: &[Claim]) -> bool {
         let mut added = false;
         let mut rest = claims;
-        for line in 0..LINES {
+        for line in 0..self.lines() {
             let is_empty = self.slots(line).all(|at| self.load(at) & CLAIMED == 0);
             if is_empty && rest.first().is_none_or(|claim| claim.line != line) {
                 continue;
@@ -277,13 +290,13 @@ impl Table<'_> {
             let of_line = rest.iter().take_while(|claim| claim.line == line).count();
             let (wanted, behind) = rest.split_at(of_line);
             rest = behind;
-            let mut missing: Vec<u64> = wanted.iter().map(|claim| claim.slot).collect();
+            let mut missing = wanted.to_vec();
             for at in self.slots(line) {
                 let slot = self.load(at);
                 if slot & CLAIMED == 0 {
                     continue;
                 }
-                match missing.iter().position(|wanted| *wanted == slot & !DROPS) {
+                match missing.iter().position(|wanted| wanted.slot == slot & !DROPS) {
                     Some(place) => drop(missing.swap_remove(place)),
                     None => self.store(at, 0),
                 }
@@ -292,9 +305,18 @@ impl Table<'_> {
                 continue;
             }
             added = true;
-            for at in self.slots(line).filter(|at| self.load(*at) & CLAIMED == 0).collect::<Vec<_>>() {
-                let Some(slot) = missing.pop() else { break };
-                self.store(at, slot);
+            let mut free: Vec<(usize, usize)> =
+                self.slots(line).filter(|at| self.load(*at) & CLAIMED == 0).collect();
+            // Those first that find room at home.
+            for strays in [false, true] {
+                missing.retain(|claim| {
+                    let home = line as usize * LINE_WORDS + claim.home() as usize;
+                    let Some(place) = free.iter().position(|(word, _)| strays || *word == home) else {
+                        return true;
+                    };
+                    self.store(free.remove(place), claim.slot);
+                    false
+                });
             }
         }
         added
@@ -308,6 +330,8 @@ fn is_of(slot: u64, claim: Claim) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LINES: u32 = 1 << 10;
 
     fn table(words: &Words, slot_bits: usize) -> Table<'_> {
         Table { words, slot_bits }

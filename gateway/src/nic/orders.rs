@@ -1,11 +1,19 @@
 //! What the program is told in one value: settings, the ports that have limits, that user space lives.
 //!
 //! Comes in: each of them, whenever it changes. Goes out: words of the map `ORDERS`, which the program reads on the next
-//! packet. The control thread writes all but [`Orders::set_listed`], which the feeds' own thread does; others only read.
+//! packet. The control thread writes all but [`Orders::set_listed`], which the feeds' own thread does, and
+//! [`Orders::touched`], which belongs to the classes; others only read.
 
-use std::{mem::offset_of, path::Path, sync::atomic::Ordering};
+use std::{
+    mem::offset_of,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
-use gateway_ebpf::layout::{self, PORT_WORDS, Settings};
+use gateway_ebpf::{
+    class::TOUCHED_WORDS,
+    layout::{self, PORT_WORDS, Settings},
+};
 
 use super::{NicError, sys::Words};
 
@@ -21,8 +29,10 @@ const LISTED_AT: usize = offset_of!(layout::Orders, listed) / WORD_BYTES;
 const CLAIMED_UNTIL_AT: usize = offset_of!(layout::Orders, claimed_until_ns) / WORD_BYTES;
 const CLAIMED_LENGTHS6_AT: usize = offset_of!(layout::Orders, claimed_lengths6) / WORD_BYTES;
 const CLAIMED_SHIFT4_AT: usize = offset_of!(layout::Orders, claimed_shift4) / WORD_BYTES;
+const CLAIMED_SHIFT6_AT: usize = offset_of!(layout::Orders, claimed_shift6) / WORD_BYTES;
 const SETTINGS_AT: usize = offset_of!(layout::Orders, settings) / WORD_BYTES;
 const PORTS_AT: usize = offset_of!(layout::Orders, ports) / WORD_BYTES;
+const TOUCHED_AT: usize = offset_of!(layout::Orders, touched) / WORD_BYTES;
 
 impl Orders {
     /// `dir` is that of one version.
@@ -96,6 +106,21 @@ impl Orders {
         self.store(CLAIMED_SHIFT4_AT, &[shift.into()]);
     }
 
+    /// See [`layout::Orders::claimed_shift6`].
+    pub(super) fn claimed_shift6(&self) -> u32 {
+        u32::try_from(self.load(CLAIMED_SHIFT6_AT)).unwrap_or(0)
+    }
+
+    /// As [`Self::claimed_shift6`]; only while nothing is claimed.
+    pub(super) fn set_claimed_shift6(&self, shift: u32) {
+        self.store(CLAIMED_SHIFT6_AT, &[shift.into()]);
+    }
+
+    /// See [`layout::Orders::touched`]: [`super::classes`] keeps it.
+    pub(super) fn touched(&self) -> &[AtomicU64] {
+        self.0.words().get(TOUCHED_AT..TOUCHED_AT + TOUCHED_WORDS).unwrap_or_default()
+    }
+
     fn active_at(&self) -> usize {
         bank_at(self.load(ACTIVE_AT) & 1)
     }
@@ -119,9 +144,16 @@ fn bank_at(bank: u64) -> usize {
 mod tests {
     use super::*;
 
+    impl Orders {
+        /// Orders of our own.
+        pub(in crate::nic) fn anonymous() -> Self {
+            Self(Words::anonymous(size_of::<layout::Orders>() / WORD_BYTES).unwrap())
+        }
+    }
+
     #[test]
     fn settings_are_read_back_and_nothing_else_is_touched() {
-        let orders = Orders(Words::anonymous(size_of::<layout::Orders>() / WORD_BYTES).unwrap());
+        let orders = Orders::anonymous();
         assert_eq!(orders.settings(), Settings::default());
         let ports = std::array::from_fn(|word| word as u64);
         orders.set_ports(&ports);

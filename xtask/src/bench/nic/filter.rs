@@ -14,12 +14,12 @@ use aya::{
 use gateway_ebpf::{
     Ban,
     bucket::LINE_CELLS,
-    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, classify24},
+    class::{self, CLASS_WORDS, Effect, GUARD_WORDS, Rule4, TOUCHED_WORDS, classify24, touch4, touch6},
     feeds::{
         LINES4, LINES6, Line,
         fill::{fill4, fill6},
     },
-    front::{self, CLAIMED, Claim, OF_SOURCE, claim4, claim6, shift4},
+    front::{self, CLAIMED, Claim, LINES_MAX, OF_SOURCE, claim4, claim6, shift4, shift6},
     layout::{
         DROP_MALFORMED, HAS_ALLOW4, HAS_ALLOW6, LISTED4, LISTED6, MODE_ON, Orders, Pace, Settings, port_bit,
     },
@@ -61,6 +61,13 @@ pub(super) struct Blocked {
     pub(super) prefixes6: Vec<(u64, u8)>,
     /// All of it by a feed.
     pub(super) by_feed: bool,
+}
+
+impl Blocked {
+    /// See [`Orders::claimed_shift6`].
+    fn shift6(&self) -> u32 {
+        shift6(self.sources6.len() + self.prefixes6.len(), LINES_MAX)
+    }
 }
 
 /// The program; its maps go with it.
@@ -121,8 +128,10 @@ impl Filter {
             listed: if blocked.by_feed { LISTED4 | LISTED6 } else { 0 },
             claimed_until_ns: END_NS,
             claimed_lengths6: lengths6(blocked),
-            claimed_shift4: shift4(blocked.sources4.len()).into(),
+            claimed_shift4: shift4(blocked.sources4.len(), LINES_MAX).into(),
+            claimed_shift6: blocked.shift6().into(),
             settings: [settings; 2],
+            touched: touched(blocked),
             ports: std::array::from_fn(|word| u64::from(word == limited as usize) << bit),
         };
         let mut map: Array<&mut MapData, Plain<Orders>> = self.map("ORDERS")?;
@@ -218,10 +227,11 @@ impl Filter {
     /// What is known of blocks once their first drop is behind them, as far as there is room.
     fn claim(&mut self, blocked: &Blocked) -> Result<()> {
         let of_source = |claim: Claim| Claim { slot: claim.slot | OF_SOURCE, ..claim };
-        let claims4 =
-            blocked.sources4.iter().map(|source| claim4(*source, SEED, shift4(blocked.sources4.len())));
-        let sources6 = blocked.sources6.iter().map(|upper| of_source(claim6(*upper, 64, SEED)));
-        let prefixes6 = blocked.prefixes6.iter().map(|(upper, bits)| claim6(*upper, *bits, SEED));
+        let shift = shift4(blocked.sources4.len(), LINES_MAX);
+        let claims4 = blocked.sources4.iter().map(|source| claim4(*source, SEED, shift));
+        let shift = blocked.shift6();
+        let sources6 = blocked.sources6.iter().map(|upper| of_source(claim6(*upper, 64, SEED, shift)));
+        let prefixes6 = blocked.prefixes6.iter().map(|(upper, bits)| claim6(*upper, *bits, SEED, shift));
         let (mut front4, mut front6) = (Front::new(32), Front::new(64));
         claims4.for_each(|claim| front4.put(claim));
         sources6.chain(prefixes6).for_each(|claim| front6.put(claim));
@@ -259,21 +269,41 @@ struct Front {
 
 impl Front {
     fn new(slot_bits: u32) -> Self {
-        Self { lines: vec![[0; 8]; front::LINES as usize], slot_bits }
+        Self { lines: vec![[0; 8]; LINES_MAX as usize], slot_bits }
     }
 
-    /// Where the line is full, it stays unclaimed.
+    /// At home or elsewhere in its line; where that is full, it stays unclaimed.
     fn put(&mut self, claim: Claim) {
-        let words = self.lines.get_mut(claim.line as usize).into_iter().flatten();
-        for word in words {
-            for shift in (0..64).step_by(self.slot_bits as usize) {
-                if *word >> shift & CLAIMED == 0 {
-                    *word |= claim.slot << shift;
-                    return;
-                }
+        let Some(line) = self.lines.get_mut(claim.line as usize) else { return };
+        line.rotate_left(claim.home() as usize);
+        for word in line.iter_mut() {
+            let free = (0..64).step_by(self.slot_bits as usize).find(|shift| *word >> shift & CLAIMED == 0);
+            if let Some(shift) = free {
+                *word |= claim.slot << shift;
+                break;
             }
         }
+        line.rotate_right(claim.home() as usize);
     }
+}
+
+/// Which words the program finds its rules in.
+fn touched(blocked: &Blocked) -> [u64; TOUCHED_WORDS] {
+    let mut words = [0; TOUCHED_WORDS];
+    let mut set = |index: usize, bits| {
+        if let Some(word) = words.get_mut(index) {
+            *word |= bits;
+        }
+    };
+    touch4(ALLOW4.0, ALLOW4.1, &mut set);
+    touch6(u64::from(ALLOW6.0) << 32, ALLOW6.1, &mut set);
+    if !blocked.by_feed {
+        blocked.sources4.iter().for_each(|address| touch4(*address, 32, &mut set));
+        blocked.prefixes4.iter().for_each(|(address, bits)| touch4(*address, *bits, &mut set));
+        blocked.sources6.iter().for_each(|upper| touch6(*upper, 64, &mut set));
+        blocked.prefixes6.iter().for_each(|(upper, bits)| touch6(*upper, *bits, &mut set));
+    }
+    words
 }
 
 /// The lengths of blocked IPv6 prefixes, the longest lowest.
