@@ -177,3 +177,89 @@ fn request(
     }
     request.body(Full::from(body.finish())).map_err(|error| NotGranted::Away(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+
+    use tokio::{
+        net::TcpListener,
+        task::{LocalSet, spawn_local},
+        time::sleep,
+    };
+    use xtask::lab::scratch::Scratch;
+
+    use super::*;
+    use crate::{
+        config::{self, AuthKind},
+        decide::issuer::{self, Issuer},
+    };
+
+    /// A login at an issuer there.
+    fn rules(issuer: &str, directory: &Path) -> Oidc {
+        let key = directory.join("cookie.key");
+        fs::write(&key, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "[auth.web]\nkind = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"web\"\ncookie_key_file = \"cookie.key\"\n"
+        );
+        let config = config::parse(&text, directory, &|_| None).unwrap().config;
+        match &config.auths[0].kind {
+            AuthKind::Oidc(rules) => Oidc { timeout: Duration::from_millis(200), ..(**rules).clone() },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What it says of itself; its key is that of RFC 7517, appendix A.1.
+    fn said(rules: &Oidc, issuer: &str) -> Arc<Said> {
+        let JwtKeys::Fetched(source) = &rules.id_token.keys else { panic!("{:?}", rules.id_token.keys) };
+        let document = format!(
+            r#"{{"issuer":"{issuer}","jwks_uri":"{issuer}/jwks","token_endpoint":"{issuer}/token"}}"#
+        );
+        let jwks = br#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1",
+            "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+        let (document, _) =
+            issuer::discovered(document.as_bytes(), issuer, &Url::parse(issuer).unwrap()).unwrap();
+        let issuer = Issuer::new((**source).clone());
+        issuer.take(document, jwks, 1).unwrap();
+        issuer.said().unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_that_is_silent_is_asked_by_some_left_alone_by_all_and_then_tried_by_one() {
+        let work = async {
+            let scratch = Scratch::new().unwrap();
+            // Whoever connects waits in its queue for ever.
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let issuer = format!("http://{}", listener.local_addr().unwrap());
+            let rules = Rc::new(rules(&issuer, scratch.path()));
+            let (said, endpoint) = (said(&rules, &issuer), Rc::new(TokenEndpoint::default()));
+            // How many of so many at once are told that it is away, and how many are not let ask.
+            let ask = async |count: usize| {
+                let ask_one = || {
+                    let (rules, said, endpoint) =
+                        (Rc::clone(&rules), Arc::clone(&said), Rc::clone(&endpoint));
+                    spawn_local(async move { endpoint.ask(&rules, &said, &[("grant_type", "a")]).await })
+                };
+                let asked: Vec<_> = std::iter::repeat_with(ask_one).take(count).collect();
+                let (mut away, mut left_alone) = (0, 0);
+                for asked in asked {
+                    match asked.await.unwrap() {
+                        Err(NotGranted::Away(_)) => away += 1,
+                        Err(NotGranted::LeftAlone) => left_alone += 1,
+                        Err(NotGranted::Refused) | Ok(_) => panic!("it says nothing"),
+                    }
+                }
+                (away, left_alone)
+            };
+            assert_eq!(ask(AT_ONCE + 3).await, (AT_ONCE, 3));
+            loop {
+                match ask(5).await {
+                    (0, 5) => sleep(LEFT_ALONE / 20).await,
+                    tried => break assert_eq!(tried, (1, 4)),
+                }
+            }
+        };
+        LocalSet::new().run_until(work).await;
+    }
+}
