@@ -31,8 +31,8 @@ pub(crate) fn free_address() -> SocketAddr {
 pub(crate) struct Edge {
     pub(crate) gateway: Gateway,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) directory: Scratch,
-    admin: SocketAddr,
 }
 
 impl Edge {
@@ -71,18 +71,18 @@ impl Edge {
         Self {
             gateway: gateway.unwrap_or_else(|error| panic!("{error}\n{config}")),
             address,
-            directory,
             admin,
+            directory,
         }
     }
 
     /// Kills it, as a crash would; what comes of another start with the same files.
     pub(crate) fn restart(self) -> Result<Self, String> {
-        let Self { gateway, address, directory, admin } = self;
+        let Self { gateway, address, admin, directory } = self;
         let config = fs::read_to_string(gateway.config_file()).unwrap();
         gateway.kill().unwrap();
         let gateway = start(Path::new(BINARY), &directory, &config, address, admin)?;
-        Ok(Self { gateway, address, directory, admin })
+        Ok(Self { gateway, address, admin, directory })
     }
 
     /// A connection to it.

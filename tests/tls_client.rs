@@ -12,7 +12,9 @@ use rustls::{
         ClientSessionMemoryCache, ClientSessionStore, Resumption, Tls12ClientSessionValue,
         Tls13ClientSessionValue,
     },
+    crypto::aws_lc_rs::sign::any_supported_type,
     pki_types::ServerName,
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 
 use crate::{
@@ -39,7 +41,9 @@ pub(crate) fn settings(
     match shown {
         Some(issued) => {
             let (chain, key) = issued.pair();
-            builder.with_client_auth_cert(chain, key).unwrap()
+            // Nobody asks whether they belong together, as whoever has found a certificate somewhere does not.
+            let shown = CertifiedKey::new(chain, any_supported_type(&key).unwrap());
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
         }
         None => builder.with_no_client_auth(),
     }

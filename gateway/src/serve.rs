@@ -135,8 +135,9 @@ async fn begin(
         stream.put_back(std::mem::replace(&mut received, Buffer::placeholder()));
         match Secured::handshake(&mut stream, certificates, &worker.tools.buffers).await {
             Ok(done) => secured = Some(Box::new(done)),
-            Err(error) => {
-                secured::failed(&worker, &error, &ends, (&mut stream, &deadline)).await;
+            Err(unsecured) => {
+                let door = (&worker, &*manners.settings.name);
+                secured::failed(door, &unsecured, &ends, (&mut stream, &deadline)).await;
                 return None;
             }
         }

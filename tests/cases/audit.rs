@@ -1,5 +1,8 @@
 //! The audit log: what stands in it, who can verify it, and what happens when it cannot be written.
 
+mod full_disk;
+mod handshakes;
+
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -21,6 +24,7 @@ permission = { GET = \"orders:read\", PUT = \"orders:write\" }\n\
 
 struct Watched {
     edge: Edge,
+    file: PathBuf,
     key: String,
     _upstream: xtask::lab::scripted::Scripted,
 }
@@ -28,26 +32,23 @@ struct Watched {
 impl Watched {
     fn start(keys: &str) -> Self {
         let directory = Scratch::new().unwrap();
-        let key = create_key(BINARY.as_ref(), &directory.path().join("keys.toml"), "acme", "reader").unwrap();
-        let upstream = answering(HELLO);
-        let log = format!("[log]\naudit = {{ file = \"audit.jsonl\"{keys} }}\n");
-        let edge = Edge::start_with(directory, upstream.address(), "", &format!("{SECTIONS}{log}"));
-        Self { edge, key, _upstream: upstream }
+        let file = directory.path().join("audit.jsonl");
+        Self::start_in(directory, file, keys)
     }
 
-    fn file(&self) -> PathBuf {
-        self.edge.directory.path().join("audit.jsonl")
+    /// With its log elsewhere.
+    fn start_in(directory: Scratch, file: PathBuf, keys: &str) -> Self {
+        let key = create_key(BINARY.as_ref(), &directory.path().join("keys.toml"), "acme", "reader").unwrap();
+        let upstream = answering(HELLO);
+        let log = format!("[log]\naudit = {{ file = \"{}\"{keys} }}\n", file.display());
+        let edge = Edge::start_with(directory, upstream.address(), "", &format!("{SECTIONS}{log}"));
+        Self { edge, file, key, _upstream: upstream }
     }
 
     /// The lines of an event, once there are so many.
     #[track_caller]
     fn lines(&self, event: &str, count: usize) -> Vec<Value> {
-        let found = wait::until(TIME_MAX, || {
-            let lines = lines_of(&self.file());
-            let lines: Vec<Value> = lines.into_iter().filter(|line| line["event"] == event).collect();
-            (lines.len() >= count).then_some(lines)
-        });
-        found.unwrap_or_else(|| panic!("{count} of {event}: {}", fs::read_to_string(self.file()).unwrap()))
+        await_lines(&self.file, event, count)
     }
 
     fn hang_up(&mut self) {
@@ -69,16 +70,36 @@ impl Watched {
     }
 }
 
-fn lines_of(file: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(file).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+/// The lines of an event in this log, once there are so many.
+#[track_caller]
+pub(super) fn await_lines(file: &Path, event: &str, count: usize) -> Vec<Value> {
+    let found = wait::until(TIME_MAX, || {
+        let lines = lines_of(file);
+        let lines: Vec<Value> = lines.into_iter().filter(|line| line["event"] == event).collect();
+        (lines.len() >= count).then_some(lines)
+    });
+    found.unwrap_or_else(|| panic!("{count} of {event}: {}", settled(file)))
 }
 
-fn verify(arguments: &[&str], files: &[&Path]) -> Output {
+/// All lines of this log that are whole.
+pub(super) fn lines_of(file: &Path) -> Vec<Value> {
+    let text = settled(file);
+    let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+    whole.map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+}
+
+/// The file between two writes: whoever appends holds its lock.
+fn settled(file: &Path) -> String {
+    let Ok(open) = File::open(file) else { return String::new() };
+    open.lock_shared().unwrap();
+    fs::read_to_string(file).unwrap()
+}
+
+pub(super) fn verify(arguments: &[&str], files: &[&Path]) -> Output {
     Command::new(BINARY).args(["audit", "verify"]).args(arguments).args(files).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
@@ -114,7 +135,7 @@ fn every_refusal_is_told_and_nothing_that_passed() {
     }
     let line = of(answers[1].header("x-request-id"));
     assert_eq!((line["method"].as_str(), line["path"].as_str()), (Some("PUT"), Some("/orders/1")));
-    let text = fs::read_to_string(watched.file()).unwrap();
+    let text = fs::read_to_string(&watched.file).unwrap();
     let secret = watched.key.rsplit('_').next().unwrap();
     assert!(!text.contains("geheim") && !text.contains("ptc_guess") && !text.contains(secret), "{text}");
 }
@@ -143,7 +164,7 @@ fn what_operators_do_is_told_and_all_of_it_verifies_elsewhere() {
     // There is nothing to detach, which is told all the same.
     let _ = watched.edge.gateway.command(&["panic-open"]).unwrap();
     let told = wait::until(TIME_MAX, || {
-        lines_of(&watched.file()).into_iter().find(|line| line["command"] == "panic-open")
+        lines_of(&watched.file).into_iter().find(|line| line["command"] == "panic-open")
     });
     assert!(told.expect("commands are told").get("uid").is_some());
     watched.edge.get("/nowhere", &[]);
@@ -152,9 +173,8 @@ fn what_operators_do_is_told_and_all_of_it_verifies_elsewhere() {
     let directory = Scratch::new().unwrap();
     let key = watched.edge.gateway.command(&["audit", "key"]).unwrap();
     let key_file = directory.write("audit.pem", &key.stdout).unwrap();
-    let file = watched.file();
     let key_file = key_file.to_str().unwrap().to_owned();
-    let Watched { edge, .. } = watched;
+    let Watched { edge, file, .. } = watched;
     let Edge { gateway, directory: _kept, .. } = edge;
     assert!(gateway.terminate(TIME_MAX).unwrap().success());
     let events: Vec<String> =
@@ -198,7 +218,7 @@ fn a_log_that_cannot_be_written_refuses_changes_while_requests_are_served() {
     let mut watched = Watched::start("");
     let key = watched.key.clone();
     let key = [("x-api-key", key.as_str())];
-    let holder = File::open(watched.file()).unwrap();
+    let holder = File::open(&watched.file).unwrap();
     holder.lock().unwrap();
     assert_eq!(watched.edge.get("/nowhere", &[]).status, 404);
     watched.hang_up();
@@ -220,7 +240,7 @@ fn a_log_that_cannot_be_written_refuses_changes_while_requests_are_served() {
     watched.lines("configuration_refused", 1);
     watched.hang_up();
     watched.await_output("configuration reloaded");
-    let verified = verify(&[], &[&watched.file()]);
+    let verified = verify(&[], &[&watched.file]);
     assert!(verified.status.success(), "{}", said(&verified));
 }
 
@@ -228,17 +248,17 @@ fn a_log_that_cannot_be_written_refuses_changes_while_requests_are_served() {
 fn what_was_lost_is_counted_and_told_in_the_log() {
     for (on_failure, taken) in [("refuse", false), ("continue", true)] {
         let mut watched = Watched::start(&format!(", on_failure = \"{on_failure}\""));
-        let good = fs::read(watched.file()).unwrap();
-        fs::write(watched.file(), [&good[..], b"not ours\n"].concat()).unwrap();
+        let good = fs::read(&watched.file).unwrap();
+        fs::write(&watched.file, [&good[..], b"not ours\n"].concat()).unwrap();
         assert_eq!(watched.edge.get("/nowhere", &[]).status, 404);
         watched.await_metric("portcullis_audit_lost_total");
         watched.await_metric("portcullis_audit_errors_total");
         watched.hang_up();
         watched.await_output(if taken { "configuration reloaded" } else { "not reloaded" });
-        fs::write(watched.file(), &good).unwrap();
+        fs::write(&watched.file, &good).unwrap();
         let lost = watched.lines("lost", 1);
         assert!(lost[0]["lines"].as_u64() >= Some(2), "{lost:?}");
-        let verified = verify(&[], &[&watched.file()]);
+        let verified = verify(&[], &[&watched.file]);
         assert!(
             verified.status.success() && said(&verified).contains("could not write"),
             "{}",

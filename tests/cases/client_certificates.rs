@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd};
 use rustls::{
     AlertDescription, ClientConfig, HandshakeKind,
     version::{TLS12, TLS13},
@@ -17,7 +16,12 @@ use crate::{
 };
 
 /// What a client that shows `shown` gets: a status line, or the alert.
-fn ask(edge: &Edge, authority: &Authority, shown: Option<&Issued>, tls13: bool) -> Result<String, io::Error> {
+pub(super) fn ask(
+    edge: &Edge,
+    authority: &Authority,
+    shown: Option<&Issued>,
+    tls13: bool,
+) -> Result<String, io::Error> {
     let version = if tls13 { &TLS13 } else { &TLS12 };
     let config: ClientConfig = settings(authority, shown, &[version]);
     // In TLS 1.3 the refusal comes after the client's end of the handshake.
@@ -72,28 +76,10 @@ fn optional_means_none_or_a_good_one() {
 #[test]
 fn a_revoked_certificate_is_refused() {
     let authority = Authority::new("ca");
-    let issue = |serial: u8| {
-        authority.issue_with(&["client.example"], |params| {
-            params.serial_number = Some(SerialNumber::from_slice(&[serial]));
-        })
-    };
-    let (good, revoked) = (issue(1), issue(2));
-    let list = CertificateRevocationListParams {
-        this_update: date_time_ymd(2024, 1, 1),
-        next_update: date_time_ymd(2090, 1, 1),
-        crl_number: SerialNumber::from_slice(&[1]),
-        issuing_distribution_point: None,
-        revoked_certs: vec![RevokedCertParams {
-            serial_number: SerialNumber::from_slice(&[2]),
-            revocation_time: date_time_ymd(2024, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        }],
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
+    let [good, revoked] = [1, 2].map(|number| authority.issue_numbered(&["client.example"], number));
     let directory = Scratch::new().unwrap();
     directory.write("ca.pem", authority.pem()).unwrap();
-    directory.write("revoked.pem", list.signed_by(&authority.issuer).unwrap().pem().unwrap()).unwrap();
+    directory.write("revoked.pem", authority.revoke(2)).unwrap();
     authority.issue(&["a.example"]).write(&directory, "0");
     let edge = edge_in(directory, 1, &format!("{REQUIRED}, client_crl_file = \"revoked.pem\""));
     check(&edge, &authority, Some(&good), None);

@@ -15,3 +15,4 @@ mod restart;
 mod syn_flood;
 mod feeds;
 mod crowdsec;
+mod audited;

@@ -43,12 +43,16 @@ struct Known {
     bytes: u64,
     /// The number of its first line; 0: it has none yet.
     first: u64,
+    /// What stands behind those bytes: a line that was never finished. The next one that can be written takes its place.
+    torn: Vec<u8>,
 }
 
 /// The end of a file.
 struct Tail {
     /// Bytes up to the end of its last line.
     bytes: u64,
+    /// What stands behind them.
+    torn: Vec<u8>,
     /// Its last line; none: it has none.
     head: Option<Head>,
 }
@@ -127,7 +131,7 @@ impl Ledger {
 /// Why the chain goes on behind something else than this process has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
-    /// The end of a line that was never finished was removed: so many bytes.
+    /// The beginning of a line that was never finished was removed: so many bytes.
     Mended(u64),
     /// The file ends with this line; it had more.
     Cut(u64, u64),
@@ -172,7 +176,8 @@ impl Known {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
         }
         // What is in it is unknown: it counts as empty, and is caught up with.
-        Ok(Known { file, device: metadata.dev(), inode: metadata.ino(), bytes: 0, first: 0 })
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(Known { file, device, inode, bytes: 0, first: 0, torn: Vec::new() })
     }
 
     /// What the next line follows, and what has to be said first. `seen` is the newest line that this process knows of.
@@ -183,16 +188,10 @@ impl Known {
         }
         let tail = Tail::of(&mut self.file, bytes)?;
         let mut told = Vec::new();
-        if tail.bytes < bytes {
-            self.file.set_len(tail.bytes)?;
-            told.push(Told::Mended(bytes - tail.bytes));
-            log::warn!(
-                "{}: {} bytes of a line that was never finished were removed",
-                path.display(),
-                bytes - tail.bytes
-            );
+        if !tail.torn.is_empty() {
+            told.push(Told::Mended(tail.torn.len() as u64));
         }
-        self.bytes = tail.bytes;
+        (self.bytes, self.torn) = (tail.bytes, tail.torn);
         if self.first == 0 && tail.bytes > 0 {
             self.first = first_line(&mut self.file)?;
         }
@@ -230,20 +229,31 @@ impl Known {
         Ok(())
     }
 
-    /// All of it or nothing.
+    /// All of it or nothing: after an error the file is as it was.
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let first = Line::parse(lines.split(|byte| *byte == b'\n').next().unwrap_or_default());
+        if !self.torn.is_empty() {
+            self.file.set_len(self.bytes)?;
+        }
         match self.file.write_all(lines) {
             Ok(()) => {
                 self.bytes = self.bytes.saturating_add(lines.len() as u64);
+                let torn = std::mem::take(&mut self.torn);
+                if !torn.is_empty() {
+                    log::warn!(
+                        "audit log: {} bytes of a line that was never finished were removed",
+                        torn.len()
+                    );
+                }
                 if self.first == 0 {
                     self.first = first.map_or(0, |line| line.seq);
                 }
                 Ok(())
             }
             Err(error) => {
-                // Half a line would be all that a full disk has room for. The first error is the one to tell.
-                let _ = self.file.set_len(self.bytes);
+                // Half a line would be all that a full disk has room for. What was torn before stays until the chain can
+                // tell of it, and it fits where it was. The first error is the one to tell.
+                let _ = self.file.set_len(self.bytes).and_then(|()| self.file.write_all(&self.torn));
                 Err(error)
             }
         }
@@ -258,12 +268,17 @@ impl Tail {
         let mut window = Vec::new();
         Read::by_ref(file).take(bytes - start).read_to_end(&mut window)?;
         let Some(end) = window.iter().rposition(|byte| *byte == b'\n') else {
-            return if start == 0 { Ok(Self { bytes: 0, head: None }) } else { Err(not_ours()) };
+            return if start == 0 {
+                Ok(Self { bytes: 0, torn: window, head: None })
+            } else {
+                Err(not_ours())
+            };
         };
+        let torn = window.split_off(end + 1);
         let whole = window.get(..end).unwrap_or_default();
         let last = whole.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
         let head = Line::parse(last).ok_or_else(not_ours)?.head();
-        Ok(Self { bytes: start + end as u64 + 1, head: Some(head) })
+        Ok(Self { bytes: start + end as u64 + 1, torn, head: Some(head) })
     }
 }
 

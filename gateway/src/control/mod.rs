@@ -183,7 +183,9 @@ async fn steer(equipment: Equipment) -> io::Result<()> {
     }
     let has_filter = filter.is_some();
     let blocks = Blocks::new(&snapshot, filter, known, audit.clone());
-    let feeds = has_filter.then(|| Feeds::start(&snapshot, blocks.protected(&snapshot))).transpose()?;
+    let feeds = has_filter
+        .then(|| Feeds::start(&snapshot, blocks.protected(&snapshot), audit.clone()))
+        .transpose()?;
     let mut control = Control {
         config_file,
         checks: health::Checks::start(&snapshot),

@@ -116,7 +116,9 @@ impl Session {
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Makes the handshake as a server and puts the stream under TLS. `choose` is asked once, with the name that the client
-/// asks for, for the settings of this connection; its second value comes back. The caller arms the deadline.
+/// asks for, for the settings of this connection; its second value comes back. `refused` is called when the session
+/// refuses what the client says, before anything is awaited: what the settings have seen on this thread was this client's.
+/// The caller arms the deadline.
 ///
 /// Errors: `NotFound` where `choose` knows no such name, `InvalidData` for bytes that are not TLS or a refused
 /// handshake (it holds a [`rustls::Error`]; in each case the alert has been sent), `UnexpectedEof` when the peer
@@ -124,6 +126,7 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 pub async fn handshake<T>(
     stream: &mut Stream,
     choose: impl FnOnce(Option<&str>) -> Option<(Arc<ServerConfig>, T)>,
+    refused: impl FnMut(),
     buffers: &Buffers,
 ) -> io::Result<T> {
     let (accepted, received) = client_hello(stream, buffers).await?;
@@ -133,7 +136,7 @@ pub async fn handshake<T>(
         return Err(io::ErrorKind::NotFound.into());
     };
     match accepted.into_connection(config) {
-        Ok(tls) => negotiate(stream, Session::new(tls.into()), received, buffers).await?,
+        Ok(tls) => negotiate(stream, (Session::new(tls.into()), refused), received, buffers).await?,
         Err((error, alert)) => {
             buffers.give(received);
             return Err(tell(stream, error, alert).await);
@@ -150,7 +153,7 @@ pub async fn handshake_as_client(
     buffers: &Buffers,
 ) -> io::Result<()> {
     let tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
-    negotiate(stream, Session::new(tls.into()), Buffer::placeholder(), buffers).await
+    negotiate(stream, (Session::new(tls.into()), || ()), Buffer::placeholder(), buffers).await
 }
 
 /// Receives the client's first message, and maybe more behind it.
@@ -195,7 +198,7 @@ async fn tell(stream: &mut Stream, error: rustls::Error, mut alert: AcceptedAler
 /// Brings the handshake to its end, beginning with what was `received` already.
 async fn negotiate(
     stream: &mut Stream,
-    mut session: Session,
+    (mut session, mut refused): (Session, impl FnMut()),
     mut received: Buffer,
     buffers: &Buffers,
 ) -> io::Result<()> {
@@ -211,7 +214,7 @@ async fn negotiate(
         }
         let fed = match outcome {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => session.feed(received.data()),
+            Ok(_) => session.feed(received.data()).inspect_err(|_| refused()),
             Err(error) => Err(error),
         };
         if let Ok(count) = fed {

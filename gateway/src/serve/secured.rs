@@ -7,9 +7,9 @@ use arc_swap::ArcSwap;
 
 use super::{LINGER_BYTES_MAX, LINGER_NS, introduce::Ends, offence, worker::Worker};
 use crate::{
-    net::{self, Buffers, Deadline, Phase, Stream, monotonic_ns},
+    net::{self, Buffers, Deadline, Phase, Stream, monotonic_ns, unix_s},
     respond::OffenceKind,
-    telemetry::HandshakeFailure,
+    telemetry::{HandshakeFailure, RefusedHandshake},
     tls::{self, ClientCertificate},
 };
 
@@ -23,20 +23,35 @@ pub(super) struct Secured {
     client: Option<Box<ClientCertificate>>,
 }
 
+/// A handshake that came to nothing.
+pub(super) struct Unsecured {
+    error: io::Error,
+    /// The name that the client asked for.
+    sni: Option<Box<str>>,
+    /// What the client has shown, where that was refused.
+    client: Option<Box<ClientCertificate>>,
+}
+
 impl Secured {
     /// Makes the handshake with the listener's certificates of this moment. The caller arms the deadline.
     pub(super) async fn handshake(
         stream: &mut Stream,
         certificates: &ArcSwap<tls::Server>,
         buffers: &Buffers,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, Unsecured> {
+        let (mut sni, mut refused) = (None, None);
         let choose = |name: Option<&str>| {
+            sni = name.map(Box::from);
             let certificate = Arc::clone(certificates.load().choose(name)?);
-            Some((certificate.config(), (certificate, name.map(Box::from))))
+            Some((certificate.config(), certificate))
         };
-        let (certificate, sni) = net::handshake(stream, choose, buffers).await?;
-        let client = stream.peer_certificate().map(|shown| Box::new(ClientCertificate::of(&shown)));
-        Ok(Self { certificate, sni, client })
+        match net::handshake(stream, choose, || refused = tls::take_refused(), buffers).await {
+            Ok(certificate) => {
+                let client = stream.peer_certificate().map(|shown| Box::new(ClientCertificate::of(&shown)));
+                Ok(Self { certificate, sni, client })
+            }
+            Err(error) => Err(Unsecured { error, sni, client: refused }),
+        }
     }
 
     /// Whether a request for `host` may come on this connection (RFC 9110 §15.5.20).
@@ -50,18 +65,34 @@ impl Secured {
     }
 }
 
-/// Counts a handshake that failed, and reports who is to blame for it. Whoever should hear why gets time for it: a
-/// close with unread bytes would reset the connection under the alert.
+/// Counts a handshake that failed, and reports who is to blame for it. Who was refused for what they are is told to the
+/// audit log as well. Whoever should hear why gets time for it: a close with unread bytes would reset the connection
+/// under the alert.
 pub(super) async fn failed(
-    worker: &Rc<Worker>,
-    error: &io::Error,
+    (worker, listener): (&Rc<Worker>, &str),
+    unsecured: &Unsecured,
     ends: &Ends,
     (stream, deadline): (&mut Stream, &Deadline),
 ) {
-    let (failure, kind) = blame(error);
+    let (failure, kind) = blame(&unsecured.error);
     worker.cells.handshake_failed(failure);
     if let Some(kind) = kind {
-        worker.report(offence(kind, ends.peer, ends.is_told, worker.next_request_id()));
+        let request_id = worker.next_request_id();
+        if failure == HandshakeFailure::ClientCertificate {
+            let client = unsecured.client.as_deref();
+            worker.refusals.borrow_mut().write_handshake(&RefusedHandshake {
+                unix_s: unix_s(),
+                refusal: failure.label(),
+                why: &unsecured.error,
+                source: ends.peer,
+                certificate: client.map(|client| &client.sha256),
+                certificate_name: client.and_then(|client| client.names.first()).map(|(_, name)| &**name),
+                listener,
+                server_name: unsecured.sni.as_deref(),
+                request_id: request_id.as_str(),
+            });
+        }
+        worker.report(offence(kind, ends.peer, ends.is_told, request_id));
     }
     if matches!(failure, HandshakeFailure::UnrecognizedName | HandshakeFailure::ClientCertificate) {
         deadline.arm(Phase::Linger, monotonic_ns().saturating_add(LINGER_NS));

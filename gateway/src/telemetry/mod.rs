@@ -1,6 +1,6 @@
 //! What is known of each exchange: counters, latency, access log, refusals.
 //!
-//! Comes in: one [`Exchange`] per request, handed over once. Goes out: a worker's own [`Cells`], which the control
+//! Comes in: one [`Exchange`] per request, handed over once, and handshakes that were refused. Goes out: a worker's own [`Cells`], which the control
 //! thread reads, and whole buffers of log lines through a bounded queue. A worker never formats a metric, takes a
 //! lock or waits for a disk.
 
@@ -15,4 +15,4 @@ pub use cells::{
     UpstreamEvent,
 };
 pub use exchange::Exchange;
-pub use refusals::Refusals;
+pub use refusals::{Refusals, RefusedHandshake};

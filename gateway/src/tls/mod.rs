@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use crate::config::CertificatePem;
 pub use client::{ALPN_HTTP1, ALPN_HTTP2, Client, UpstreamTlsError, upstreams};
+pub use clients::take_refused;
 pub use key_log::key_log;
 pub use server::{Certificate, Making, Server};
 pub use x509::ClientCertificate;

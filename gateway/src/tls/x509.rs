@@ -32,7 +32,7 @@ pub struct ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Of a certificate that was verified. What cannot be read names nobody, and its time has ended.
+    /// Of a certificate that was verified, or refused. What cannot be read names nobody, and its time has ended.
     pub fn of(der: &[u8]) -> Self {
         let mut sha256 = [0; 32];
         sha256.copy_from_slice(digest(&SHA256, der).as_ref());

@@ -18,11 +18,11 @@ use xtask::lab::{
 use super::stage::{Sections, Stage};
 use crate::support::TIME_MAX;
 
-const KEY: &str = "0123456789abcdef";
-const FEED: &str = "[prefilter.feeds]\n\
+pub(super) const KEY: &str = "0123456789abcdef";
+pub(super) const FEED: &str = "[prefilter.feeds]\n\
     crowd = { crowdsec = \"http://127.0.0.1:8090\", api_key_file = \"crowdsec.key\", refresh = \"1s\" }";
 
-fn engine() -> SocketAddr {
+pub(super) fn engine() -> SocketAddr {
     "127.0.0.1:8090".parse().unwrap()
 }
 
@@ -31,16 +31,16 @@ fn feed() -> Sections<'static> {
 }
 
 /// A connection on which the engine answers with this.
-fn answer(status: &str, body: &str) -> Vec<Step> {
+pub(super) fn answer(status: &str, body: &str) -> Vec<Step> {
     let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     vec![Step::ReadHead, Step::Send((head + body).into()), Step::Close]
 }
 
-fn stream(new: &[String], deleted: &[String]) -> Vec<Step> {
+pub(super) fn stream(new: &[String], deleted: &[String]) -> Vec<Step> {
     answer("200 OK", &format!("{{\"new\":[{}],\"deleted\":[{}]}}", new.join(","), deleted.join(",")))
 }
 
-fn decision(value: &str, kind: &str, duration: &str) -> String {
+pub(super) fn decision(value: &str, kind: &str, duration: &str) -> String {
     let scope = if value.contains('/') { "Range" } else { "Ip" };
     format!(
         "{{\"id\":1,\"origin\":\"cscli\",\"scenario\":\"test\",\"scope\":\"{scope}\",\"type\":\"{kind}\",\

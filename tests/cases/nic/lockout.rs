@@ -22,7 +22,7 @@ use super::stage::{SILENCE, Sections, Stage, get};
 use crate::support::TIME_MAX;
 
 /// What stands for sshd, on a port of its own.
-const SSH: u16 = 2222;
+pub(super) const SSH: u16 = 2222;
 const UNAUTHORIZED: &str = "block_for = \"10m\"\nunauthorized = { count = 5, within = \"1m\" }";
 const COUNT: usize = 5;
 
@@ -31,11 +31,11 @@ fn guess() -> Vec<u8> {
 }
 
 /// Something that listens on the edge host; the kernel completes the handshakes.
-fn listen(stage: &Stage, port: u16) -> TcpListener {
+pub(super) fn listen(stage: &Stage, port: u16) -> TcpListener {
     stage.lab.edge.enter(|| TcpListener::bind((EDGE_V4, port))).unwrap().unwrap()
 }
 
-fn connect(stage: &Stage, source: IpAddr, port: u16) -> Result<Connection, ClientError> {
+pub(super) fn connect(stage: &Stage, source: IpAddr, port: u16) -> Result<Connection, ClientError> {
     Connection::open_in(&stage.lab.world.place(), (EDGE_V4, port).into(), Some(source), SILENCE)
 }
 

@@ -168,10 +168,14 @@ limits = ["one"]
         self.directory.write(name, content).unwrap().display().to_string()
     }
 
+    /// Where a file beside the configuration is.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// Whether a file beside the configuration holds this, now or soon.
     pub(super) fn await_in_file(&self, name: &str, text: &str) -> bool {
-        let holds =
-            || std::fs::read_to_string(self.directory.path().join(name)).ok()?.contains(text).then_some(());
+        let holds = || std::fs::read_to_string(self.file(name)).ok()?.contains(text).then_some(());
         wait::until(TIME_MAX, holds).is_some()
     }
 

@@ -4,7 +4,7 @@
 //! Names carry the maker's process id, so that what a killed process left behind can be told from what is in use.
 
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     fs, io,
     os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
@@ -73,38 +73,89 @@ impl Drop for Scratch {
     }
 }
 
-/// A private bpffs: a fresh `prefilter.pin_dir` for each lab, apart from what a gateway in service has pinned.
+/// A directory on which a file system of one's own is mounted.
 #[derive(Debug)]
-pub struct PinDir {
+struct Mount {
     // Unmounted by `drop` before the directory below it is removed.
     directory: Scratch,
 }
 
+impl Mount {
+    /// Mounts it; needs root.
+    fn new(kind: &CStr, options: &CStr) -> anyhow::Result<Self> {
+        let directory = Scratch::new()?;
+        let target = c_path(directory.path())?;
+        let (kind_text, options) = (kind.as_ptr(), options.as_ptr().cast());
+        // SAFETY: every pointer is a NUL-terminated string that outlives the call, the last one being the options.
+        let mounted = unsafe { libc::mount(kind_text, target.as_ptr(), kind_text, libc::MS_NOSUID, options) };
+        if mounted != 0 {
+            return Err(io::Error::last_os_error())
+                .with_context(|| format!("mounting a {}", kind.to_string_lossy()));
+        }
+        Ok(Self { directory })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        unmount(self.directory.path());
+    }
+}
+
+/// A private bpffs: a fresh `prefilter.pin_dir` for each lab, apart from what a gateway in service has pinned.
+#[derive(Debug)]
+pub struct PinDir(Mount);
+
 impl PinDir {
     /// Mounts it; needs root.
     pub fn new() -> anyhow::Result<Self> {
-        let directory = Scratch::new()?;
-        let target = c_path(directory.path())?;
-        // SAFETY: every pointer is a NUL-terminated string that outlives the call, the last one being bpffs's options.
-        let mounted = unsafe {
-            let options = c"mode=0700".as_ptr().cast();
-            libc::mount(c"bpf".as_ptr(), target.as_ptr(), c"bpf".as_ptr(), libc::MS_NOSUID, options)
-        };
-        if mounted != 0 {
-            return Err(io::Error::last_os_error()).context("mounting a bpffs");
-        }
-        Ok(Self { directory })
+        Mount::new(c"bpf", c"mode=0700").map(Self)
     }
 
     /// The directory to give as `prefilter.pin_dir`.
     pub fn path(&self) -> PathBuf {
-        self.directory.path().join("portcullis")
+        self.0.directory.path().join("portcullis")
     }
 }
 
-impl Drop for PinDir {
-    fn drop(&mut self) {
-        unmount(self.directory.path());
+/// A disk of a few pages, to be filled.
+#[derive(Debug)]
+pub struct SmallDisk(Mount);
+
+impl SmallDisk {
+    /// Mounts it; needs root.
+    pub fn new() -> anyhow::Result<Self> {
+        Mount::new(c"tmpfs", c"size=64k,mode=0700").map(Self)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.0.directory.path()
+    }
+
+    /// Takes every page that is left; what files have of their last pages stays theirs.
+    pub fn fill(&self) -> io::Result<()> {
+        use std::io::Write as _;
+        let mut filler = fs::File::options().create(true).append(true).open(self.filler())?;
+        loop {
+            match filler.write(&[0; Self::PAGE_BYTES]) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives back what [`SmallDisk::fill`] has taken.
+    pub fn make_room(&self) -> io::Result<()> {
+        fs::remove_file(self.filler())
+    }
+
+    /// Room is given by the page.
+    pub const PAGE_BYTES: usize = 4096;
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The thread that keeps the feeds: it reads files, takes engines' answers, and writes tables and blocks.
 //!
 //! Comes in: orders, of which none waits for it, and what is [`Wanted`]. Goes out: what the program goes by, figures,
-//! log lines. It knows no socket, and what it does takes as long as it takes.
+//! log lines, entries of the audit log. It knows no socket, and what it does takes as long as it takes.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,6 +14,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest};
 use ipnet::IpNet;
 use tokio::sync::mpsc;
 
@@ -23,6 +24,7 @@ use super::{
     unix_s,
 };
 use crate::{
+    audit::{Audit, Entry, hex},
     config::{FEEDS_MAX, FeedSource},
     control::{
         certificates::{Stamp, stamp},
@@ -42,9 +44,10 @@ pub(super) fn spawn(
     pin_dir: PathBuf,
     wanted: Arc<ArcSwap<Wanted>>,
     mut orders: mpsc::Receiver<Order>,
+    audit: Audit,
 ) -> io::Result<()> {
     thread::Builder::new().name("feeds".to_owned()).spawn(move || {
-        let mut keeper = match Keeper::open(&pin_dir) {
+        let mut keeper = match Keeper::open(&pin_dir, audit) {
             Ok(keeper) => keeper,
             Err(error) => return log::error!("no feed is kept: {error}"),
         };
@@ -65,6 +68,7 @@ pub(super) fn spawn(
 struct Keeper {
     tables: nic::Feeds,
     bans: Bans,
+    audit: Audit,
     generation: u64,
     feeds: Vec<Kept>,
     protected: Option<Protected>,
@@ -100,6 +104,15 @@ struct ListFile {
     due_at_ns: u64,
 }
 
+/// A list that was read and is another, and what it takes the place of.
+struct Replaced {
+    feed: u8,
+    ranges: Arc<Ranges>,
+    taken_at_unix_s: u64,
+    entries: usize,
+    sha256: String,
+}
+
 /// An engine's decisions that are carried out: when each ends.
 #[derive(Default)]
 struct Engine {
@@ -107,10 +120,11 @@ struct Engine {
 }
 
 impl Keeper {
-    fn open(pin_dir: &Path) -> Result<Self, NicError> {
+    fn open(pin_dir: &Path, audit: Audit) -> Result<Self, NicError> {
         Ok(Self {
             tables: nic::Feeds::open_pinned(pin_dir)?,
             bans: Bans::open_pinned(pin_dir)?,
+            audit,
             generation: 0,
             feeds: Vec::new(),
             protected: None,
@@ -235,7 +249,7 @@ impl Keeper {
                 continue;
             }
             match file.read_again(now_ns) {
-                Ok(parsed) => {
+                Ok((parsed, sha256)) => {
                     if *file.ranges == parsed.ranges && file.taken_at_unix_s != 0 {
                         kept.tally.unchanged.fetch_add(1, Relaxed);
                         kept.tally.was_useful();
@@ -243,7 +257,8 @@ impl Keeper {
                     }
                     let ranges = std::mem::replace(&mut file.ranges, Arc::new(parsed.ranges));
                     let taken_at_unix_s = std::mem::replace(&mut file.taken_at_unix_s, unix_s());
-                    before.push((kept.number, ranges, taken_at_unix_s, parsed.entries));
+                    let (feed, entries) = (kept.number, parsed.entries);
+                    before.push(Replaced { feed, ranges, taken_at_unix_s, entries, sha256 });
                     self.is_dirty = true;
                 }
                 Err(problem) => {
@@ -257,8 +272,8 @@ impl Keeper {
         }
     }
 
-    /// Swaps the tables. Where that fails, the feeds keep the lists `before`, each with its feed's number.
-    fn publish(&mut self, before: Vec<(u8, Arc<Ranges>, u64, usize)>) {
+    /// Swaps the tables. Where that fails, the feeds keep the lists `before`.
+    fn publish(&mut self, before: Vec<Replaced>) {
         let result = self.tables.publish(&self.lists(), &self.protected_ranges);
         self.is_dirty = result.is_err();
         match result {
@@ -275,14 +290,19 @@ impl Keeper {
                 log::error!("the feeds' tables stay as they are: {error}");
             }
         }
-        for (number, ranges, taken_at_unix_s, entries) in before {
-            let Some(kept) = self.feeds.iter_mut().find(|kept| kept.number == number) else { continue };
+        for Replaced { feed, ranges, taken_at_unix_s, entries, sha256 } in before {
+            let Some(kept) = self.feeds.iter_mut().find(|kept| kept.number == feed) else { continue };
             let Source::File(file) = &mut kept.source else { continue };
             if result.is_ok() {
                 kept.tally.taken.fetch_add(1, Relaxed);
                 kept.tally.was_useful();
                 kept.tally.entries.store(file.ranges.len() as u64, Relaxed);
                 log::info!("feed {}: {entries} entries, {} ranges", kept.name, file.ranges.len());
+                let entry = changed(&kept.name, ranges.len(), file.ranges.len())
+                    .number("entries", entries as u64)
+                    .text("file", &file.path.display().to_string())
+                    .text("sha256", &sha256);
+                self.audit.tell(entry, unix_s());
             } else {
                 kept.tally.failed.fetch_add(1, Relaxed);
                 (file.ranges, file.taken_at_unix_s) = (ranges, taken_at_unix_s);
@@ -323,14 +343,17 @@ impl Keeper {
             decisions::parse(&answer.body).map_err(|error| format!("its answer makes no sense: {error}"))?;
         let now_ns = monotonic_ns();
         let bans = &mut self.bans;
+        engine.known.retain(|_, expires_at_ns| *expires_at_ns > now_ns);
+        let before = engine.known.len();
         let mut over: Vec<IpNet> = decisions.deleted;
         if answer.is_whole {
             let new: HashSet<IpNet> = decisions.new.iter().map(|(prefix, _)| *prefix).collect();
             over.extend(engine.known.keys().filter(|prefix| !new.contains(*prefix)));
         }
+        let (mut added, mut lifted) = (0, 0);
         let mut failure = None;
         for prefix in over {
-            engine.known.remove(&prefix);
+            lifted += u64::from(engine.known.remove(&prefix).is_some());
             failure = bans.take_listed(*number, prefix).err().or(failure);
         }
         let (mut protected_ones, mut held, mut full) = (0, 0, 0);
@@ -343,14 +366,13 @@ impl Keeper {
             let expires_at_ns = now_ns.saturating_add(lasts_ns);
             match bans.put_listed(*number, prefix, expires_at_ns, now_ns) {
                 Ok(Put::Written) => {
-                    engine.known.insert(prefix, expires_at_ns);
+                    added += u64::from(engine.known.insert(prefix, expires_at_ns).is_none());
                 }
                 Ok(Put::Held) => held += 1,
                 Err(NicError::Full) => full += 1,
                 Err(error) => failure = Some(error),
             }
         }
-        engine.known.retain(|_, expires_at_ns| *expires_at_ns > now_ns);
         let ignored = decisions.ignored;
         for (count, more) in [
             (&tally.scopes, ignored.scopes),
@@ -369,6 +391,10 @@ impl Keeper {
             );
         }
         tally.entries.store(engine.known.len() as u64, Relaxed);
+        if added + lifted > 0 {
+            let entry = changed(name, before, engine.known.len());
+            self.audit.tell(entry.number("added", added).number("lifted", lifted), unix_s());
+        }
         if let Some(error) = failure {
             return Err(format!("not all of its decisions are carried out: {error}"));
         }
@@ -376,6 +402,12 @@ impl Keeper {
         tally.was_useful();
         Ok(())
     }
+}
+
+/// A line for each change, however much it changes: the lists themselves are others', and may be long.
+fn changed(feed: &str, before: usize, now: usize) -> Entry {
+    let entry = Entry::new(unix_s(), "feed_changed").text("feed", feed);
+    entry.number("listed_before", before as u64).number("listed", now as u64)
 }
 
 impl ListFile {
@@ -387,8 +419,8 @@ impl ListFile {
         now_ns >= self.due_at_ns || (is_still && now.is_some() && now != self.read)
     }
 
-    /// The error is the end of a sentence that began with the file's name.
-    fn read_again(&mut self, now_ns: u64) -> Result<Parsed, String> {
+    /// What it lists, and its SHA-256. The error is the end of a sentence that began with the file's name.
+    fn read_again(&mut self, now_ns: u64) -> Result<(Parsed, String), String> {
         let refresh_ns = nanos(self.refresh);
         self.due_at_ns = now_ns.saturating_add(refresh_ns);
         self.read = stamp(&self.path);
@@ -406,6 +438,7 @@ impl ListFile {
             self.read = None;
             return Err("is being written".to_owned());
         }
-        parse::parse(&bytes).map_err(|error| format!("is no list: {error}"))
+        let parsed = parse::parse(&bytes).map_err(|error| format!("is no list: {error}"))?;
+        Ok((parsed, hex(digest(&SHA256, &bytes).as_ref())))
     }
 }

@@ -1,7 +1,7 @@
 //! Block lists that others keep: files that are read again and again, and CrowdSec engines that are asked.
 //!
 //! Comes in: `[prefilter.feeds]`, who is never blocked, a beat each second. Goes out: tables and blocks at the NIC, and
-//! figures. All that takes long (reading, parsing, merging, filling tables) happens on a thread of its own, [`keeper`];
+//! figures; a line in the audit log for each list that has changed. All that takes long (reading, parsing, merging, filling tables) happens on a thread of its own, [`keeper`];
 //! the control loop only says that a second has passed, and asks engines. What cannot be read or reached leaves what
 //! was there before in force.
 
@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{float, protect::Protected, unix_s};
 use crate::{
+    audit::Audit,
     config::{Feed, FeedSource},
     decide::Snapshot,
 };
@@ -103,14 +104,14 @@ struct Tally {
 
 impl Feeds {
     /// Follows the feeds of `snapshot`, into the maps that are pinned for it. Call it inside the control thread's runtime.
-    pub(super) fn start(snapshot: &Snapshot, protected: Protected) -> io::Result<Self> {
+    pub(super) fn start(snapshot: &Snapshot, protected: Protected, audit: Audit) -> io::Result<Self> {
         let (orders, ordered) = mpsc::channel(ORDERS_MAX);
         let wanted = Arc::new(ArcSwap::from_pointee(Wanted {
             feeds: Vec::new(),
             protected: protected.clone(),
             generation: 0,
         }));
-        keeper::spawn(snapshot.config.prefilter.pin_dir.clone(), Arc::clone(&wanted), ordered)?;
+        keeper::spawn(snapshot.config.prefilter.pin_dir.clone(), Arc::clone(&wanted), ordered, audit)?;
         let mut feeds = Self { wanted, orders, engines: Vec::new() };
         feeds.reconfigure(snapshot, protected);
         Ok(feeds)
