@@ -67,16 +67,22 @@ impl Edge {
              {}",
             sections.replace("{upstream}", &upstream.to_string())
         );
-        let start = Start {
-            binary,
-            place: Place::here(),
-            directory: directory.path(),
-            config: &config,
-            listener: address,
-            admin: Some(admin),
-        };
-        let gateway = Gateway::start(&start).unwrap_or_else(|error| panic!("{error:#}\n{config}"));
-        Self { gateway, address, admin, directory }
+        let gateway = start(binary, &directory, &config, address, admin);
+        Self {
+            gateway: gateway.unwrap_or_else(|error| panic!("{error}\n{config}")),
+            address,
+            admin,
+            directory,
+        }
+    }
+
+    /// Kills it, as a crash would; what comes of another start with the same files.
+    pub(crate) fn restart(self) -> Result<Self, String> {
+        let Self { gateway, address, admin, directory } = self;
+        let config = fs::read_to_string(gateway.config_file()).unwrap();
+        gateway.kill().unwrap();
+        let gateway = start(Path::new(BINARY), &directory, &config, address, admin)?;
+        Ok(Self { gateway, address, admin, directory })
     }
 
     /// A connection to it.
@@ -90,6 +96,18 @@ impl Edge {
     pub(crate) fn get(&self, target: &str, headers: &[(&str, &str)]) -> Response {
         self.connect().request(&Request::get(target).with(headers)).unwrap()
     }
+}
+
+fn start(
+    binary: &Path,
+    directory: &Scratch,
+    config: &str,
+    listener: SocketAddr,
+    admin: SocketAddr,
+) -> Result<Gateway, String> {
+    let (place, directory) = (Place::here(), directory.path());
+    let started = Gateway::start(&Start { binary, place, directory, config, listener, admin: Some(admin) });
+    started.map_err(|error| format!("{error:#}"))
 }
 
 /// Stops a gateway, as if it had no CPU, until it is sent SIGCONT; it stands still when this returns.

@@ -200,7 +200,9 @@ fn row_44_an_identity_comes_from_a_token_only() {
          forward = {{ x-user = \"sub\", x-email = \"email\" }}\n\
          [routes.own]\npath = \"/own\"\nauth = [\"staff\"]\nupstream = \"app\"\n{OPEN}"
     );
-    let chunked = vec![Step::ReadHead, Step::ReadUntil(b"\r\n\r\n".into()), Step::Send(HELLO.into())];
+    // It says that it closes: a request that came while it does, and may not be repeated, would be 502.
+    let close = HELLO.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let chunked = vec![Step::ReadHead, Step::ReadUntil(b"\r\n\r\n".into()), Step::Send(close.into())];
     let any = "127.0.0.1:0".parse().unwrap();
     let upstream = Scripted::start(&Place::here(), any, vec![chunked]).unwrap();
     let edge = Edge::start_with(directory, upstream.address(), "", &sections);

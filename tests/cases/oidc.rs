@@ -4,10 +4,12 @@
 mod attacks;
 mod life;
 mod outage;
+mod restart;
+mod word;
 
 use std::{
-    cell::Cell,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use serde_json::{Value, json};
@@ -29,18 +31,23 @@ const SESSION: &str = "__Host-portcullis-browser";
 struct Site {
     edge: Edge,
     provider: Provider,
-    visitors: Cell<u32>,
+    visitors: AtomicU32,
     _upstream: Nginx,
 }
 
 impl Site {
     /// None: something that it needs is not installed.
     fn start(test: &str, options: &Value) -> Option<Self> {
-        Self::start_after(test, options, |_| {})
+        Self::start_after(test, options, "", |_| {})
     }
 
-    /// The same, when something has happened to the provider.
-    fn start_after(test: &str, options: &Value, before: impl FnOnce(&Provider)) -> Option<Self> {
+    /// The same with more settings of the auth, when something has happened to the provider.
+    fn start_after(
+        test: &str,
+        options: &Value,
+        settings: &str,
+        before: impl FnOnce(&Provider),
+    ) -> Option<Self> {
         let (directory, authority) = (Scratch::new().unwrap(), Authority::new("tests"));
         let ca_file = directory.write("ca.crt", authority.pem()).unwrap();
         let provider = Provider::start_trusting(test, options, Some(&ca_file))?;
@@ -62,8 +69,14 @@ impl Site {
         let listener = "protocols = [\"h2\", \"http/1.1\"]\n\
             tls = { certificates = [{ chain_file = \"edge.crt\", key_file = \"edge.key\" }] }\n";
         let upstream = upstream.unwrap();
-        let edge = Edge::start_with(directory, address, listener, &sections(&provider));
-        Some(Self { edge, provider, visitors: Cell::new(0), _upstream: upstream })
+        let edge = Edge::start_with(directory, address, listener, &sections(&provider, settings));
+        Some(Self { edge, provider, visitors: AtomicU32::new(0), _upstream: upstream })
+    }
+
+    /// With another gateway, after a crash of the one before.
+    #[track_caller]
+    fn restarted(self) -> Self {
+        Self { edge: self.edge.restart().unwrap(), ..self }
     }
 
     fn url(&self, target: &str) -> String {
@@ -72,8 +85,8 @@ impl Site {
 
     /// Somebody with no cookies so far.
     fn visitor(&self) -> Visitor<'_> {
-        self.visitors.set(self.visitors.get() + 1);
-        let jar = self.edge.directory.path().join(format!("jar{}", self.visitors.get()));
+        let number = self.visitors.fetch_add(1, Ordering::Relaxed);
+        let jar = self.edge.directory.path().join(format!("jar{number}"));
         Visitor { site: self, jar }
     }
 
@@ -87,13 +100,13 @@ impl Site {
     }
 }
 
-fn sections(provider: &Provider) -> String {
+fn sections(provider: &Provider, settings: &str) -> String {
     format!(
-        "[runtime]\nworkers = 2\n\
+        "[runtime]\nworkers = 2\nstate_dir = \"state\"\n\
          [upstreams.app]\nservers = [\"{{upstream}}\"]\nhealth = \"off\"\n\
          [auth.browser]\nkind = \"oidc\"\nissuer = \"{}\"\nclient_id = \"web\"\nclient_secret_file = \"web.secret\"\n\
          cookie_key_file = \"cookie.key\"\nrequest_scopes = [\"openid\", \"email\"]\nroles = \"roles\"\n\
-         forward = {{ x-user = \"sub\" }}\nafter_logout = \"/open/bye\"\n\
+         forward = {{ x-user = \"sub\" }}\nafter_logout = \"/open/bye\"\n{settings}\n\
          [roles.clerk]\npermissions = [\"orders:write\"]\n\
          [routes.app]\npath = \"/{{*rest}}\"\nauth = [\"browser\"]\nupstream = \"app\"\n\
          [routes.clerks]\npath = \"/clerks/{{*rest}}\"\nauth = [\"browser\"]\npermission = \"orders:write\"\n\

@@ -289,3 +289,100 @@ fn a_condition_that_cannot_be_is_told_with_its_place() {
     );
     assert!(told.contains("did you mean `id`?"), "{told}");
 }
+
+const KEYED: &str = "\
+[upstreams.app]\nservers = [\"{upstream}\"]\nhealth = \"off\"\n\
+[auth.keys]\nkind = \"api_key\"\nstore = \"keys.db\"\n\
+[auth.staff]\nkind = \"jwt\"\nkey_file = \"jwt.secret\"\nalgorithms = [\"HS256\"]\nroles = \"roles\"\n\
+[roles.reader]\npermissions = [\"orders:read\"]\n\
+[roles.clerk]\ninherits = [\"reader\"]\npermissions = [\"orders:write\"]\n\
+[consumers.initech]\nroles = [\"clerk\"]\n\
+[routes.orders]\npath = \"/orders/{id}\"\nupstream = \"app\"\nauth = [\"keys\"]\n\
+permission = { GET = \"orders:read\", PUT = \"orders:write\" }\n\
+[routes.scoped]\npath = \"/scoped\"\nupstream = \"app\"\nauth = [\"keys\"]\nscopes = [\"orders\"]\n\
+[routes.own]\npath = \"/own/{id}\"\nupstream = \"app\"\nauth = [\"keys\"]\nwhen = \"path.id == consumer\"\n\
+[routes.token]\npath = \"/token/{id}\"\nupstream = \"app\"\nauth = [\"keys\"]\nwhen = \"path.id == claims.sub\"\n\
+[routes.both]\npath = \"/both\"\nupstream = \"app\"\nauth = [\"staff\", \"keys\"]\npermission = \"orders:write\"\n\
+[routes.open]\npath = \"/open\"\nupstream = \"app\"\npublic = true\n";
+
+/// Who stands in a key store alone: what one key may and another may not, and what the gateway itself says to each.
+#[test]
+fn can_answers_for_each_key_that_a_consumer_holds() {
+    let directory = Scratch::new().unwrap();
+    owner_only(&directory.write("jwt.secret", SECRET).unwrap());
+    let store = directory.path().join("keys.db");
+    let keys = |arguments: &[&str]| {
+        let (word, options) = arguments.split_first().unwrap();
+        let made =
+            Command::new(BINARY).args(["keys", word, "--store"]).arg(&store).args(options).output().unwrap();
+        assert!(made.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+        String::from_utf8(made.stdout).unwrap().trim().to_owned()
+    };
+    let create = |consumer: &str, options: &[&str]| {
+        let key = keys(&[&["create", "--consumer", consumer], options].concat());
+        let id = portcullis::decide::api_key::id_of(key.as_bytes()).unwrap().to_owned();
+        (id, key)
+    };
+    let reads = create("acme", &["--role", "reader"]);
+    let writes = create("acme", &["--role", "clerk", "--role", "cleark", "--scope", "orders"]);
+    let gone = create("acme", &["--role", "clerk"]);
+    let theirs = create("globex", &["--role", "clerk"]);
+    keys(&["revoke", &gone.0, &theirs.0]);
+    let upstream = answering(HELLO);
+    let edge = Edge::start_with(directory, upstream.address(), "", KEYED);
+    let office = Office { edge, upstream };
+    let check = |arguments: &[&str], code: i32, expected: &[&str]| {
+        let output = office.can(arguments);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        for part in expected {
+            assert!(text.contains(part), "{arguments:?}: {part} is missing in {text}");
+        }
+    };
+
+    check(
+        &["acme", "GET", "/orders/1"],
+        0,
+        &[
+            &format!("{} of keys\n", reads.0),
+            "reader (of the credential)\n",
+            &format!("{} of keys\n", writes.0),
+            "clerk (of the credential), reader (through clerk)\n",
+            &format!("no longer good: {} of keys, revoked 20", gone.0),
+            "does not know: cleark\n",
+        ],
+    );
+    check(&["acme", "PUT", "/orders/1"], 3, &["refused: 403 forbidden", "allowed: upstream app"]);
+    for (key, code) in [(&reads.0, 1), (&writes.0, 0), (&writes.1, 0)] {
+        check(&["acme", "PUT", "/orders/1", "--key", key], code, &[]);
+    }
+    check(&["acme", "GET", "/orders/1", "--key", &gone.0], 1, &["refused: 401", "revoked 20"]);
+    check(&["acme", "GET", "/orders/1", "--key", &theirs.0], 2, &["acme holds no key"]);
+    check(&["acme", "PUT", "/orders/1", "--role", "clerk"], 0, &["clerk (of the credential)"]);
+    check(&["globex", "GET", "/orders/1"], 1, &["refused: 401", "hold no key that is good", &theirs.0]);
+    // What the configuration gives a consumer lets nobody in who has nothing to show.
+    check(&["initech", "GET", "/orders/1"], 1, &["refused: 401", "hold no key that is good"]);
+    check(&["initech", "GET", "/both"], 0, &["clerk (of the consumer)"]);
+    check(&["acme", "GET", "/both"], 3, &["with a credential of staff instead"]);
+    check(&["acme", "GET", "/open"], 0, &["the route is public"]);
+
+    // What is said is what happens.
+    for target in ["/orders/1", "/scoped", "/own/acme", "/own/globex", "/token/acme", "/both", "/nowhere"] {
+        for (id, key) in [&reads, &writes, &gone] {
+            let output = office.can(&["acme", "GET", target, "--key", id, "--json"]);
+            let said: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let answered = office.edge.get(target, &[("x-api-key", key)]).status;
+            assert_eq!(said["status"].as_u64().unwrap_or(200), u64::from(answered), "{target} with {id}");
+        }
+    }
+    let output = office.can(&["acme", "GET", "/scoped", "--json"]);
+    let said: Vec<Value> =
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect::<Result<_, _>>().unwrap();
+    let told = |id: &str| said.iter().find(|said| said["key"] == *id).map(|said| said["allowed"].as_bool());
+    assert_eq!((told(&reads.0), told(&writes.0), said.len()), (Some(Some(false)), Some(Some(true)), 2));
+
+    fs::remove_file(&store).unwrap();
+    check(&["acme", "GET", "/orders/1"], 2, &["keys.db is not there", "--role"]);
+    check(&["acme", "GET", "/orders/1", "--role", "reader"], 0, &[]);
+}

@@ -13,8 +13,9 @@
 // What a test wants of it, as POST /test/NAME?…:
 //   login?as=NAME      who logs in from now on without being asked; empty: whoever fills in the form
 //   rotate?keep=yes    a new key signs from now on; the old one stays published only if kept
-//   fault?of=PATH&is=  `down` resets connections, `slow` never answers, `garbage` is no JSON, `error` is 500, `refused` is 400 with
-//                      invalid_grant, `` is none;
+//   fault?of=PATH&is=  `down` resets connections, `slow` never answers, `trickle` sends a space now and then and never ends,
+//                      `held` waits until the fault is another one, `garbage` is no JSON, `forged` an ID token that is
+//                      none, `error` is 500, `refused` is 400 with invalid_grant, `` is none;
 //                      PATH is a prefix such as /token or /jwks
 //   logout?sub=&sid=   sends a logout token to the client `web` (`to=URL`, once given, is where)
 // and GET /test/counts says how often each path was asked for.
@@ -32,7 +33,7 @@ const { default: Provider } = await import(pathToFileURL(library));
 
 const SESSION_S = 24 * 3600;
 const SECRET_OF = (name) => `secret-of-${name}`;
-const state = { login: 'alice', faults: new Map(), counts: {}, logoutTo: undefined, keys: [] };
+const state = { login: 'alice', faults: new Map(), held: [], counts: {}, logoutTo: undefined, keys: [] };
 
 const newKeys = () => {
   const kid = crypto.randomUUID();
@@ -170,12 +171,23 @@ const orders = {
     state.keys = [...newKeys(), ...(keep ? state.keys : [])];
     provider = makeProvider(issuer);
   },
-  fault: ({ of, is }) => { state.faults.set(of, is); },
+  fault: ({ of, is }) => {
+    state.faults.set(of, is);
+    state.held.splice(0).forEach((goOn) => goOn());
+  },
   logout: async ({ sub, sid, to }) => {
     if (to) state.logoutTo = to;
     if (sub) await (await provider.Client.find('web')).backchannelLogout(sub, sid);
   },
 };
+
+const faultOf = (pathname) => [...state.faults].find(([prefix, is]) => is && pathname.startsWith(prefix))?.[1];
+
+function trickle(response) {
+  response.writeHead(200, { 'content-type': 'application/json' });
+  const drops = setInterval(() => response.write(' '), 50);
+  response.on('close', () => clearInterval(drops));
+}
 
 const server = http.createServer(async (request, response) => {
   const { pathname, searchParams } = new URL(request.url, issuer);
@@ -186,9 +198,12 @@ const server = http.createServer(async (request, response) => {
       return response.end();
     }
     state.counts[pathname] = (state.counts[pathname] ?? 0) + 1;
-    switch ([...state.faults].find(([prefix, is]) => is && pathname.startsWith(prefix))?.[1]) {
+    while (faultOf(pathname) === 'held') await new Promise((goOn) => { state.held.push(goOn); });
+    switch (faultOf(pathname)) {
       case 'down': return request.socket.resetAndDestroy();
       case 'slow': return undefined;
+      case 'trickle': return trickle(response);
+      case 'forged': return response.end('{"access_token":"a","token_type":"Bearer","id_token":"e30.e30.e30"}');
       case 'garbage': return response.end('<html>{"keys":');
       case 'error': return response.writeHead(500).end('{"error":"server_error"}');
       case 'refused': return response.writeHead(400).end('{"error":"invalid_grant"}');

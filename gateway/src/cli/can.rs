@@ -1,27 +1,35 @@
 //! `portcullis can`: whether somebody may do something, and why.
 //!
-//! 0: they may, 1: they may not, 2: that cannot be told.
+//! What an API key carries stands in its store, so where the route takes keys, each key that they hold is answered for:
+//! what two keys could do together nobody can do. The stores are read as `portcullis keys` reads them, whether a gateway
+//! runs or not.
+//!
+//! 0: they may, 1: they may not, 2: that cannot be told, 3: they may with one key and not with another.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Args;
 use portcullis::{
-    codec::{HEADERS_MAX, HeadLimits, HeaderSlots, request_head},
-    config::Config,
+    codec::{HEADERS_MAX, HeadLimits, HeaderSlots, RequestHead, request_head},
+    config::{AuthKind, Config},
+    control,
     decide::{
         Now, Peer, Policy,
-        explain::{self, Asker, Case, Through},
+        explain::{self, Asker, Case, Said, Through},
+        key_table::ApiKey,
     },
+    keys::{Key, rfc3339},
     net,
     respond::{self, Answer, Failure},
 };
 use serde_json::{Value, json};
 
-use super::{CONFIG_DEFAULT, Told, load};
+use super::{CONFIG_DEFAULT, Told, keys, load};
 
 /// Nobody writes a longer one by hand.
 const LIMITS: HeadLimits =
@@ -38,7 +46,11 @@ pub(crate) struct Can {
     /// The configuration
     #[arg(long, value_name = "FILE", default_value = CONFIG_DEFAULT)]
     config: PathBuf,
-    /// A role that their credential carries, beside those of [consumers]; may be given several times
+    /// With this of their API keys alone: its id, or the key itself
+    #[arg(long, value_name = "ID", value_parser = keys::id, conflicts_with_all = ["roles", "scopes", "claims"])]
+    key: Option<String>,
+    /// A role that their credential carries, beside those of [consumers], instead of what their keys carry; may be given
+    /// several times
     #[arg(long = "role", value_name = "NAME")]
     roles: Vec<String>,
     /// A scope of their credential; may be given several times
@@ -50,13 +62,18 @@ pub(crate) struct Can {
     /// Where they ask from
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     source: IpAddr,
-    /// One JSON object
+    /// A JSON object for each answer, in a line of its own
     #[arg(long)]
     json: bool,
 }
 
+/// Exit code where one key may and another may not.
+const IT_DEPENDS: u8 = 3;
+
 /// What is told.
 struct Outcome {
+    /// With which key.
+    held: Option<Held>,
     case: Option<Case>,
     /// What they are answered instead; none: they may.
     answer: Option<Answer>,
@@ -64,16 +81,43 @@ struct Outcome {
     destination: Option<String>,
 }
 
+/// An API key that they hold.
+struct Held {
+    key: Key,
+    /// What the gateway makes of it; none: it was taken back.
+    entry: Option<Arc<ApiKey>>,
+    /// Index of the auth that knows it, and its name.
+    auth: u16,
+    auth_name: Arc<str>,
+}
+
+/// All that there is to say.
+struct Outcomes {
+    /// At least one.
+    all: Vec<Outcome>,
+    /// Keys of theirs that are good no longer, where others are.
+    spent: Vec<Held>,
+    /// Auths of the route that take no keys, where keys were answered for.
+    others: Vec<Arc<str>>,
+    /// Roles that keys carry and the configuration does not know.
+    odd_roles: Vec<String>,
+}
+
 impl Can {
     pub(crate) fn run(self) -> ExitCode {
-        match self.outcome() {
-            Ok(outcome) => {
+        match self.outcomes() {
+            Ok(outcomes) => {
                 if self.json {
-                    println!("{}", self.to_json(&outcome));
+                    outcomes.all.iter().for_each(|outcome| println!("{}", self.to_json(outcome)));
                 } else {
-                    self.print(&outcome);
+                    self.print(&outcomes);
                 }
-                if outcome.answer.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+                let may = |outcome: &Outcome| outcome.answer.is_none();
+                match (outcomes.all.iter().any(may), outcomes.all.iter().all(may)) {
+                    (_, true) => ExitCode::SUCCESS,
+                    (false, _) => ExitCode::FAILURE,
+                    (true, false) => ExitCode::from(IT_DEPENDS),
+                }
             }
             Err(message) => {
                 eprintln!("{message}");
@@ -82,7 +126,7 @@ impl Can {
         }
     }
 
-    fn outcome(&self) -> Told<Outcome> {
+    fn outcomes(&self) -> Told<Outcomes> {
         let config = load(&self.config)?.config;
         let policy = Policy::compile(&config)
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))?;
@@ -93,19 +137,86 @@ impl Can {
             Ok(None) => return Err("the URL is too long".to_owned()),
             Err(error) => {
                 let answer = respond::answer(&Failure::Request(&error));
-                return Ok(Outcome { case: None, answer, why: None, destination: None });
+                let outcome = Outcome { held: None, case: None, answer, why: None, destination: None };
+                return Ok(Outcomes::one(outcome));
             }
         };
-        let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
-        let asker = Asker {
-            consumer: self.consumer.clone(),
-            roles: self.roles.clone(),
-            scopes: self.scopes.clone(),
-            claims: self.claims.clone(),
-        };
         let now = Now { monotonic_ns: net::monotonic_ns(), unix_s: net::unix_s() };
-        let case = explain::explain(&policy, &head, &peer, &asker, now).map_err(|error| error.to_string())?;
-        Ok(Outcome::of(case, &config))
+        let outcome = |asker: &Asker, held: Option<Held>| {
+            let peer = Peer { source: self.source, source_is_forwarded: false, tls: true, certificate: None };
+            let case = explain::explain(&policy, &head, &peer, asker, now);
+            Ok::<_, String>(Outcome::of(held, case.map_err(|error| error.to_string())?, &config))
+        };
+        let ways = self.ways(&policy, &config, &head, now.unix_s)?;
+        if ways.keys.is_empty() {
+            let said = || Said {
+                consumer: self.consumer.clone(),
+                roles: self.roles.clone(),
+                scopes: self.scopes.clone(),
+                claims: self.claims.clone(),
+            };
+            let outcome = match ways.without {
+                None => outcome(&Asker::Somebody(said()), None)?,
+                Some(auth) => {
+                    let why = Some("they hold no key that is good there".to_owned());
+                    Outcome { why, ..outcome(&Asker::Holder(auth, None), None)? }
+                }
+            };
+            return Ok(Outcomes { spent: ways.spent, ..Outcomes::one(outcome) });
+        }
+        let carried = ways.keys.iter().flat_map(|held| &held.key.roles);
+        let mut odd_roles: Vec<String> =
+            carried.filter(|role| policy.role(role).is_none()).cloned().collect();
+        odd_roles.sort();
+        odd_roles.dedup();
+        let of_key = |held: Held| outcome(&Asker::Holder(held.auth, held.entry.clone()), Some(held));
+        let all = ways.keys.into_iter().map(of_key).collect::<Told<_>>()?;
+        Ok(Outcomes { all, spent: ways.spent, others: ways.others, odd_roles })
+    }
+
+    /// By what they may be known where the request goes.
+    fn ways(&self, policy: &Policy, config: &Config, head: &RequestHead<'_, '_>, unix_s: u64) -> Told<Ways> {
+        let mut ways = Ways::default();
+        let is_made_up = !(self.roles.is_empty() && self.scopes.is_empty() && self.claims.is_empty());
+        if is_made_up {
+            return Ok(ways);
+        }
+        let (mut held, mut takes_keys) = (Vec::new(), None);
+        for auth in explain::auths(policy, head) {
+            let Some(settings) = config.auths.get(usize::from(auth)) else { continue };
+            let AuthKind::ApiKey(api_key) = &settings.kind else {
+                ways.others.push(settings.name.clone());
+                continue;
+            };
+            takes_keys.get_or_insert(auth);
+            let keys = control::keys_of(&api_key.store, &self.consumer).map_err(|error| {
+                let told = keys::told(error);
+                format!(
+                    "auth.{}: {told}\nwhat a key of theirs carries can be said by --role and --scope",
+                    settings.name
+                )
+            })?;
+            let of_auth = |(key, entry)| Held { key, entry, auth, auth_name: settings.name.clone() };
+            held.extend(keys.into_iter().map(of_auth));
+        }
+        if takes_keys.is_none() {
+            return match (&self.key, &*ways.others) {
+                (Some(_), [_, ..]) => Err("no key is of use there: the route takes none".to_owned()),
+                // Nobody is asked who they are, or something else is asked.
+                _ => Ok(Ways::default()),
+            };
+        }
+        if let Some(id) = &self.key {
+            held.retain(|held| held.key.id == *id);
+            if held.is_empty() {
+                return Err(format!("{} holds no key {id} of those that the route takes", self.consumer));
+            }
+            ways.keys = held;
+            return Ok(ways);
+        }
+        (ways.keys, ways.spent) = held.into_iter().partition(|held| held.key.is_good(unix_s));
+        ways.without = takes_keys.filter(|_| ways.others.is_empty());
+        Ok(ways)
     }
 
     /// The request as it would come, in which nothing else comes along.
@@ -128,7 +239,23 @@ impl Can {
         Ok(format!("{} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n", self.method))
     }
 
-    fn print(&self, outcome: &Outcome) {
+    fn print(&self, outcomes: &Outcomes) {
+        outcomes.all.iter().for_each(|outcome| self.print_one(outcome));
+        for held in &outcomes.spent {
+            println!("no longer good: {held}");
+        }
+        if !outcomes.odd_roles.is_empty() {
+            println!("roles of keys that the configuration does not know: {}", outcomes.odd_roles.join(", "));
+        }
+        if !outcomes.others.is_empty() {
+            let others = outcomes.others.join(" or ");
+            println!(
+                "with a credential of {others} instead: say what it carries by --role, --scope or --claim"
+            );
+        }
+    }
+
+    fn print_one(&self, outcome: &Outcome) {
         match (&outcome.answer, &outcome.destination) {
             (Some(answer), _) => {
                 let why = outcome.why.as_deref().unwrap_or(answer.detail);
@@ -146,6 +273,9 @@ impl Can {
             line("auth", &asked.auths.join(" or "));
         }
         line("consumer", &self.consumer);
+        if let Some(held) = &outcome.held {
+            line("key", &held.to_string());
+        }
         let roles: Vec<String> =
             case.roles.iter().map(|role| format!("{} ({})", role.name, through(&role.through))).collect();
         line("roles", &or_none(&roles));
@@ -178,6 +308,7 @@ impl Can {
             "why": outcome.why,
             "to": outcome.destination,
             "consumer": self.consumer,
+            "key": outcome.held.as_ref().map(|held| &held.key.id),
             "route": asked.map(|asked| &asked.route),
             "auth": asked.map(|asked| &asked.auths),
             "roles": roles
@@ -197,13 +328,41 @@ impl Can {
     }
 }
 
+/// By what somebody may be known.
+#[derive(Default)]
+struct Ways {
+    /// Keys, each of which is answered for.
+    keys: Vec<Held>,
+    spent: Vec<Held>,
+    others: Vec<Arc<str>>,
+    /// The route takes keys alone, so that without one nobody is known: by this auth.
+    without: Option<u16>,
+}
+
+impl Outcomes {
+    fn one(outcome: Outcome) -> Self {
+        Self { all: vec![outcome], spent: Vec::new(), others: Vec::new(), odd_roles: Vec::new() }
+    }
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {}", self.key.id, self.auth_name)?;
+        match (self.key.revoked, self.key.expires) {
+            (Some(revoked_s), _) => write!(f, ", revoked {}", rfc3339(revoked_s)),
+            (None, Some(expires_s)) => write!(f, ", good until {}", rfc3339(expires_s)),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
 impl Outcome {
-    fn of(case: Case, config: &Config) -> Self {
+    fn of(held: Option<Held>, case: Case, config: &Config) -> Self {
         let (answer, why, destination) = match &case.decision {
             Ok(plan) => (None, None, Some(explain::destination(plan.as_ref(), config))),
             Err(refused) => (Some(respond::refused(&refused.refusal)), refused.refusal.why(), None),
         };
-        Self { case: Some(case), answer, why, destination }
+        Self { held, case: Some(case), answer, why, destination }
     }
 
     /// What became of the route's condition.

@@ -41,7 +41,8 @@ enum Command {
     /// Show and change who is blocked at the NIC
     #[command(subcommand)]
     Bans(bans::Bans),
-    /// Say whether a consumer may do something, and why; 0: yes, 1: no, 2: that cannot be told
+    /// Say whether a consumer may do something, and why; 0: yes, 1: no, 2: that cannot be told, 3: with one key and not with
+    /// another
     Can(can::Can),
     /// Make API keys
     #[command(subcommand)]

@@ -165,6 +165,8 @@ pub struct Oidc {
     pub after_logout: Arc<str>,
     /// What sessions are sealed with: the first seals, all open.
     pub cookie_keys: Box<[Secret]>,
+    /// Its token endpoint gives no answer that takes longer.
+    pub timeout: Duration,
     /// What the issuer is asked for, between spaces.
     pub request_scopes: Arc<str>,
     /// No session is older.

@@ -49,6 +49,7 @@ pub(super) struct RawRuntime {
     pub(super) connections_max: Field<u64>,
     pub(super) buffers_max: Field<Size>,
     pub(super) drain_timeout: Field<Span>,
+    pub(super) state_dir: Field<String>,
     pub(super) resolvers: Field<Vec<Spanned<String>>>,
 }
 

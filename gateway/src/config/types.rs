@@ -73,6 +73,8 @@ pub struct Runtime {
     pub buffer_bytes_max: usize,
     /// How long open connections may finish after SIGTERM.
     pub drain_timeout: Duration,
+    /// Where what has to outlive the process is kept.
+    pub state_dir: PathBuf,
     /// DNS servers that are asked for names; empty: those of the system.
     pub resolvers: Vec<SocketAddr>,
 }

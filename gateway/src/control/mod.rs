@@ -58,6 +58,7 @@ pub(crate) use blocks::listener_ports;
 pub use certificates::{Certificates, CertificatesError, Slot};
 use feeds::Feeds;
 use keys::Keeper;
+pub use keys::{KeptKey, keys_of};
 use metrics::{Metrics, Sources};
 pub use names::Names;
 use policy::Read;

@@ -8,13 +8,17 @@ use tokio::task::JoinError;
 
 use super::{
     CertificatesError,
+    auth::{revocations, session_ms, unix_ms},
     keys::{self, Opened},
     needs_restart,
 };
 use crate::{
     audit::NotWritten,
     config::{self, Config},
-    decide::{Addresses, KeyTables, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer},
+    decide::{
+        Addresses, KeyTables, LiveServers, Policy, ServerAddresses, Snapshot, balance::Balancer,
+        oidc::revoked::Revocation,
+    },
     telemetry::{ROUTES_MAX, SERVERS_MAX},
     tls,
 };
@@ -163,11 +167,13 @@ impl Publisher {
     }
 }
 
-/// A configuration, the policy that it makes, and its key stores: what takes long where there are many routes or keys.
+/// A configuration, the policy that it makes, its key stores, and what an earlier process has revoked: what takes long
+/// where there are many routes or keys.
 pub(super) struct Read {
     config: Config,
     policy: Policy,
     stores: Vec<Option<Opened>>,
+    revocations: Vec<Revocation>,
 }
 
 impl Read {
@@ -187,7 +193,18 @@ impl Read {
         for odd in keys::odd_roles(&config, &stores) {
             log::warn!("{odd}");
         }
-        Ok(Self { config, policy, stores })
+        let are_first =
+            policy.revoked().is_some() && before.is_none_or(|before| before.policy.revoked().is_none());
+        let revocations = if are_first {
+            revocations::read(&config.runtime.state_dir, unix_ms()).map_err(|error| {
+                SnapshotError(format!(
+                    "runtime.state_dir: {error}: there is no other way to know after a restart which sessions were logged out"
+                ))
+            })?
+        } else {
+            Vec::new()
+        };
+        Ok(Self { config, policy, stores, revocations })
     }
 }
 
@@ -200,8 +217,14 @@ fn assemble(
     slots: &mut Slots,
     before: Option<&Snapshot>,
 ) -> Result<(Snapshot, Vec<Option<Opened>>), SnapshotError> {
-    let Read { mut config, mut policy, stores } = read;
+    let Read { mut config, mut policy, stores, revocations } = read;
     policy.keep_issuers(before.map(|before| &before.policy));
+    if let Some(revoked) = policy.revoked() {
+        let session_ms = session_ms(&config);
+        for Revocation { id, at_ms, .. } in revocations {
+            revoked.end(id, at_ms, session_ms);
+        }
+    }
     let upstream_tls = tls::upstreams(&config).map_err(|error| SnapshotError(error.to_string()))?;
     let routes = std::mem::take(&mut config.routes);
     let tables = stores.iter().map(|store| store.as_ref().map(|store| Arc::clone(store.table())));

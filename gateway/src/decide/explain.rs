@@ -1,25 +1,37 @@
 //! What would happen to a request of somebody, and why: `portcullis can`.
 //!
-//! Comes in: a request and who is said to make it. Goes out: what the route asks for, what they have, and the decision,
-//! which is made by the same code as that of a request; only that nobody is asked to prove who they are.
+//! Comes in: a request and who is said to make it, by a credential of which this or that is said or by an API key that
+//! there is. Goes out: what the route asks for, what they have, and the decision, which is made by the same code as that
+//! of a request; only that nobody is asked to prove who they are.
 
-use std::{hash::RandomState, rc::Rc};
+use std::{hash::RandomState, rc::Rc, sync::Arc};
 
 use super::{
-    Halt, Identity, Memory, Now, Peer, Plan, Policy, Refused, State,
+    AuthFailure, Halt, Identity, Memory, Now, Peer, Plan, Policy, Refused, RouteId, State,
+    api_key::KeyFault,
+    authn::Lack,
     authz::RoleId,
     claims::{self, Json},
     cors, find_route,
-    key_table::KeyTables,
+    key_table::{ApiKey, KeyTables},
     limit::Table,
     replay::Replays,
     weigh,
 };
 use crate::{codec::RequestHead, config};
 
-/// Who is said to ask, with what their credential says.
+/// Who is said to ask.
+#[derive(Debug, Clone)]
+pub enum Asker {
+    /// Somebody with a credential that says this.
+    Somebody(Said),
+    /// Whoever holds this key of an auth; none: a key that the auth does not know any more.
+    Holder(u16, Option<Arc<ApiKey>>),
+}
+
+/// What a credential is said to say.
 #[derive(Debug, Clone, Default)]
-pub struct Asker {
+pub struct Said {
     /// Name of the consumer; the claim `sub` as well, unless `claims` says otherwise.
     pub consumer: String,
     /// Roles of the credential, beside those that the configuration gives the consumer.
@@ -98,7 +110,14 @@ pub fn explain(
     asker: &Asker,
     now: Now,
 ) -> Result<Case, NoAsker> {
-    let identity = identity(policy, asker)?;
+    let identity = match asker {
+        Asker::Somebody(said) => Ok(identity(policy, said)?),
+        Asker::Holder(auth, key) => {
+            let known = key.as_ref().ok_or(KeyFault::Unknown);
+            let known = known.and_then(|key| key.identity(&|name| policy.role(name), now.unix_s));
+            known.map(|identity| Identity { auth: *auth, ..identity }).map_err(AuthFailure::Key)
+        }
+    };
     let keyed = RandomState::new();
     let limiter = Table::new(1024, keyed.clone());
     let mut memory = Memory::new(0);
@@ -106,8 +125,14 @@ pub fn explain(
     let mut state =
         State { limiter: &limiter, memory: &mut memory, keys: &keys, replays: &replays, answered: &[] };
     let decided = weigh(policy, (head, peer), &mut state, now, |route, _| {
-        let auth = route.auths.first().copied().unwrap_or_default();
-        Ok((!route.public).then(|| Rc::new(Identity { auth, ..identity.clone() })))
+        if route.public {
+            return Ok(None);
+        }
+        let mut identity = identity.clone().map_err(Lack::Failed)?;
+        if let Asker::Somebody(_) = asker {
+            identity.auth = route.auths.first().copied().unwrap_or_default();
+        }
+        Ok(Some(Rc::new(identity)))
     });
     let decision = match decided {
         Ok(plan) => Ok(Some(plan)),
@@ -115,9 +140,9 @@ pub fn explain(
         // Nobody was asked for a credential, so that it is no login either.
         Err(Halt::Ask(..) | Halt::Visit(..)) => Ok(None),
     };
+    let identity = identity.unwrap_or_default();
     let held = held_roles(policy, &identity);
-    let route = cors::preflight_route(policy, head).map_or_else(|| find_route(policy, head).ok(), Some);
-    let asked = route.and_then(|id| {
+    let asked = route_of(policy, head).and_then(|id| {
         let (route, name) = (policy.route(id)?, policy.route_name(id)?);
         let grant = route.need.asked(head.method).ok().flatten();
         let holds = |(role, _): &&(RoleId, HeldRole)| grant.is_some_and(|grant| grant.is_granted_by(*role));
@@ -134,7 +159,18 @@ pub fn explain(
     Ok(Case { decision, asked, roles: held.into_iter().map(|(_, held)| held).collect() })
 }
 
-fn identity(policy: &Policy, asker: &Asker) -> Result<Identity, NoAsker> {
+/// The auths that the route of `head` takes, as indices into the configuration's; none: it is public, or there is no
+/// route.
+pub fn auths(policy: &Policy, head: &RequestHead<'_, '_>) -> Vec<u16> {
+    let route = route_of(policy, head).and_then(|id| policy.route(id));
+    route.map(|route| route.auths.to_vec()).unwrap_or_default()
+}
+
+fn route_of(policy: &Policy, head: &RequestHead<'_, '_>) -> Option<RouteId> {
+    cors::preflight_route(policy, head).map_or_else(|| find_route(policy, head).ok(), Some)
+}
+
+fn identity(policy: &Policy, asker: &Said) -> Result<Identity, NoAsker> {
     let role = |name: &String| policy.role(name).ok_or_else(|| NoAsker::Role(name.clone()));
     let mut claims = claims::Claims::new();
     for (name, value) in &asker.claims {

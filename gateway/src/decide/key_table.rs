@@ -135,18 +135,7 @@ impl KeyTable {
         let presented = api_key::tag(&self.hash_key.load(), secret);
         let key = Id::of(id).and_then(|id| self.find(id)).ok_or(KeyFault::Unknown)?;
         verify_slices_are_equal(&presented, &key.hash).map_err(|_| KeyFault::WrongSecret)?;
-        if unix_s >= key.good_until_s {
-            return Err(KeyFault::Expired);
-        }
-        Ok(Identity {
-            consumer: key.consumer.clone(),
-            credential: Some(id.into()),
-            roles: key.grants.roles.iter().filter_map(|name| role(name)).collect(),
-            scopes: key.grants.scopes.clone(),
-            good_until_s: key.good_until_s,
-            key: Some(key),
-            ..Identity::default()
-        })
+        key.identity(role, unix_s)
     }
 
     fn find(&self, id: Id) -> Option<Arc<ApiKey>> {
@@ -307,6 +296,29 @@ impl ApiKey {
         let good_until_s = expires_at_s.map_or(u64::MAX, |expires_at_s| expires_at_s.saturating_add(1));
         let (last_s, source, count) = Default::default();
         Some(Self { id, hash, good_until_s, consumer, grants, last_s, source, count })
+    }
+
+    /// Who holds it, at `unix_s`, whoever has shown that they do; see [`KeyTable::check`].
+    ///
+    /// # Errors
+    /// It has expired.
+    pub fn identity(
+        self: &Arc<Self>,
+        role: &dyn Fn(&str) -> Option<RoleId>,
+        unix_s: u64,
+    ) -> Result<Identity, KeyFault> {
+        if unix_s >= self.good_until_s {
+            return Err(KeyFault::Expired);
+        }
+        Ok(Identity {
+            consumer: self.consumer.clone(),
+            credential: str::from_utf8(&self.id.0.to_be_bytes()).ok().map(Arc::from),
+            roles: self.grants.roles.iter().filter_map(|name| role(name)).collect(),
+            scopes: self.grants.scopes.clone(),
+            good_until_s: self.good_until_s,
+            key: Some(Arc::clone(self)),
+            ..Identity::default()
+        })
     }
 
     fn take_use(&self) -> Option<Used> {

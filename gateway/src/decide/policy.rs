@@ -19,7 +19,10 @@ use super::{
     issuer::Issuer,
     jwt::TokenFault,
     limit::Bucket,
-    oidc::revoked::{self, Revoked},
+    oidc::{
+        Sessions,
+        revoked::{self, Revoked},
+    },
     route::{RouteId, Router},
 };
 use crate::{
@@ -257,11 +260,7 @@ impl Policy {
     /// Takes over the issuers of `before` that this one has too, with their keys and whoever asks them, and what was
     /// counted. Auths that go by the same issuer share it.
     pub fn keep_issuers(&mut self, before: Option<&Policy>) {
-        let mut revoked = before
-            .into_iter()
-            .flat_map(|policy| &policy.auths)
-            .filter_map(|auth| auth.sessions()?.revoked().into());
-        if let Some(revoked) = revoked.next() {
+        if let Some(revoked) = before.and_then(Policy::revoked) {
             self.auths
                 .iter_mut()
                 .filter_map(authn::Auth::sessions_mut)
@@ -281,6 +280,11 @@ impl Policy {
                 None => known.push(Arc::clone(issuer)),
             }
         }
+    }
+
+    /// Sessions that are over, of all auths; none: there are no sessions.
+    pub fn revoked(&self) -> Option<&Arc<Revoked>> {
+        self.auths.iter().find_map(authn::Auth::sessions).map(Sessions::revoked)
     }
 
     /// A role's name, and the roles that it inherits from.

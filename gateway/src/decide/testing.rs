@@ -218,6 +218,7 @@ pub(super) fn empty() -> config::Config {
             buffer_bytes_max: 1 << 20,
             connections_max: 1,
             drain_timeout: Duration::ZERO,
+            state_dir: "/var/lib/portcullis".into(),
             resolvers: Vec::new(),
         },
         prefilter: config::Prefilter {

@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 pub use date::{parse_date, rfc3339};
 pub use import::{Import, read_import, write_header};
 pub use store::{Edit, Reader, StoreError, Told, Writer, create};
+pub(crate) use store::{make, patiently};
 
 /// Length of an HMAC-SHA-256 and of the key it is made with.
 pub const HASH_BYTES: usize = 32;

@@ -109,8 +109,17 @@ pub struct Told {
     pub keys: u64,
 }
 
-/// Makes a store without keys, unless there is one; `false`: there is. Whoever looks meanwhile sees none or all of it.
+/// Makes a store without keys, unless there is one; `false`: there is.
 pub fn create(path: &Path, hash_key: &HashKey) -> Result<bool, StoreError> {
+    make(path, |file| initialize(path, file, hash_key))
+}
+
+/// Makes a file as `initialize` does it, unless there is one; `false`: there is. Whoever looks meanwhile sees none or all
+/// of it.
+pub(crate) fn make(
+    path: &Path,
+    initialize: impl FnOnce(File) -> Result<(), StoreError>,
+) -> Result<bool, StoreError> {
     if path.exists() {
         return Ok(false);
     }
@@ -120,7 +129,7 @@ pub fn create(path: &Path, hash_key: &HashKey) -> Result<bool, StoreError> {
     rand::fill(&mut random).map_err(|error| io(io::Error::other(error)))?;
     let beside = path.with_file_name(format!(".{name}.{:016x}.new", u64::from_ne_bytes(random)));
     let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&beside);
-    let made = file.map_err(io).and_then(|file| initialize(path, file, hash_key)).and_then(|()| {
+    let made = file.map_err(io).and_then(initialize).and_then(|()| {
         match fs::hard_link(&beside, path) {
             // Somebody else was faster.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -186,7 +195,7 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<File, StoreError> {
     clippy::disallowed_methods,
     reason = "a lock of another process tells nobody when it ends; a worker never comes here"
 )]
-fn patiently<T>(
+pub(crate) fn patiently<T>(
     path: &Path,
     wait: Duration,
     open: impl Fn() -> Result<T, StoreError>,

@@ -456,7 +456,7 @@ fn unknown(id: &str) -> String {
 }
 
 /// A key's id, or a key, of which its id is part.
-fn id(text: &str) -> Result<String, String> {
+pub(super) fn id(text: &str) -> Result<String, String> {
     let id = api_key::id_of(text.trim().as_bytes()).unwrap_or(text.trim());
     if keys::is_id(id) { Ok(id.to_owned()) } else { Err("neither the id of a key nor a key".to_owned()) }
 }
@@ -502,7 +502,7 @@ fn password(user: &str) -> Told<()> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
-fn told(error: StoreError) -> String {
+pub(super) fn told(error: StoreError) -> String {
     match &error {
         StoreError::Io(_, source) if source.kind() == io::ErrorKind::PermissionDenied => {
             format!("{error} (a store belongs to whoever runs the gateway: try sudo)")

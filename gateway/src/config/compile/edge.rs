@@ -19,6 +19,9 @@ use crate::config::{
     values::{OrOff, PerSecond, Size},
 };
 
+/// Where systemd's `StateDirectory=portcullis` is.
+const STATE_DIR: &str = "/var/lib/portcullis";
+
 /// More workers or a higher CPU id than this is a typing error.
 const CPUS_MAX: u64 = 1024;
 
@@ -52,6 +55,10 @@ pub(super) fn runtime(report: &mut Report, section: Option<(Scope, RawRuntime)>)
             "drain_timeout",
             raw.drain_timeout.as_ref(),
             Duration::from_secs(30),
+        ),
+        state_dir: raw.state_dir.map_or_else(
+            || PathBuf::from(STATE_DIR),
+            |directory| report.resolve_path(at.source, directory.get_ref()),
         ),
         resolvers: resolvers(report, &at, raw.resolvers),
     }

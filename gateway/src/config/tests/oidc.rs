@@ -40,6 +40,7 @@ fn a_login_has_defaults() {
         ("/oauth2/callback", "/oauth2/logout", "/")
     );
     assert_eq!((&*rules.request_scopes, rules.session), ("openid", Duration::from_hours(12)));
+    assert_eq!(rules.timeout, Duration::from_secs(5));
     assert_eq!((rules.cookie_keys.len(), &rules.client_secret), (2, &None));
     assert_eq!(rules.id_token.issuer.as_deref(), Some("http://127.0.0.1:8080/realm"));
     assert_eq!(rules.id_token.claims.audiences, [Arc::from("web")], "an ID token is for the client");
@@ -76,6 +77,7 @@ fn what_could_not_work_is_refused() {
         ("request_scopes = [\"openid\", \"a b\"]", "6:18: `auth.web.request_scopes` has to be"),
         ("session = \"0s\"", "6:11: `auth.web.session`"),
         ("session = \"721h\"", "6:11: `auth.web.session` is longer than 30 days"),
+        ("timeout = \"9s\"", "6:11: `auth.web.timeout` is longer than the 8 seconds"),
         ("algorithms = [\"HS256\"]", "1:7: `auth.web.algorithms` holds HMACs"),
         ("audiences = [\"a\"]", "6:13: `auth.web.audiences` has no meaning for kind \"oidc\""),
         ("forward_credential = true", "6:22: `auth.web.forward_credential`: nobody else"),

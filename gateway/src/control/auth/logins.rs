@@ -4,14 +4,17 @@
 //! known of a session is in its browser's cookie; what is kept here is how a renewal went, for a moment, so that the
 //! requests of one browser share it (`renewals`).
 
-use std::{rc::Rc, sync::Arc};
+use std::{path::Path, rc::Rc, sync::Arc};
 
 use aws_lc_rs::rand;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use tokio::task::spawn_local;
 
 use super::{
     issuers::Issuers,
     renewals::{Outcome, Renewals},
+    revocations::Revocations,
+    session_ms,
     token_endpoint::{Granted, NotGranted, TokenEndpoint},
     unix_ms, unix_s,
 };
@@ -24,6 +27,7 @@ use crate::{
         oidc::{
             Binding, Proven, RENEWED_S, SessionFault, Sessions,
             login::{self, Asking, Login, RANDOM_BYTES},
+            revoked::{MarkId, Revocation},
             seal::NONCE_BYTES,
             session::Session,
             visit::{Errand, Told, Visit},
@@ -41,6 +45,7 @@ const STEPS_MAX: usize = 8;
 pub(super) struct Logins {
     token_endpoint: TokenEndpoint,
     renewals: Rc<Renewals>,
+    revocations: Rc<Revocations>,
 }
 
 /// One auth of a snapshot.
@@ -50,6 +55,9 @@ struct Desk<'d> {
     sessions: &'d Sessions,
     issuers: &'d Issuers,
     token_endpoint: &'d TokenEndpoint,
+    revocations: &'d Rc<Revocations>,
+    state_dir: &'d Path,
+    session_ms: u64,
 }
 
 impl Logins {
@@ -59,7 +67,7 @@ impl Logins {
         match &visit.errand {
             Errand::Login(page) => desk.begin(visit, page).await,
             Errand::Callback(query) => desk.finish(visit, query).await,
-            Errand::Logout => desk.log_out(visit),
+            Errand::Logout => desk.log_out(visit).await,
             Errand::BackChannel(form) => desk.hear(form).await,
         }
     }
@@ -107,8 +115,24 @@ impl Logins {
         let settings = snapshot.config.auths.get(usize::from(auth))?;
         let AuthKind::Oidc(rules) = &settings.kind else { return None };
         let sessions = snapshot.policy.auth(auth)?.sessions()?;
-        let token_endpoint = &self.token_endpoint;
-        Some(Desk { name: &settings.name, rules, sessions, issuers, token_endpoint })
+        Some(Desk {
+            name: &settings.name,
+            rules,
+            sessions,
+            issuers,
+            token_endpoint: &self.token_endpoint,
+            revocations: &self.revocations,
+            state_dir: &snapshot.config.runtime.state_dir,
+            session_ms: session_ms(&snapshot.config),
+        })
+    }
+
+    /// Tries once more where a disk was full, or away.
+    pub(super) fn write_what_is_left(&self, snapshot: &Snapshot) {
+        if let Some(revoked) = snapshot.policy.revoked().filter(|_| self.revocations.has_left()) {
+            let directory = snapshot.config.runtime.state_dir.clone();
+            spawn_local(Rc::clone(&self.revocations).settle(directory, Arc::clone(revoked)));
+        }
     }
 }
 
@@ -158,7 +182,7 @@ impl Desk<'_> {
 
     async fn begin_session(&self, form: &[(&str, &str)], login: &Login) -> Result<String, AuthFailure> {
         let granted = self.granted(form).await?;
-        let id_token = granted.id_token.clone().ok_or(AuthFailure::Token(TokenFault::Malformed))?;
+        let id_token = granted.id_token.clone().ok_or(AuthFailure::Unavailable)?;
         let proven = self.prove(&id_token, Binding::Nonce(&login.nonce)).await?;
         let id = random::<16>().ok_or(AuthFailure::Unavailable)?;
         let session = Session {
@@ -225,18 +249,24 @@ impl Desk<'_> {
             Err(TokenFault::UnknownKey) => Err(AuthFailure::Unavailable),
             Err(fault) => {
                 log::warn!("auth {}: the issuer has sent an ID token that is not good: {fault:?}", self.name);
-                Err(AuthFailure::Token(fault))
+                match fault {
+                    // Somebody may have brought a code of another login.
+                    TokenFault::Binding => Err(AuthFailure::Token(fault)),
+                    // Nobody but the issuer could have made it so: that is no fault of who logs in or goes on.
+                    _ => Err(AuthFailure::Unavailable),
+                }
             }
         }
     }
 
     /// Ends a browser's session here and at the issuer's (OpenID Connect RP-Initiated Logout §2).
-    fn log_out(&self, visit: &Visit) -> Told {
+    async fn log_out(&self, visit: &Visit) -> Told {
         let forget = self.sessions.forget_all(&visit.cookies);
         let Some(session) = self.sessions.session_in(&visit.cookies) else {
             return Told::logged_out(&forget);
         };
-        self.say_if_all_ended(self.sessions.revoke_session(&session, unix_ms(), self.session_ms()));
+        // It is over, whether that can be written down or not, and its browser forgets it.
+        self.keep(self.sessions.revoke_session(&session, unix_ms(), self.session_ms)).await;
         let said = self.sessions.issuer().and_then(|issuer| issuer.said());
         let Some(endpoint) = said.as_ref().and_then(|said| said.text_of("end_session_endpoint")) else {
             return Told::logged_out(&forget);
@@ -254,16 +284,15 @@ impl Desk<'_> {
     async fn hear(&self, form: &[u8]) -> Told {
         let mut tokens = form_urlencoded::parse(form).filter(|(name, _)| name == "logout_token");
         let (Some((_, token)), None) = (tokens.next(), tokens.next()) else { return Told::not_believed() };
-        let revoke = || self.sessions.revoke_by(token.as_bytes(), self.session_ms(), unix_s());
+        let revoke = || self.sessions.revoke_by(token.as_bytes(), self.session_ms, unix_s());
         let revoked = match revoke() {
             Err(TokenFault::UnknownKey) if self.has_asked_again().await => revoke(),
             revoked => revoked,
         };
         match revoked {
-            Ok(all_ended) => {
-                self.say_if_all_ended(all_ended);
-                Told::heard()
-            }
+            Ok(revocation) if self.keep(revocation).await => Told::heard(),
+            Ok(_) => Told::not_heard(),
+            Err(TokenFault::UnknownKey) if self.is_silent() => Told::not_heard(),
             Err(fault) => {
                 // Anybody can send one.
                 log::debug!("auth {}: a logout token is not good: {fault:?}", self.name);
@@ -272,14 +301,17 @@ impl Desk<'_> {
         }
     }
 
-    fn session_ms(&self) -> u64 {
-        u64::try_from(self.rules.session.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn say_if_all_ended(&self, all_ended: bool) {
-        if all_ended {
+    /// Whether a restart will know of it.
+    async fn keep(&self, revocation: Option<Revocation>) -> bool {
+        if revocation.is_some_and(|revocation| revocation.id == MarkId::ALL) {
             log::warn!("auth {}: too many sessions were revoked at once, so all have ended", self.name);
         }
+        self.revocations.keep(self.state_dir, self.sessions.revoked(), revocation).await
+    }
+
+    /// Whether the issuer was asked a moment ago, and said nothing of use.
+    fn is_silent(&self) -> bool {
+        self.sessions.issuer().is_some_and(|issuer| issuer.outlook(unix_s()) == Outlook::Silent)
     }
 
     /// What the issuer says of itself; none while it says nothing of use.

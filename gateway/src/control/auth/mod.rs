@@ -3,11 +3,13 @@
 //! Comes in: inquiries of the workers. Goes out: an answer to each, within a deadline. It runs on a thread of its own,
 //! so that neither workers nor the control loop ever wait for it; what fails makes nobody known.
 
+mod breaker;
 mod issuers;
 mod logins;
 mod opaque;
 mod passwords;
 mod renewals;
+pub(super) mod revocations;
 mod token_endpoint;
 
 use std::{
@@ -28,7 +30,7 @@ use tokio::{
 
 use super::{float, since_epoch, unix_s};
 use crate::{
-    config::AuthKind,
+    config::{AuthKind, Config},
     decide::{Answer, Asks, AuthFailure, Inquiry, Policy, Reply, Said, Snapshot},
 };
 use issuers::Issuers;
@@ -71,7 +73,7 @@ async fn answer_all(published: &ArcSwap<Snapshot>, mut inquiries: mpsc::Receiver
             desk.servers.keep_those_of(&snapshot);
         }
         match inquiry {
-            None => {}
+            None => desk.logins.write_what_is_left(&published.load()),
             Some(None) => break,
             Some(Some(Inquiry { snapshot, asks, reply })) => {
                 let desk = Rc::clone(&desk);
@@ -139,6 +141,12 @@ impl Desk {
 /// Tells the metrics.
 pub(super) fn fold(snapshot: &Snapshot) {
     let now_s = unix_s();
+    if let Some(revoked) = snapshot.policy.revoked() {
+        for (result, count) in [("kept", &revoked.tally.kept), ("failed", &revoked.tally.failed)] {
+            counter!("portcullis_session_revocations_total", "result" => result)
+                .absolute(count.load(Relaxed));
+        }
+    }
     for auth in snapshot.policy.auths() {
         let name = || auth.name().to_owned();
         if let Some(opaque) = auth.opaque() {
@@ -175,6 +183,15 @@ pub(super) fn fold(snapshot: &Snapshot) {
     }
 }
 
-fn unix_ms() -> u64 {
+/// No session of any auth is older.
+pub(super) fn session_ms(config: &Config) -> u64 {
+    let sessions = config.auths.iter().filter_map(|auth| match &auth.kind {
+        AuthKind::Oidc(rules) => Some(rules.session),
+        _ => None,
+    });
+    u64::try_from(sessions.max().unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn unix_ms() -> u64 {
     u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@
 //! A server that fails is left alone for a while: then nobody can tell, and nobody passes.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     collections::HashMap,
     io,
     rc::Rc,
@@ -27,7 +27,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
-use super::unix_s;
+use super::{breaker::Breaker, unix_s};
 use crate::{
     config::{AuthKind, Introspection},
     control::client::{Bounds, Client},
@@ -152,7 +152,7 @@ impl Server {
             open: RefCell::default(),
             turns: Semaphore::new(AT_ONCE),
             places: Semaphore::new(AT_ONCE + WAITING_MAX),
-            breaker: Breaker::default(),
+            breaker: Breaker::new(FAILURES_MAX, OPEN_FOR),
         })
     }
 
@@ -272,88 +272,9 @@ impl Kept {
     }
 }
 
-/// Whether a server is asked.
-///
-/// ```text
-///            FAILURES_MAX in a row              OPEN_FOR
-///   closed ──────────────────────► open ◄──────────────────► one question tries
-///      ▲                                   failure                  │ success
-///      └────────────────────────────────────────────────────────────┘
-/// ```
-#[derive(Default)]
-struct Breaker {
-    failures: Cell<u32>,
-    open_until: Cell<Option<Instant>>,
-    /// Questions that are being asked.
-    asking: Rc<Cell<u32>>,
-}
-
-/// A question that is being asked, as long as this lives.
-struct Trial(Rc<Cell<u32>>);
-
-impl Drop for Trial {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
-impl Breaker {
-    fn is_open(&self) -> bool {
-        self.failures.get() >= FAILURES_MAX
-    }
-
-    fn lets_pass(&self, now: Instant) -> bool {
-        if !self.is_open() {
-            return true;
-        }
-        self.open_until.get().is_none_or(|until| now >= until) && self.asking.get() == 0
-    }
-
-    fn begin(&self) -> Trial {
-        self.asking.set(self.asking.get() + 1);
-        Trial(Rc::clone(&self.asking))
-    }
-
-    /// Takes in how a question went; says how many failures in a row there have been, this one or those before it.
-    fn note(&self, went_well: bool, now: Instant) -> u32 {
-        if went_well {
-            self.open_until.set(None);
-            return self.failures.replace(0);
-        }
-        self.failures.set(self.failures.get().saturating_add(1));
-        if self.is_open() {
-            self.open_until.set(Some(now + OPEN_FOR));
-        }
-        self.failures.get()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_server_that_fails_is_left_alone_for_a_while() {
-        let (breaker, now) = (Breaker::default(), Instant::now());
-        for count in 1..FAILURES_MAX {
-            assert_eq!(breaker.note(false, now), count);
-            assert!(breaker.lets_pass(now));
-        }
-        assert_eq!(breaker.note(true, now), FAILURES_MAX - 1, "one success and all is well");
-        for _ in 0..FAILURES_MAX {
-            breaker.note(false, now);
-        }
-        assert!(breaker.is_open() && !breaker.lets_pass(now));
-        let later = now + OPEN_FOR;
-        assert!(breaker.lets_pass(later));
-        let trial = breaker.begin();
-        assert!(!breaker.lets_pass(later), "one question tries");
-        breaker.note(false, later);
-        drop(trial);
-        assert!(!breaker.lets_pass(later) && breaker.lets_pass(later + OPEN_FOR));
-        breaker.note(true, later + OPEN_FOR);
-        assert!(!breaker.is_open() && breaker.lets_pass(later));
-    }
 
     /// Row 82.
     #[test]

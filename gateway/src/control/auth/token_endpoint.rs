@@ -1,12 +1,9 @@
 //! The token endpoint of an issuer (RFC 6749 §3.2): a form for tokens.
 //!
-//! One that is away is left alone for a moment, so that a thousand browsers do not wait for it one after the other.
+//! One that is away or slow is left alone for a moment, and then asked by one browser's request alone, so that a thousand
+//! browsers do not wait for it one after the other.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http_body_util::Full;
@@ -15,19 +12,23 @@ use hyper::{
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
 use serde::Deserialize;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::breaker::Breaker;
 use crate::{
     config::{Endpoint, JwtKeys, KeySource, Oidc, Url},
     control::client::{Bounds, Client},
     decide::issuer::Said,
 };
 
-/// Less than a browser's request may wait for.
-const BOUNDS: Bounds = Bounds { time_max: Duration::from_secs(5), bytes_max: 128 << 10 };
-/// After it was away, nobody asks for so long.
+/// The largest answer.
+const ANSWER_BYTES_MAX: usize = 128 << 10;
+/// After so many failures in a row nobody asks for [`LEFT_ALONE`].
+const FAILURES_MAX: u32 = 1;
 const LEFT_ALONE: Duration = Duration::from_secs(2);
+/// Questions at once to one endpoint; further ones wait for their turn, as long as a request does.
+const AT_ONCE: usize = 64;
 /// Endpoints that connections are kept to.
 const ENDPOINTS_MAX: usize = 16;
 
@@ -40,7 +41,8 @@ pub(super) struct TokenEndpoint {
 struct Known {
     endpoint: Endpoint,
     client: Client,
-    away_until: Cell<Option<Instant>>,
+    breaker: Breaker,
+    turns: Semaphore,
 }
 
 /// What was granted.
@@ -94,12 +96,17 @@ impl TokenEndpoint {
         form: &[(&str, &str)],
     ) -> Result<Granted, NotGranted> {
         let known = self.known(rules, said)?;
-        if known.away_until.get().is_some_and(|until| Instant::now() < until) {
-            return Err(NotGranted::LeftAlone);
-        }
-        let answer = known.client.ask(&known.endpoint.url.target, request(rules, said, form)?, BOUNDS).await;
+        let request = request(rules, said, form)?;
+        let bounds = Bounds { time_max: rules.timeout, bytes_max: ANSWER_BYTES_MAX };
+        let may_ask = || known.breaker.lets_pass(Instant::now()).then_some(()).ok_or(NotGranted::LeftAlone);
+        may_ask()?;
+        let _turn = known.turns.acquire().await.map_err(|_| NotGranted::LeftAlone)?;
+        // It may have opened while this one waited.
+        may_ask()?;
+        let _trial = known.breaker.begin();
+        let answer = known.client.ask(&known.endpoint.url.target, request, bounds).await;
         let is_there = answer.as_ref().is_ok_and(|answer| !answer.status().is_server_error());
-        known.away_until.set((!is_there).then(|| Instant::now() + LEFT_ALONE));
+        known.breaker.note(is_there, Instant::now());
         let answer = answer.map_err(|error| NotGranted::Away(error.to_string()))?;
         if answer.status() == StatusCode::OK {
             return serde_json::from_slice(answer.body()).map_err(|_| "its answer holds no tokens".into());
@@ -129,7 +136,8 @@ impl TokenEndpoint {
         if all.len() >= ENDPOINTS_MAX {
             all.remove(0);
         }
-        let known = Rc::new(Known { endpoint, client, away_until: Cell::new(None) });
+        let breaker = Breaker::new(FAILURES_MAX, LEFT_ALONE);
+        let known = Rc::new(Known { endpoint, client, breaker, turns: Semaphore::new(AT_ONCE) });
         all.push(Rc::clone(&known));
         Ok(known)
     }
@@ -168,4 +176,90 @@ fn request(
         }
     }
     request.body(Full::from(body.finish())).map_err(|error| NotGranted::Away(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+
+    use tokio::{
+        net::TcpListener,
+        task::{LocalSet, spawn_local},
+        time::sleep,
+    };
+    use xtask::lab::scratch::Scratch;
+
+    use super::*;
+    use crate::{
+        config::{self, AuthKind},
+        decide::issuer::{self, Issuer},
+    };
+
+    /// A login at an issuer there.
+    fn rules(issuer: &str, directory: &Path) -> Oidc {
+        let key = directory.join("cookie.key");
+        fs::write(&key, "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = format!(
+            "[auth.web]\nkind = \"oidc\"\nissuer = \"{issuer}\"\nclient_id = \"web\"\ncookie_key_file = \"cookie.key\"\n"
+        );
+        let config = config::parse(&text, directory, &|_| None).unwrap().config;
+        match &config.auths[0].kind {
+            AuthKind::Oidc(rules) => Oidc { timeout: Duration::from_millis(200), ..(**rules).clone() },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What it says of itself; its key is that of RFC 7517, appendix A.1.
+    fn said(rules: &Oidc, issuer: &str) -> Arc<Said> {
+        let JwtKeys::Fetched(source) = &rules.id_token.keys else { panic!("{:?}", rules.id_token.keys) };
+        let document = format!(
+            r#"{{"issuer":"{issuer}","jwks_uri":"{issuer}/jwks","token_endpoint":"{issuer}/token"}}"#
+        );
+        let jwks = br#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1",
+            "x":"MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4","y":"4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"}]}"#;
+        let (document, _) =
+            issuer::discovered(document.as_bytes(), issuer, &Url::parse(issuer).unwrap()).unwrap();
+        let issuer = Issuer::new((**source).clone());
+        issuer.take(document, jwks, 1).unwrap();
+        issuer.said().unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_that_is_silent_is_asked_by_some_left_alone_by_all_and_then_tried_by_one() {
+        let work = async {
+            let scratch = Scratch::new().unwrap();
+            // Whoever connects waits in its queue for ever.
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let issuer = format!("http://{}", listener.local_addr().unwrap());
+            let rules = Rc::new(rules(&issuer, scratch.path()));
+            let (said, endpoint) = (said(&rules, &issuer), Rc::new(TokenEndpoint::default()));
+            // How many of so many at once are told that it is away, and how many are not let ask.
+            let ask = async |count: usize| {
+                let ask_one = || {
+                    let (rules, said, endpoint) =
+                        (Rc::clone(&rules), Arc::clone(&said), Rc::clone(&endpoint));
+                    spawn_local(async move { endpoint.ask(&rules, &said, &[("grant_type", "a")]).await })
+                };
+                let asked: Vec<_> = std::iter::repeat_with(ask_one).take(count).collect();
+                let (mut away, mut left_alone) = (0, 0);
+                for asked in asked {
+                    match asked.await.unwrap() {
+                        Err(NotGranted::Away(_)) => away += 1,
+                        Err(NotGranted::LeftAlone) => left_alone += 1,
+                        Err(NotGranted::Refused) | Ok(_) => panic!("it says nothing"),
+                    }
+                }
+                (away, left_alone)
+            };
+            assert_eq!(ask(AT_ONCE + 3).await, (AT_ONCE, 3));
+            loop {
+                match ask(5).await {
+                    (0, 5) => sleep(LEFT_ALONE / 20).await,
+                    tried => break assert_eq!(tried, (1, 4)),
+                }
+            }
+        };
+        LocalSet::new().run_until(work).await;
+    }
 }

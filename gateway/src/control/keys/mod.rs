@@ -117,8 +117,29 @@ fn load(path: &Path) -> Result<(KeyTable, Mark, BTreeSet<Arc<str>>), StoreError>
     Ok((table, Mark::new(told, stamp), roles))
 }
 
+/// A key, and what a gateway that runs makes of it; none: it was taken back.
+pub type KeptKey = (Key, Option<Arc<ApiKey>>);
+
+/// The keys of a consumer in a store.
+pub fn keys_of(store: &Path, consumer: &str) -> Result<Vec<KeptKey>, StoreError> {
+    let (mut entries, mut keys) = (Entries::default(), Vec::new());
+    unharmed(store, || {
+        Reader::open(store, START_WAIT)?.changes(0, |key| {
+            if key.consumer == consumer {
+                let entry = entries.of(&key).map(Arc::new);
+                keys.push((key, entry));
+            }
+            Ok(())
+        })
+    })?;
+    Ok(keys)
+}
+
 /// What `read` says; a file that was changed by others than redb may make that panic.
-fn unharmed<T>(path: &Path, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(super) fn unharmed<T>(
+    path: &Path,
+    read: impl FnOnce() -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
     catch_unwind(AssertUnwindSafe(read))
         .unwrap_or_else(|_| Err(StoreError::Refused(format!("{} is damaged", path.display()))))
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use self::{
     login::{LOGIN_S_MAX, LOGINS_MAX, Login},
-    revoked::{Mark, Revoked},
+    revoked::{Mark, Revocation, Revoked},
     seal::{NONCE_BYTES, Seals},
     session::Session,
     visit::{Errand, Visit},
@@ -270,11 +270,16 @@ impl Sessions {
     }
 
     /// Ends the sessions that an issuer's logout token names (OpenID Connect Back-Channel Logout §2.6). A token that comes
-    /// twice changes nothing: only what began before it was issued is over. True: everybody has to log in again.
+    /// twice changes nothing: only what began before it was issued is over.
     ///
     /// # Errors
     /// It is none of this issuer for us, or its key is not known.
-    pub fn revoke_by(&self, token: &[u8], session_ms: u64, unix_s: u64) -> Result<bool, TokenFault> {
+    pub fn revoke_by(
+        &self,
+        token: &[u8],
+        session_ms: u64,
+        unix_s: u64,
+    ) -> Result<Option<Revocation>, TokenFault> {
         let (claims, _) = self.tokens.claims(token, unix_s)?;
         let text = |name: &str| claims.get(name).and_then(Json::text);
         let is_logout = matches!(
@@ -296,9 +301,13 @@ impl Sessions {
         Ok(self.revoked.revoke(mark, issued_ms, session_ms))
     }
 
-    /// Ends one session, for whoever still has a copy of it. True: everybody has to log in again.
-    pub fn revoke_session(&self, session: &Session, now_ms: u64, session_ms: u64) -> bool {
-        self.revoked.revoke(Mark::Session(&session.id), now_ms, session_ms)
+    /// Ends one session, for whoever still has a copy of it; none: it was over already.
+    pub fn revoke_session(&self, session: &Session, now_ms: u64, session_ms: u64) -> Option<Revocation> {
+        let mark = Mark::Session(&session.id);
+        if self.revoked.is_over(session.begun_ms, &[mark]) {
+            return None;
+        }
+        self.revoked.revoke(mark, now_ms, session_ms)
     }
 }
 

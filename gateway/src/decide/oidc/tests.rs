@@ -19,6 +19,7 @@ fn rules() -> config::Oidc {
         cookie_keys: Box::new([config::Secret(Zeroizing::new(vec![7; 32]))]),
         request_scopes: "openid".into(),
         session: Duration::from_hours(12),
+        timeout: Duration::from_secs(5),
         id_token: config::Jwt { issuer: Some("https://id.example".into()), ..token_rules() },
     }
 }
@@ -129,14 +130,17 @@ fn logout_token(claim: &str) -> String {
 #[test]
 fn a_session_is_over_when_somebody_says_so_who_may() {
     let revoke: [fn(&Sessions, &Session); 3] = [
-        |sessions, session| assert!(!sessions.revoke_session(session, NOW_MS, 1000)),
+        |sessions, session| {
+            assert!(sessions.revoke_session(session, NOW_MS, 1000).is_some());
+            assert_eq!(sessions.revoke_session(session, NOW_MS + 1, 1000), None, "it is over already");
+        },
         |sessions, _| {
             let token = logout_token("\"sid\":\"theirs\"");
-            assert_eq!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S), Ok(false));
+            assert!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S).unwrap().is_some());
         },
         |sessions, _| {
             let token = logout_token("\"sub\":\"bob\"");
-            assert_eq!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S), Ok(false));
+            assert!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S).unwrap().is_some());
         },
     ];
     for revoke in revoke {
@@ -189,8 +193,8 @@ fn a_logout_token_that_comes_again_ends_nothing_that_began_since() {
     let mut later = session(None);
     later.begun_ms = NOW_MS + 5000;
     let sealed = shown(&sessions, &later);
-    for _ in 0..2 {
-        assert_eq!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S + 9), Ok(false));
+    for is_first in [true, false] {
+        assert_eq!(sessions.revoke_by(token.as_bytes(), 1000, NOW_S + 9).unwrap().is_some(), is_first);
         check(&sessions, &sealed, 9, Some(Ok(3600)));
     }
 }

@@ -102,6 +102,12 @@ impl Told {
         Self { status: 200, lines: "Cache-Control: no-store\r\n".to_owned(), page: "", label: "" }
     }
 
+    /// It cannot be told whether its word is to be believed, or that cannot be written down: it may say it again.
+    pub fn not_heard() -> Self {
+        let lines = "Retry-After: 5\r\nCache-Control: no-store\r\n".to_owned();
+        Self { status: 503, lines, page: "", label: "logout_unavailable" }
+    }
+
     /// Its word is not to be believed.
     pub fn not_believed() -> Self {
         Self { status: 400, lines: "Cache-Control: no-store\r\n".to_owned(), page: "", label: "logout_token" }

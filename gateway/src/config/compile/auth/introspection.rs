@@ -12,6 +12,7 @@ use crate::config::{
     raw::RawAuth,
     report::{Choice::Works, Report, Scope},
     types::Secret,
+    values::Span,
 };
 
 /// How long an answer counts when nobody says otherwise.
@@ -58,13 +59,7 @@ pub(super) fn compile(
             format!("`{}.cache` is longer than an hour, in which a revoked token would go on", at.path);
         report.error(at.at(value), message);
     }
-    let timeout = report.duration(at, "timeout", raw.timeout.as_ref(), TIMEOUT);
-    if let Some(value) = raw.timeout.as_ref().filter(|_| timeout > TIMEOUT_MAX) {
-        report.error(
-            at.at(value),
-            format!("`{}.timeout` is longer than the 8 seconds that a request waits", at.path),
-        );
-    }
+    let timeout = timeout(report, at, raw.timeout.as_ref(), TIMEOUT);
     if raw.endpoint.is_none() {
         report.missing(at, "endpoint", "\"https://id.example.com/introspect\"");
     }
@@ -87,6 +82,21 @@ pub(super) fn compile(
         timeout,
         claims: claims?,
     })))
+}
+
+/// How long a server that is asked about a request may take.
+pub(super) fn timeout(
+    report: &mut Report,
+    at: &Scope,
+    value: Option<&Spanned<Span>>,
+    default: Duration,
+) -> Duration {
+    let timeout = report.duration(at, "timeout", value, default);
+    if let Some(value) = value.filter(|_| timeout > TIMEOUT_MAX) {
+        let message = format!("`{}.timeout` is longer than the 8 seconds that a request waits", at.path);
+        report.error(at.at(value), message);
+    }
+    timeout
 }
 
 /// What a client is known by.

@@ -23,6 +23,8 @@ const SCOPES: &str = "openid";
 /// A session that is renewed again and again.
 const SESSION: Duration = Duration::from_hours(12);
 const SESSION_MAX: Duration = Duration::from_hours(24 * 30);
+/// How long the token endpoint may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
 /// Of a cookie key, and how many may open what one has sealed.
 const KEY_BYTES: usize = 32;
 const KEYS_MAX: usize = 8;
@@ -48,6 +50,7 @@ pub(super) fn compile(
         "cookie_key_file",
         "request_scopes",
         "session",
+        "timeout",
         "algorithms",
         "leeway",
         "consumer",
@@ -96,6 +99,7 @@ pub(super) fn compile(
     if let Some(value) = raw.session.as_ref().filter(|_| session > SESSION_MAX) {
         report.error(at.at(value), format!("`{}.session` is longer than 30 days", at.path));
     }
+    let timeout = introspection::timeout(report, at, raw.timeout.as_ref(), TIMEOUT);
     let client_secret =
         raw.client_secret_file.as_ref().map(|file| introspection::secret(report, at, file).ok_or(()));
     let cookie_keys = raw.cookie_key_file.as_ref().and_then(|file| cookie_keys(report, at, file));
@@ -114,6 +118,7 @@ pub(super) fn compile(
         cookie_keys: cookie_keys?,
         request_scopes: request_scopes?,
         session,
+        timeout,
         id_token: Jwt {
             issuer: Some(issuer),
             algorithms,
