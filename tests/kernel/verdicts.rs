@@ -48,6 +48,18 @@ pub(super) fn world(config: Prefilter) -> Lab {
 }
 
 #[test]
+fn the_verifier_is_far_from_its_limit() {
+    if skipped("kernel::verdicts::the_verifier_is_far_from_its_limit") {
+        return;
+    }
+    let mut lab = Lab::open(prefilter());
+    let info = lab.filter.program().expect("program").info().expect("info");
+    let walked = info.verified_instruction_count().expect("this kernel tells");
+    // Of a million; other kernels and compilers count otherwise.
+    assert!(walked < 500_000, "{walked} instructions walked");
+}
+
+#[test]
 fn every_packet_of_the_table_has_its_reason() {
     if skipped("kernel::verdicts::every_packet_of_the_table_has_its_reason") {
         return;
