@@ -17,20 +17,31 @@ pub type Line = [u64; 8];
 
 /// Lines of a table, of either family, at most: 16 MiB.
 pub const LINES_MAX: u32 = 1 << 18;
-/// Lines of a table at least: 4 MiB.
-pub const LINES_MIN: u32 = 1 << 16;
+/// Lines of a table of IPv4 that has to do for so many blocks.
+pub const fn lines4_for(entries_max: u32) -> u32 {
+    lines_for(entries_max, OF_LINE4, SHIFT4_MAX)
+}
 
-/// Lines of a table that has to do for so many blocks: eight for the most that a line of IPv4 takes, four for IPv6.
-pub const fn lines_for(entries_max: u32) -> u32 {
-    let lines = entries_max / 4;
+/// As [`lines4_for`], of IPv6.
+pub const fn lines6_for(entries_max: u32) -> u32 {
+    lines_for(entries_max, OF_LINE6, SHIFT6_MAX)
+}
+
+const fn lines_for(entries_max: u32, of_line: u32, shift_max: u32) -> u32 {
+    let (least, lines) = (LINES_MAX >> shift_max, entries_max / of_line);
     if lines >= LINES_MAX {
         LINES_MAX
-    } else if lines <= LINES_MIN {
-        LINES_MIN
+    } else if lines <= least {
+        least
     } else {
         lines.next_power_of_two()
     }
 }
+
+/// Claims that a line of IPv4 is to take, of its 16 slots.
+const OF_LINE4: u32 = 8;
+/// As [`OF_LINE4`], of the eight of IPv6.
+const OF_LINE6: u32 = 4;
 
 /// Lengths of IPv6 prefixes that are claimed: a look-up is made for each.
 pub const LENGTHS6_MAX: u32 = 4;
@@ -72,20 +83,20 @@ pub const fn claim4(source: u32, seed: u64, shift: u32) -> Claim {
     Claim { line: hash >> (32 - LINE_BITS + (shift & 15)), slot: (tag << (32 - TAG_BITS)) as u64 | CLAIMED }
 }
 
-/// How far to shift for so many claims of IPv4 in a table of so many lines: at most eight of a line's 16 slots are taken
-/// then, where that can be.
+/// How far to shift for so many claims of IPv4 in a table of so many lines, so that a line has room for those that are
+/// meant for it, where that can be.
 pub const fn shift4(claims: usize, lines: u32) -> u32 {
-    fitting(claims, 8, lines, SHIFT4_MAX)
+    fitting(claims, OF_LINE4, lines, SHIFT4_MAX)
 }
 
-/// As [`shift4`], of IPv6: at most four of a line's eight slots.
+/// As [`shift4`], of IPv6.
 pub const fn shift6(claims: usize, lines: u32) -> u32 {
-    fitting(claims, 4, lines, SHIFT6_MAX)
+    fitting(claims, OF_LINE6, lines, SHIFT6_MAX)
 }
 
-const fn fitting(claims: usize, of_line: usize, lines: u32, shift_max: u32) -> u32 {
+const fn fitting(claims: usize, of_line: u32, lines: u32, shift_max: u32) -> u32 {
     let mut shift = shift_max;
-    while LINES_MAX >> shift < lines && ((LINES_MAX >> shift) as usize) * of_line < claims {
+    while LINES_MAX >> shift < lines && (LINES_MAX >> shift) as usize * (of_line as usize) < claims {
         shift -= 1;
     }
     shift
@@ -191,12 +202,18 @@ mod tests {
         let of4 =
             |lines: u32| [0, 8_192, 8_193, 10_000, 1_000_000, 2_000_000].map(|claims| shift4(claims, lines));
         assert_eq!(of4(LINES_MAX), [8, 8, 7, 7, 1, 0]);
-        assert_eq!(of4(LINES_MIN), [8, 8, 7, 7, 2, 2]);
+        assert_eq!(of4(LINES_MAX >> 3), [8, 8, 7, 7, 3, 3]);
         assert_eq!([0, 262_144, 262_145, 1_000_000].map(|claims| shift6(claims, LINES_MAX)), [2, 2, 1, 0]);
-        assert_eq!([0, 1_000_000].map(|claims| shift6(claims, LINES_MIN)), [2, 2]);
+        assert_eq!([0, 1_000_000].map(|claims| shift6(claims, LINES_MAX >> 2)), [2, 2]);
+    }
+
+    #[test]
+    fn a_table_has_room_for_all_that_may_be_blocked() {
+        let kib = |lines: u32| lines / 16;
+        assert_eq!([1, 65_536, 1_000_000, 16_777_216].map(lines4_for).map(kib), [64, 512, 8_192, 16_384]);
         assert_eq!(
-            [0, 262_147, 262_148, 600_000, 1_000_000].map(lines_for),
-            [LINES_MIN, LINES_MIN, LINES_MIN * 2, LINES_MAX, LINES_MAX]
+            [1, 65_536, 1_000_000, 16_777_216].map(lines6_for).map(kib),
+            [4_096, 4_096, 16_384, 16_384]
         );
     }
 

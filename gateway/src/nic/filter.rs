@@ -12,7 +12,7 @@ use aya_log::EbpfLogger;
 use gateway_ebpf::{
     ABI, Ban, BanOrigin, Reason, Verdict,
     bucket::LINE_CELLS,
-    front::lines_for,
+    front::{lines4_for, lines6_for},
     layout::{DRY_RUN, HAS_ALLOW4, HAS_ALLOW6, SYN_COOKIES, SYN_COOKIES_STRICT, Sample, Settings, USE_KNOWN},
 };
 use ipnet::IpNet;
@@ -515,8 +515,8 @@ fn load(object: &[u8], dir: &Path, prefilter: &Prefilter, can_cookie: bool) -> R
         ("BLOCK4", prefilter.entries_max.max(1)),
         ("BLOCK6", prefilter.entries_max.max(1)),
         ("CELLS", settings::cells(prefilter.sources_max) / LINE_CELLS),
-        ("FRONT4", lines_for(prefilter.entries_max)),
-        ("FRONT6", lines_for(prefilter.entries_max)),
+        ("FRONT4", lines4_for(prefilter.entries_max)),
+        ("FRONT6", lines6_for(prefilter.entries_max)),
     ];
     let paths = PINNED.map(|name| (name, dir.join(name)));
     let log_level = u8::try_from(log::max_level() as usize).unwrap_or_default();
