@@ -64,12 +64,13 @@ enum Way {
     Token,
     FreshToken,
     Introspection,
+    Condition,
     EnvoyToken,
     EnvoyFreshToken,
     NginxAuthRequest,
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case { name: "api-key", baseline: Way::Open, own: Way::FewKeys, ratio_max: Some(1.05), peers: &[] },
     Case {
         name: "api-key-1000000",
@@ -99,6 +100,7 @@ const CASES: [Case; 5] = [
         ratio_max: Some(1.05),
         peers: &[Way::NginxAuthRequest],
     },
+    Case { name: "condition", baseline: Way::Token, own: Way::Condition, ratio_max: None, peers: &[] },
 ];
 
 impl Way {
@@ -110,6 +112,7 @@ impl Way {
             Self::ManyKeys => "1000000-keys",
             Self::Token | Self::FreshToken => "jwt",
             Self::Introspection => "introspection",
+            Self::Condition => "when",
             Self::EnvoyToken | Self::EnvoyFreshToken => "envoy-jwt_authn",
             Self::NginxAuthRequest => "nginx-auth_request",
         }
@@ -122,6 +125,7 @@ impl Way {
             Self::FewKeys | Self::ManyKeys => "key.example.com",
             Self::Token | Self::FreshToken | Self::EnvoyToken | Self::EnvoyFreshToken => "jwt.example.com",
             Self::Introspection => "introspection.example.com",
+            Self::Condition => "when.example.com",
         }
     }
 }
@@ -252,7 +256,7 @@ impl Wallet {
             Way::Open | Way::NginxAuthRequest => None,
             Way::FewKeys => Some(&self.few_keys.shown),
             Way::ManyKeys => Some(&self.many_keys.shown),
-            Way::Token | Way::EnvoyToken => Some(&self.token),
+            Way::Token | Way::Condition | Way::EnvoyToken => Some(&self.token),
             Way::FreshToken | Way::EnvoyFreshToken => Some(&self.tokens),
             Way::Introspection => Some(&self.opaque),
         };
