@@ -81,6 +81,7 @@ pub struct Condition {
     program: Program,
     language: Arc<Env>,
     facts: Box<[&'static str]>,
+    claims: Option<Box<[Box<str>]>>,
     parameters: Box<[(Arc<str>, Placeholder)]>,
 }
 
@@ -130,17 +131,22 @@ impl Condition {
             program: &program,
             bound: Vec::new(),
             facts: Vec::new(),
+            claims: Vec::new(),
+            asks_for_all_claims: false,
             faults: Vec::new(),
         };
         check.expression(program.expression());
-        let Check { mut facts, faults, .. } = check;
+        let Check { mut facts, mut claims, asks_for_all_claims, faults, .. } = check;
         if !faults.is_empty() {
             return Err(faults);
         }
         facts.sort_unstable();
         facts.dedup();
+        claims.sort_unstable();
+        claims.dedup();
+        let claims = (!asks_for_all_claims).then(|| claims.into_iter().map(Box::from).collect());
         let parameters = parameters.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        Ok(Self { text: text.into(), program, language, facts: facts.into(), parameters })
+        Ok(Self { text: text.into(), program, language, facts: facts.into(), claims, parameters })
     }
 
     /// One that is known to be good.
@@ -158,6 +164,11 @@ impl Condition {
     /// Whether it names this one of [`FACTS`].
     pub fn asks_for(&self, fact: &str) -> bool {
         self.facts.contains(&fact)
+    }
+
+    /// Which claims it can see, where it names each of them; none: it asks for them as a whole.
+    pub fn claims(&self) -> Option<&[Box<str>]> {
+        self.claims.as_deref()
     }
 
     /// What `path` holds: the parameters of the route's path.
@@ -197,6 +208,9 @@ struct Check<'c> {
     /// Names that loops around have given to what they go over; more than none: it is within a loop.
     bound: Vec<&'c str>,
     facts: Vec<&'static str>,
+    /// Members of `claims` that are named as `claims.NAME`.
+    claims: Vec<&'c str>,
+    asks_for_all_claims: bool,
     faults: Vec<Fault>,
 }
 
@@ -204,11 +218,18 @@ impl<'c> Check<'c> {
     fn expression(&mut self, expression: &'c IdedExpr) {
         match &expression.expr {
             Expr::Unspecified | Expr::Literal(_) => {}
-            Expr::Ident(name) => self.name(expression, name),
+            Expr::Ident(name) => {
+                self.name(expression, name);
+                self.asks_for_all_claims |= name == "claims";
+            }
             Expr::Select(select) => match &select.operand.expr {
                 Expr::Ident(name) if name == "path" && !self.bound.contains(&"path") => {
                     self.facts.push("path");
                     self.parameter(expression, &select.field);
+                }
+                Expr::Ident(name) if name == "claims" && !self.bound.contains(&"claims") => {
+                    self.name(&select.operand, name);
+                    self.claims.push(&select.field);
                 }
                 _ => self.expression(&select.operand),
             },
@@ -364,6 +385,25 @@ mod tests {
             assert_eq!(fault.at, *at, "{text}: {fault:?}");
             assert!(fault.message.contains(message), "{text}: {fault:?}");
             assert!(fault.hint.as_deref().unwrap_or_default().contains(hint), "{text}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn claims_that_are_named_are_known_beforehand() {
+        let named = |text: &str| {
+            let condition = Condition::for_tests(text, "/v1/{id}", &[]);
+            condition.claims().map(|claims| claims.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let some = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+        assert_eq!(named("method == 'GET'"), some(&[]));
+        assert_eq!(
+            named("claims.sub == path.id || has(claims.org) && claims.org.id == claims.sub"),
+            some(&["org", "sub"])
+        );
+        assert_eq!(named("claims.groups.exists(group, group == claims.sub)"), some(&["groups", "sub"]));
+        for whole in ["claims['sub'] == claims.org", "'sub' in claims", "claims.exists(name, name == 'sub')"]
+        {
+            assert_eq!(named(whole), None, "{whole}");
         }
     }
 

@@ -89,11 +89,19 @@ fn values(condition: &Condition, facts: &Facts<'_>) -> Result<Vec<(&'static str,
     if let Some(known) = &facts.known {
         add("consumer", &|| Ok(text(known.consumer)))?;
         add("auth", &|| Ok(text(known.auth)))?;
-        add("claims", &|| object(known.claims))?;
+        add("claims", &|| claims(condition, known.claims))?;
         add("scopes", &|| list(known.scopes.len(), known.scopes.iter().map(|scope| Ok(text(scope)))))?;
         add("roles", &|| list(known.roles.len(), known.roles.iter().map(|role| Ok(text(role)))))?;
     }
     Ok(values)
+}
+
+/// Those that the condition names: most tokens say more than that.
+fn claims(condition: &Condition, claims: &Claims) -> Result<Value, Unmet> {
+    let Some(named) = condition.claims() else { return object(claims) };
+    let named = named.iter().filter_map(|name| claims.get_key_value(&**name));
+    let members = named.map(|(name, value)| Ok((name.clone(), json(value)?)));
+    Ok(members.collect::<Result<HashMap<String, Value>, Unmet>>()?.into())
 }
 
 /// As the upstream will read them: without escapes.

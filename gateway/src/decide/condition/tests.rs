@@ -114,6 +114,9 @@ fn every_fact_can_be_asked_for() {
         ("claims.none == null", true),
         ("claims.groups.exists(group, group.startsWith('team-'))", true),
         ("claims.groups.all(group, group == 'team-a')", false),
+        // As a whole they are all there, whatever else names some of them.
+        ("'level' in claims && claims['sub'] == 'bob' && !('sub2' in claims)", true),
+        ("claims.sub == 'bob' && size(claims) == 9", true),
         ("has(claims.department)", false),
         ("has(claims.department) && claims.department == 'x'", false),
         ("'department' in claims", false),
