@@ -17,6 +17,9 @@ pub type Line = [u64; 8];
 
 /// Lines of a table, of either family, at most: 16 MiB.
 pub const LINES_MAX: u32 = 1 << 18;
+/// Bits of a hash that number them.
+const LINE_BITS: u32 = LINES_MAX.ilog2();
+
 /// Lines of a table of IPv4 that has to do for so many blocks.
 pub const fn lines4_for(entries_max: u32) -> u32 {
     lines_for(entries_max, OF_LINE4, SHIFT4_MAX)
@@ -74,8 +77,6 @@ pub const SHIFT6_MAX: u32 = 2;
 /// The claim of an IPv4 source.
 #[inline(always)]
 pub const fn claim4(source: u32, seed: u64, shift: u32) -> Claim {
-    /// Bits of the hash that number the most lines there may be.
-    const LINE_BITS: u32 = LINES_MAX.ilog2();
     const TAG_BITS: u32 = 32 - LINE_BITS + SHIFT4_MAX;
     let hash = mix32(source ^ seed as u32);
     // All that the line does not tell of the hash, and that for every shift.
@@ -105,7 +106,6 @@ const fn fitting(claims: usize, of_line: u32, lines: u32, shift_max: u32) -> u32
 /// The claim of an IPv6 prefix of 1 to 64 bits, by its upper half: the block of a prefix, without [`OF_SOURCE`].
 #[inline(always)]
 pub const fn claim6(upper: u64, prefix_bits: u8, seed: u64, shift: u32) -> Claim {
-    const LINE_BITS: u32 = LINES_MAX.ilog2();
     const _: () =
         assert!(LINE_BITS - SHIFT6_MAX >= TAG_SHIFT, "what the line does not tell fits into the slot");
     let hash = mix(upper, seed);

@@ -96,6 +96,18 @@ impl Office {
         let config = self.edge.gateway.config_file();
         Command::new(BINARY).arg("can").args(arguments).arg("--config").arg(config).output().unwrap()
     }
+
+    /// Holds what `portcullis can` ends with and says, on either stream, against what it should.
+    #[track_caller]
+    fn says(&self, arguments: &[&str], code: i32, expected: &[&str]) {
+        let output = self.can(arguments);
+        let text =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        for part in expected {
+            assert!(text.contains(part), "{arguments:?}: {part} is missing in {text}");
+        }
+    }
 }
 
 fn h2_fields<'f>(target: &'f str, authorization: &'f str) -> [(&'f str, &'f str); 5] {
@@ -197,15 +209,7 @@ fn a_role_that_is_taken_away_counts_from_the_next_request_on() {
 #[test]
 fn can_says_what_the_gateway_would_do_and_why() {
     let office = office();
-    let check = |arguments: &[&str], code: i32, expected: &[&str]| {
-        let output = office.can(arguments);
-        let text =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-        for part in expected {
-            assert!(text.contains(part), "{arguments:?}: {part} is missing in {text}");
-        }
-    };
+    let check = |arguments: &[&str], code: i32, expected: &[&str]| office.says(arguments, code, expected);
     let url = "https://api.example/orders/1?x=1";
     check(
         &["ada", "GET", url],
@@ -331,15 +335,7 @@ fn can_answers_for_each_key_that_a_consumer_holds() {
     let upstream = answering(HELLO);
     let edge = Edge::start_with(directory, upstream.address(), "", KEYED);
     let office = Office { edge, upstream };
-    let check = |arguments: &[&str], code: i32, expected: &[&str]| {
-        let output = office.can(arguments);
-        let text =
-            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-        for part in expected {
-            assert!(text.contains(part), "{arguments:?}: {part} is missing in {text}");
-        }
-    };
+    let check = |arguments: &[&str], code: i32, expected: &[&str]| office.says(arguments, code, expected);
 
     check(
         &["acme", "GET", "/orders/1"],
